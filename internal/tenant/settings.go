@@ -1,0 +1,85 @@
+package tenant
+
+import (
+	"bytes"
+	"fmt"
+	"time"
+
+	"github.com/prometheus/common/model"
+	"go.yaml.in/yaml/v3"
+)
+
+// BlockRange is the time span of one memtable. A grid step divides it, so that
+// no window straddles two memtables.
+const BlockRange = 2 * time.Hour
+
+// Settings are what an operator may set for one tenant; they live in
+// <data.dir>/<tenant>/settings.yaml.
+type Settings struct {
+	// Grid is the width of a window: at least 1s, and a divisor of BlockRange.
+	// It is fixed when the tenant is created.
+	Grid model.Duration `yaml:"grid"`
+	// IdleTimeout ends a run of a counter or histogram: its view goes stale
+	// that long after its last increment. A multiple of Grid.
+	IdleTimeout model.Duration `yaml:"idle_timeout"`
+	// Retention is the age past which data is dropped; 0 keeps all.
+	Retention model.Duration `yaml:"retention"`
+	Limits    Limits         `yaml:"limits"`
+}
+
+// Limits bound what one tenant may use.
+type Limits struct {
+	// SeriesPerMetric is the most series one metric may have; past it
+	// increments go to series whose labels are replaced by "(other)".
+	SeriesPerMetric int `yaml:"series_per_metric"`
+}
+
+// DefaultSettings are those of a new tenant when nothing else is said.
+func DefaultSettings() Settings {
+	return Settings{
+		Grid:        model.Duration(15 * time.Second),
+		IdleTimeout: model.Duration(time.Hour),
+		Limits:      Limits{SeriesPerMetric: 10_000},
+	}
+}
+
+// Validate says which field is out of range, and what it may be.
+func (s Settings) Validate() error {
+	grid, idle := time.Duration(s.Grid), time.Duration(s.IdleTimeout)
+	switch {
+	case grid < time.Second || BlockRange%grid != 0:
+		return fmt.Errorf("grid is %s, it must be at least 1s and divide %s", s.Grid, model.Duration(BlockRange))
+	case grid%time.Second != 0:
+		return fmt.Errorf("grid is %s, it must be whole seconds", s.Grid)
+	case idle < grid || idle%grid != 0 || idle > 24*time.Hour:
+		return fmt.Errorf("idle_timeout is %s, it must be a multiple of the grid (%s) and at most 1d", s.IdleTimeout, s.Grid)
+	case s.Retention < 0:
+		return fmt.Errorf("retention is %s, it must not be negative", s.Retention)
+	case s.Limits.SeriesPerMetric < 10:
+		return fmt.Errorf("limits.series_per_metric is %d, it must be at least 10", s.Limits.SeriesPerMetric)
+	}
+	return nil
+}
+
+// ParseSettings decodes YAML over the given defaults; unknown fields are errors
+// that name their line.
+func ParseSettings(src []byte, defaults Settings) (Settings, error) {
+	s := defaults
+	dec := yaml.NewDecoder(bytes.NewReader(src))
+	dec.KnownFields(true)
+	if err := dec.Decode(&s); err != nil {
+		return Settings{}, err
+	}
+	return s, s.Validate()
+}
+
+// Profile is what the write path needs to know of a tenant.
+type Profile struct {
+	Settings
+	// IDKey keys the hashes under which user ids are kept; it is random, made
+	// with the tenant, and never leaves the process.
+	IDKey [16]byte
+}
+
+// GridMillis is the grid step in milliseconds.
+func (s Settings) GridMillis() int64 { return time.Duration(s.Grid).Milliseconds() }
