@@ -1,0 +1,50 @@
+package tsdb
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/quipudb/quipu/internal/sketch"
+)
+
+// A chunk of sketches, after its header: per window the gap to the window before
+// less one (uvarint, absent for the first), then the sketch as package sketch
+// encodes it.
+
+func appendSketches(dst []byte, win []int64, sketches []*sketch.Sketch, step int64) ([]byte, error) {
+	var err error
+	for i, s := range sketches {
+		if i > 0 {
+			dst = binary.AppendUvarint(dst, uint64((win[i]-win[i-1])/step)-1)
+		}
+		if dst, err = s.Append(dst); err != nil {
+			return nil, err
+		}
+	}
+	return dst, nil
+}
+
+func decodeSketches(src []byte, h chunkHeader, p *points) error {
+	d := decoder{src: src}
+	win := h.first
+	for i := range h.n {
+		if i > 0 {
+			gap := d.uvarint()
+			if gap > 1<<40 {
+				return fmt.Errorf("distinct chunk has a gap of %d windows", gap)
+			}
+			win += int64(gap) + 1
+		}
+		if d.err != nil {
+			return d.err
+		}
+		s := new(sketch.Sketch)
+		var err error
+		if d.src, err = s.Decode(d.src); err != nil {
+			return err
+		}
+		p.win = append(p.win, win*h.step)
+		p.ids = append(p.ids, s)
+	}
+	return nil
+}
