@@ -1,0 +1,18 @@
+// Command quipu serves a data directory and talks to a running server.
+//
+//	main.go      parses the command line and dispatches
+//	console.go   the streams, the clock and the terminal that commands use
+//	remote.go    the flags of every command that talks to a server
+//	serve.go     "quipu serve"
+//	import.go    "quipu import accesslog"
+//	query.go     "quipu query"
+//	when.go      instants and durations as they are written on the command line
+//	demo.go      "quipu demo", what "make demo" runs: the story it tells
+//	demo_server.go  the server that the demo starts and stops
+//
+// Invariants:
+//
+//	I1: answers go to stdout; progress, warnings and errors go to stderr.
+//	I2: the exit status is 0 only if everything asked for was done: 1 when a
+//	    command failed, 80 (kong's) when the command line was not understood.
+package main
