@@ -1,0 +1,89 @@
+package tsdb
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"path/filepath"
+	"strconv"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/quipudb/quipu/internal/vfs"
+)
+
+const (
+	manifestName    = "manifest.json"
+	manifestVersion = 1
+)
+
+// manifest is the only authority on what a tenant's directory holds, and the
+// commit point of every change to it: what it does not name is garbage.
+type manifest struct {
+	Version    int    `json:"version"`
+	Generation uint64 `json:"generation"`
+	// Watermark: increments logged before it are in Blocks; replay skips them.
+	Watermark position    `json:"watermark"`
+	Blocks    []blockInfo `json:"blocks"`
+	// Keys are the files of batch keys logged before Watermark.
+	Keys []keyFile `json:"keys"`
+}
+
+// blockInfo is what is known of a block without opening it.
+type blockInfo struct {
+	ULID    ulid.ULID `json:"ulid"`
+	MinTime int64     `json:"minTime"` // start of the first window, milliseconds since 1970
+	MaxTime int64     `json:"maxTime"` // end of the last window
+}
+
+// keyFile names a file of batch keys.
+type keyFile struct {
+	Name string `json:"name"`
+	// MaxTime is when the newest key was first seen, milliseconds since 1970.
+	MaxTime int64 `json:"maxTime"`
+}
+
+// write replaces the manifest in dir. After an error the old one is still in
+// force, or after a crash either.
+func (m *manifest) write(fsys vfs.FS, dir string) error {
+	m.Version = manifestVersion
+	body, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode manifest: %w", err)
+	}
+	// The last line is the checksum of all before it.
+	body = append(body, '\n')
+	body = fmt.Appendf(body, "%08x\n", crc32.Checksum(body, castagnoli))
+	return vfs.WriteFile(fsys, filepath.Join(dir, manifestName), body)
+}
+
+func readManifest(fsys vfs.FS, dir string) (*manifest, error) {
+	path := filepath.Join(dir, manifestName)
+	src, err := fsys.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	m, err := decodeManifest(src)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	return m, nil
+}
+
+func decodeManifest(src []byte) (*manifest, error) {
+	i := bytes.LastIndexByte(bytes.TrimSuffix(src, []byte("\n")), '\n') + 1
+	sum, err := strconv.ParseUint(string(bytes.TrimSpace(src[i:])), 16, 32)
+	if err != nil || crc32.Checksum(src[:i], castagnoli) != uint32(sum) {
+		return nil, errors.New("checksum is wrong")
+	}
+	var m manifest
+	if err := json.Unmarshal(src[:i], &m); err != nil {
+		return nil, err
+	}
+	if m.Version != manifestVersion {
+		return nil, fmt.Errorf("version %d, only %d is known", m.Version, manifestVersion)
+	}
+	return &m, nil
+}
