@@ -1,0 +1,40 @@
+// Package ingest turns request bodies of events into increments of series and
+// hands them to a store, one batch a request.
+//
+//	body -> split -> decode -> map and coalesce -> Store.Append -> verdicts
+//
+// Files:
+//   - ingester.go: the Ingester, its Store, and what a request gets back
+//   - worker.go: one request's pass over its body, and its events' verdicts
+//   - split.go: the JSON text of each event in a body, whatever form it has
+//   - event.go: one JSON text into an event, or the reason it is rejected
+//   - timestamp.go: the forms of a timestamp
+//   - reason.go: why events are rejected, for people and for the metric
+//   - rules.go: rules, which say what is counted, and the default ones as data
+//   - ruleset.go: rules compiled for decoding and coalescing
+//   - coalesce.go: events into one increment per series and window
+//   - metrics.go: the process's own metrics of all this
+//
+// An Ingester is safe for concurrent use. Requests share nothing but a pool of
+// scratch memory, so there is no lock on their path but that of the metrics'
+// table of tenants, which is held for a look-up.
+//
+// Invariants:
+//
+//	I1: every event of a readable body ends in exactly one verdict; what a body
+//	    held is the sum of the verdicts, in the answer and in the metrics.
+//	I2: an event is validated whole before any of it is coalesced: a rejected
+//	    event leaves no increment.
+//	I3: a batch reaches the store whole or not at all: a body that turns out to
+//	    be unreadable halfway has no effect.
+//	I4: user ids leave this package only as keyed hashes.
+//	I5: nothing handed to the store shares memory with the scratch memory that
+//	    the next request reuses.
+//
+// User ids are kept as SipHash-2-4 (Aumasson and Bernstein, 2012,
+// https://www.aumasson.jp/siphash/siphash.pdf) of their text, 64 bits, keyed
+// with the tenant's secret IDKey: the two halves of the key, little endian. So
+// nobody without the key can test who is in a sketch, and an id has unrelated
+// hashes in two tenants. The string "42" and the number 42 are the same text and
+// so the same user.
+package ingest

@@ -1,0 +1,178 @@
+package ingest
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/quipudb/quipu/internal/increment"
+	"github.com/quipudb/quipu/internal/scope"
+	"github.com/quipudb/quipu/internal/tenant"
+)
+
+// IdempotencyKeyBytesMax is the longest idempotency key.
+const IdempotencyKeyBytesMax = 1024
+
+// ErrBadRequest is in the chain of errors that only the client can mend: the
+// body as a whole cannot be read, or what came with it is out of bounds. Nothing
+// was counted and no verdict given. All other errors of Events are the store's,
+// and the same request may succeed later.
+var ErrBadRequest = errors.New("bad request")
+
+// Store keeps tenants and their increments.
+type Store interface {
+	// Tenant returns the tenant's profile, creating the tenant where it does
+	// not exist.
+	Tenant(id tenant.ID) (tenant.Profile, error)
+	// Append applies the batch durably; duplicate reports that b.Key was
+	// applied before, and then nothing was applied.
+	Append(ctx context.Context, id tenant.ID, b *increment.Batch) (duplicate bool, err error)
+}
+
+// Options of New. Store and Registerer are required.
+type Options struct {
+	Store      Store
+	Registerer prometheus.Registerer
+	Logger     *slog.Logger // nil: none
+	// Now is the present of requests whose context carries no scope; nil: the
+	// system's clock.
+	Now func() time.Time
+	// TenantLabelsMax is how many tenants the metrics tell apart; 0: 100.
+	TenantLabelsMax int
+}
+
+func (o *Options) validate() error {
+	if o.Store == nil || o.Registerer == nil {
+		return errors.New("ingest needs a store and a registerer")
+	}
+	if o.TenantLabelsMax < 0 {
+		return fmt.Errorf("tenant labels max is %d, it cannot be negative", o.TenantLabelsMax)
+	}
+	if o.TenantLabelsMax == 0 {
+		o.TenantLabelsMax = 100
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return nil
+}
+
+// Result counts a batch's events by verdict. Every event is in one of the four.
+type Result struct {
+	Accepted  int `json:"accepted"`
+	Duplicate int `json:"duplicate"`
+	Filtered  int `json:"filtered"`
+	Rejected  int `json:"rejected"`
+	// Errors describe the rejected events by ascending Index, at most 10,000.
+	Errors []EventError `json:"errors"`
+	// ErrorsOmitted is how many more there were.
+	ErrorsOmitted int `json:"errors_omitted,omitempty"`
+}
+
+// EventError says why the event at Index was rejected. Events count from 0 in
+// the order of the body; of lines, the blank ones do not count.
+type EventError struct {
+	Index  int    `json:"index"`
+	Reason string `json:"reason"`
+}
+
+// Ingester takes batches of events. Safe for concurrent use.
+type Ingester struct {
+	store   Store
+	logger  *slog.Logger
+	now     func() time.Time
+	metrics *metrics
+	workers sync.Pool // *worker
+}
+
+// New returns an Ingester that counts by the default rules.
+func New(o Options) (*Ingester, error) {
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	rules, err := compile(DefaultRules())
+	if err != nil {
+		return nil, err
+	}
+	m, err := newMetrics(o.Registerer, o.TenantLabelsMax)
+	if err != nil {
+		return nil, err
+	}
+	g := &Ingester{store: o.Store, logger: o.Logger, now: o.Now, metrics: m}
+	g.workers.New = func() any { return newWorker(rules) }
+	return g, nil
+}
+
+// Events counts the events of body for the tenant. An idempotencyKey that is not
+// empty makes the batch count once. The present is that of ctx's scope.
+//
+// The error is nil where body could be read and what it held is stored, be it
+// that every event was rejected; see ErrBadRequest for what else there is. With
+// an error of the store the Result's events are all rejected or filtered.
+func (g *Ingester) Events(ctx context.Context, id tenant.ID, body []byte, contentType, idempotencyKey string) (Result, error) {
+	m := g.metrics.tenant(id)
+	m.batches.Inc()
+	m.bytes.Add(float64(len(body)))
+	if n := len(idempotencyKey); n > IdempotencyKeyBytesMax {
+		return Result{}, fmt.Errorf("%w: the idempotency key is %d bytes long, at most %d are allowed", ErrBadRequest, n, IdempotencyKeyBytesMax)
+	}
+	profile, err := g.store.Tenant(id)
+	if err != nil {
+		return Result{}, fmt.Errorf("open tenant %s: %w", id, err)
+	}
+
+	w, ok := g.workers.Get().(*worker)
+	if !ok {
+		panic("ingest: the pool holds something else than workers")
+	}
+	defer g.workers.Put(w)
+	if err := w.read(ctx, profile, g.present(ctx), body, contentType); err != nil {
+		return Result{}, err // I3
+	}
+	batch := increment.Batch{Increments: w.coalescer.take()}
+	if idempotencyKey != "" {
+		sum := sha256.Sum256([]byte(idempotencyKey))
+		batch.HasKey = true
+		copy(batch.Key[:], sum[:])
+	}
+	err = g.append(ctx, id, &batch, &w.verdicts)
+	w.count(m)
+	return w.result, err
+}
+
+// present is in milliseconds since 1970.
+func (g *Ingester) present(ctx context.Context) int64 {
+	if s, ok := scope.From(ctx); ok {
+		return s.Now
+	}
+	return g.now().UnixMilli()
+}
+
+// append stores the batch and gives its good events their verdict (I1).
+func (g *Ingester) append(ctx context.Context, id tenant.ID, b *increment.Batch, v *verdicts) error {
+	if v.good == 0 {
+		return nil
+	}
+	duplicate, err := g.store.Append(ctx, id, b)
+	switch {
+	case err != nil:
+		v.result.Rejected += v.good
+		v.rejected[reasonStorage] += v.good
+		g.logger.Error("a batch of events was not stored", "tenant", id.String(), "events", v.good, "err", err)
+		return fmt.Errorf("store %d events of tenant %s: %w", v.good, id, err)
+	case duplicate:
+		v.result.Duplicate = v.good
+	default:
+		v.result.Accepted = v.good
+	}
+	return nil
+}

@@ -1,0 +1,346 @@
+package ingest
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/dchest/siphash"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/prometheus/common/model"
+
+	"github.com/quipudb/quipu/internal/increment"
+	"github.com/quipudb/quipu/internal/scope"
+	"github.com/quipudb/quipu/internal/tenant"
+)
+
+// present is the time of every test: 2023-11-14 22:13:20 UTC, 5 s into a window.
+const present = int64(1_700_000_000_000)
+
+var errDisk = errors.New("no space left on device")
+
+// memory is a Store that keeps what it is given, merged as the TSDB would.
+type memory struct {
+	profile tenant.Profile
+	fail    error // of Append
+
+	mu      sync.Mutex
+	series  map[string]*increment.Increment // by labels and window
+	keys    map[[16]byte]bool
+	batches int
+}
+
+func newMemory() *memory {
+	p := tenant.Profile{Settings: tenant.DefaultSettings()}
+	copy(p.IDKey[:], "0123456789abcdef")
+	return &memory{profile: p, series: map[string]*increment.Increment{}, keys: map[[16]byte]bool{}}
+}
+
+func (m *memory) Tenant(tenant.ID) (tenant.Profile, error) { return m.profile, nil }
+
+func (m *memory) Append(_ context.Context, _ tenant.ID, b *increment.Batch) (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.fail != nil {
+		return false, m.fail
+	}
+	m.batches++
+	if b.HasKey && m.keys[b.Key] {
+		return true, nil
+	}
+	if b.HasKey {
+		m.keys[b.Key] = true
+	}
+	for _, inc := range b.Increments {
+		at := fmt.Sprintf("%s @%d", inc.Labels, inc.Time-present)
+		s, ok := m.series[at]
+		if !ok {
+			s = &increment.Increment{Labels: inc.Labels, Keep: inc.Keep, Kind: inc.Kind, Time: inc.Time, Hist: &increment.Hist{}}
+			m.series[at] = s
+		}
+		s.Count += inc.Count
+		s.IDs = append(s.IDs, inc.IDs...)
+		if inc.Hist != nil {
+			s.Hist.Merge(inc.Hist)
+		}
+	}
+	return false, nil
+}
+
+// lines are what the store holds, a line a series and window, with window starts
+// relative to the present.
+func (m *memory) lines() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []string
+	for at, s := range m.series {
+		switch s.Kind {
+		case increment.Counter:
+			at += fmt.Sprintf(" +%v", s.Count)
+		case increment.Distinct:
+			slices.Sort(s.IDs)
+			at += fmt.Sprintf(" %d users", len(slices.Compact(slices.Clone(s.IDs))))
+		case increment.Histogram:
+			at += fmt.Sprintf(" n=%d sum=%v", s.Hist.Count(), s.Hist.Sum)
+		}
+		out = append(out, at)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func newTestIngester(t testing.TB, s Store) (*Ingester, *prometheus.Registry) {
+	t.Helper()
+	reg := prometheus.NewRegistry()
+	g, err := New(Options{Store: s, Registerer: reg, Now: func() time.Time { return time.UnixMilli(present) }, TenantLabelsMax: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g, reg
+}
+
+func post(t testing.TB, g *Ingester, body, contentType, key string) Result {
+	t.Helper()
+	r, err := g.Events(context.Background(), tenant.Default, []byte(body), contentType, key)
+	if err != nil {
+		t.Fatalf("%s: %v", shorten(body), err)
+	}
+	return r
+}
+
+func TestScopeIsThePresent(t *testing.T) {
+	m := newMemory()
+	g, _ := newTestIngester(t, m)
+	ctx := scope.With(context.Background(), scope.Scope{Tenant: tenant.Default, Now: present + 60_000})
+	if _, err := g.Events(ctx, tenant.Default, []byte(`{}`), "", ""); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := m.lines(), []string{`{__name__="events_total", event="event"} @55000 +1`}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestBodiesThatCannotBeRead(t *testing.T) {
+	for _, tc := range []struct{ name, body, contentType, want string }{
+		{"empty", "", "", "the body is empty"},
+		{"blank", "\xef\xbb\xbf \r\n\t", "application/x-ndjson", "the body is empty"},
+		{"one line that is not JSON", "hello", "", "cannot parse"},
+		{"an object not closed", `{"event":"a"`, "", "cannot parse"},
+		{"something after the object", `{"event":"a"} x`, "", "cannot parse"},
+		{"an array not closed", `[{"event":"a"}`, "", "not closed after element 0"},
+		{"an element not closed", `[{},{"event":"a"`, "", "array element 1 is missing or not closed"},
+		{"an element that is not JSON", `[{"event":"a"},{]`, "", "array element 1"},
+		{"a comma before the bracket", `[{},]`, "", "array element 1 is missing"},
+		{"something after the array", `[{}] {}`, "", "2 bytes follow the array"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			m := newMemory()
+			g, _ := newTestIngester(t, m)
+			_, err := g.Events(context.Background(), tenant.Default, []byte(tc.body), tc.contentType, "k")
+			if !errors.Is(err, ErrBadRequest) || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("got %v, want a bad request that says %q", err, tc.want)
+			}
+			if m.batches != 0 {
+				t.Errorf("%d batches reached the store", m.batches)
+			}
+		})
+	}
+}
+
+func TestIdempotencyKey(t *testing.T) {
+	m := newMemory()
+	g, _ := newTestIngester(t, m)
+	good := `{"event":"a"}` + "\n" + `{"event":"a"}` + "\nbad"
+
+	// A batch without a good event consumes no key.
+	if r := post(t, g, `{"event":1}`, "", "k1"); r.Rejected != 1 || m.batches != 0 {
+		t.Errorf("result %+v, %d batches stored; want one rejected event and none", r, m.batches)
+	}
+	if r := post(t, g, good, "", "k1"); r.Accepted != 2 || r.Rejected != 1 {
+		t.Errorf("first: %+v, want 2 accepted, 1 rejected", r)
+	}
+	if r := post(t, g, good, "", "k1"); r.Accepted != 0 || r.Duplicate != 2 || r.Rejected != 1 {
+		t.Errorf("again: %+v, want 2 duplicates, 1 rejected", r)
+	}
+	if r := post(t, g, good, "", "k2"); r.Accepted != 2 {
+		t.Errorf("another key: %+v, want 2 accepted", r)
+	}
+	if r := post(t, g, good, "", ""); r.Accepted != 2 {
+		t.Errorf("no key: %+v, want 2 accepted", r)
+	}
+	_, err := g.Events(context.Background(), tenant.Default, []byte(good), "", strings.Repeat("k", IdempotencyKeyBytesMax+1))
+	if !errors.Is(err, ErrBadRequest) || !strings.Contains(err.Error(), "1025 bytes long") {
+		t.Errorf("long key: %v", err)
+	}
+}
+
+func TestUserIDsAreKeyedHashes(t *testing.T) {
+	m := newMemory()
+	g, _ := newTestIngester(t, m)
+	post(t, g, `[{"user_id":"42"},{"user_id":42},{"user_id":"43"},{"user_id":""},{"user_id":null},{}]`, "", "")
+	key := m.profile.IDKey
+	hash := func(s string) uint64 {
+		return siphash.Hash(binary.LittleEndian.Uint64(key[:8]), binary.LittleEndian.Uint64(key[8:]), []byte(s))
+	}
+	got := m.series[`{__name__="event_users", event="event"} @-5000`].IDs
+	want := []uint64{hash("42"), hash("42"), hash("43")}
+	if !slices.Equal(got, want) {
+		t.Errorf("ids %x, want %x", got, want)
+	}
+	m.profile.IDKey[0]++
+	post(t, g, `{"user_id":42,"event":"other key"}`, "", "")
+	if got := m.series[`{__name__="event_users", event="other key"} @-5000`].IDs; got[0] == want[0] {
+		t.Error("two tenants hash an id alike")
+	}
+}
+
+// Every event has one verdict, also where the store fails.
+func TestVerdictsAddUp(t *testing.T) {
+	m := newMemory()
+	g, reg := newTestIngester(t, m)
+	other := tenant.ID{}
+	body := []byte("{}\n{}\n{\"timestamp\":-1}\n{\"user_id\":true}\nx\n1\n")
+	for i, name := range []string{"a", "b", "c", "d"} {
+		id, err := tenant.Parse(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if other = id; i == 1 {
+			m.fail = errDisk
+		} else {
+			m.fail = nil
+		}
+		r, err := g.Events(context.Background(), id, body, "", "k"+name)
+		if errors.Is(err, errDisk) != (i == 1) || errors.Is(err, ErrBadRequest) {
+			t.Errorf("tenant %s: %v", name, err)
+		}
+		if sum := r.Accepted + r.Duplicate + r.Filtered + r.Rejected; sum != 6 {
+			t.Errorf("tenant %s: verdicts %+v on 6 events", name, r)
+		}
+	}
+	if _, err := g.Events(context.Background(), other, body, "", "kd"); err != nil {
+		t.Fatal(err)
+	}
+	// Two tenants have a label; c, d and d's duplicate share one.
+	want := `
+# HELP quipu_ingest_events_total Events received, by the one verdict each ended in and, where that is rejected, the reason.
+# TYPE quipu_ingest_events_total counter
+`
+	for _, tc := range []struct {
+		tenant                       string
+		accepted, duplicate, storage int
+		each                         int
+	}{{"(other)", 4, 2, 0, 3}, {"a", 2, 0, 0, 1}, {"b", 0, 0, 2, 1}} {
+		counts := map[string]int{"storage": tc.storage, "bad_timestamp": tc.each, "bad_user_id": tc.each, "bad_json": tc.each, "not_an_object": tc.each}
+		line := func(verdict, reason string, n int) {
+			want += fmt.Sprintf("quipu_ingest_events_total{reason=%q,tenant=%q,verdict=%q} %d\n", reason, tc.tenant, verdict, n)
+		}
+		line("accepted", "", tc.accepted)
+		line("duplicate", "", tc.duplicate)
+		line("filtered", "", 0)
+		for r := range reasons {
+			line("rejected", r.String(), counts[r.String()])
+		}
+	}
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "quipu_ingest_events_total"); err != nil {
+		t.Error(err)
+	}
+	wantSizes := fmt.Sprintf(`
+# HELP quipu_ingest_batches_total Batches of events received, readable or not.
+# TYPE quipu_ingest_batches_total counter
+quipu_ingest_batches_total{tenant="(other)"} 3
+quipu_ingest_batches_total{tenant="a"} 1
+quipu_ingest_batches_total{tenant="b"} 1
+# HELP quipu_ingest_bytes_total Bytes of batches received, after decompression.
+# TYPE quipu_ingest_bytes_total counter
+quipu_ingest_bytes_total{tenant="(other)"} %d
+quipu_ingest_bytes_total{tenant="a"} %d
+quipu_ingest_bytes_total{tenant="b"} %d
+`, 3*len(body), len(body), len(body))
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(wantSizes), "quipu_ingest_batches_total", "quipu_ingest_bytes_total"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestErrorsAreBounded(t *testing.T) {
+	g, _ := newTestIngester(t, newMemory())
+	r := post(t, g, strings.Repeat("x\n", errorsMax+5), "application/x-ndjson", "")
+	if r.Rejected != errorsMax+5 || len(r.Errors) != errorsMax || r.ErrorsOmitted != 5 {
+		t.Errorf("rejected %d, errors %d, omitted %d", r.Rejected, len(r.Errors), r.ErrorsOmitted)
+	}
+}
+
+func TestCancelledRequestStoresNothing(t *testing.T) {
+	m := newMemory()
+	g, _ := newTestIngester(t, m)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	for _, body := range []string{strings.Repeat("{}\n", cancelCheckEvents), "[{},{}]"} {
+		_, err := g.Events(ctx, tenant.Default, []byte(body), "", "")
+		if !errors.Is(err, context.Canceled) || errors.Is(err, ErrBadRequest) || m.batches != 0 {
+			t.Errorf("%v, %d batches stored", err, m.batches)
+		}
+	}
+}
+
+// Requests at the same time share scratch memory one after the other, never
+// their events.
+func TestConcurrentRequests(t *testing.T) {
+	m := newMemory()
+	g, _ := newTestIngester(t, m)
+	const clients, batches, events = 8, 20, 50
+	var wg sync.WaitGroup
+	for c := range clients {
+		wg.Go(func() {
+			for b := range batches {
+				var body bytes.Buffer
+				for e := range events {
+					fmt.Fprintf(&body, `{"event":"e%d","user_id":"u%d-%d-%d","further_data":{"n":%d}}`+"\n", c, c, b, e, c)
+				}
+				r, err := g.Events(context.Background(), tenant.Default, body.Bytes(), "", fmt.Sprintf("%d-%d", c, b))
+				if err != nil || r.Accepted != events {
+					t.Errorf("client %d: %+v, %v", c, r, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	var want []string
+	for c := range clients {
+		want = append(want,
+			fmt.Sprintf(`{__name__="events_total", event="e%d"} @-5000 +%d`, c, batches*events),
+			fmt.Sprintf(`{__name__="event_users", event="e%d"} @-5000 %d users`, c, batches*events),
+			fmt.Sprintf(`{__name__="event_value", event="e%d", field="n"} @-5000 n=%d sum=%d`, c, batches*events, batches*events*c))
+	}
+	slices.Sort(want)
+	if got := m.lines(); !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestOptionsAreChecked(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	for _, o := range []Options{{}, {Store: newMemory()}, {Registerer: reg}, {Store: newMemory(), Registerer: reg, TenantLabelsMax: -1}} {
+		if _, err := New(o); err == nil {
+			t.Errorf("%+v: no error", o)
+		}
+	}
+	if _, err := New(Options{Store: newMemory(), Registerer: reg}); err != nil {
+		t.Error(err)
+	}
+}
+
+func retention(d time.Duration) func(*memory) {
+	return func(m *memory) { m.profile.Retention = model.Duration(d) }
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

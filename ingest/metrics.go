@@ -1,0 +1,99 @@
+package ingest
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/quipudb/quipu/internal/tenant"
+)
+
+// metrics are the process's own. Tenants past the first labelsMax share one
+// label value, so that tenants cannot make the process's metrics grow.
+type metrics struct {
+	labelsMax int
+	events    *prometheus.CounterVec
+	batches   *prometheus.CounterVec
+	bytes     *prometheus.CounterVec
+
+	mu      sync.RWMutex
+	tenants map[tenant.ID]*tenantMetrics
+	other   *tenantMetrics // nil until a tenant is past labelsMax
+}
+
+// tenantMetrics are the children of one label value, looked up once. They show
+// zeros from the tenant's first batch on, so that a first rejection is an
+// increase.
+type tenantMetrics struct {
+	batches, bytes                prometheus.Counter
+	accepted, duplicate, filtered prometheus.Counter
+	rejected                      [reasons]prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer, labelsMax int) (*metrics, error) {
+	m := &metrics{
+		labelsMax: labelsMax,
+		events: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "quipu_ingest_events_total",
+			Help: "Events received, by the one verdict each ended in and, where that is rejected, the reason.",
+		}, []string{"tenant", "verdict", "reason"}),
+		batches: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "quipu_ingest_batches_total",
+			Help: "Batches of events received, readable or not.",
+		}, []string{"tenant"}),
+		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "quipu_ingest_bytes_total",
+			Help: "Bytes of batches received, after decompression.",
+		}, []string{"tenant"}),
+		tenants: map[tenant.ID]*tenantMetrics{},
+	}
+	for _, c := range []prometheus.Collector{m.events, m.batches, m.bytes} {
+		if err := reg.Register(c); err != nil {
+			return nil, fmt.Errorf("register metrics of ingest: %w", err)
+		}
+	}
+	return m, nil
+}
+
+// tenant returns the counters that id counts under.
+func (m *metrics) tenant(id tenant.ID) *tenantMetrics {
+	m.mu.RLock()
+	t, other, full := m.tenants[id], m.other, len(m.tenants) >= m.labelsMax
+	m.mu.RUnlock()
+	switch {
+	case t != nil:
+		return t
+	case full && other != nil:
+		return other
+	}
+
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if t := m.tenants[id]; t != nil {
+		return t
+	}
+	if len(m.tenants) < m.labelsMax {
+		t := m.children(id.String())
+		m.tenants[id] = t
+		return t
+	}
+	if m.other == nil {
+		m.other = m.children(otherValue)
+	}
+	return m.other
+}
+
+func (m *metrics) children(label string) *tenantMetrics {
+	t := &tenantMetrics{
+		batches:   m.batches.WithLabelValues(label),
+		bytes:     m.bytes.WithLabelValues(label),
+		accepted:  m.events.WithLabelValues(label, "accepted", ""),
+		duplicate: m.events.WithLabelValues(label, "duplicate", ""),
+		filtered:  m.events.WithLabelValues(label, "filtered", ""),
+	}
+	for r := range reasons {
+		t.rejected[r] = m.events.WithLabelValues(label, "rejected", r.String())
+	}
+	return t
+}

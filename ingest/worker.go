@@ -1,0 +1,134 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/quipudb/quipu/internal/tenant"
+)
+
+const (
+	// errorsMax is how many rejected events one answer describes; past it they
+	// are counted only, so that a bad body has no answer many times its size.
+	errorsMax = 10_000
+	// cancelCheckEvents is how many lines are read between two looks at whether
+	// the client is still there.
+	cancelCheckEvents = 1024
+)
+
+// verdicts count the events of one batch.
+type verdicts struct {
+	result   Result
+	good     int // events that wait for the store
+	rejected [reasons]int
+}
+
+func (v *verdicts) reject(index int, r *rejection) {
+	v.result.Rejected++
+	v.rejected[r.reason]++
+	if len(v.result.Errors) < errorsMax {
+		v.result.Errors = append(v.result.Errors, EventError{index, r.text})
+	} else {
+		v.result.ErrorsOmitted++
+	}
+}
+
+// count adds the verdicts to the process's metrics.
+func (v *verdicts) count(m *tenantMetrics) {
+	m.accepted.Add(float64(v.result.Accepted))
+	m.duplicate.Add(float64(v.result.Duplicate))
+	m.filtered.Add(float64(v.result.Filtered))
+	for r, n := range v.rejected {
+		m.rejected[r].Add(float64(n))
+	}
+}
+
+// worker is the scratch memory of one request at a time.
+type worker struct {
+	decoder   *decoder
+	coalescer *coalescer
+	verdicts
+	events int // read so far
+}
+
+func newWorker(rules *ruleset) *worker {
+	return &worker{decoder: newDecoder(rules), coalescer: newCoalescer(rules)}
+}
+
+// read gives the events of body their verdicts, but for the good ones, and
+// coalesces those. It fails where the body as a whole cannot be read.
+func (w *worker) read(ctx context.Context, p tenant.Profile, now int64, body []byte, contentType string) error {
+	w.begin(p, now)
+	body = trimBody(body)
+	if len(body) == 0 {
+		return fmt.Errorf("%w: the body is empty", ErrBadRequest)
+	}
+	var err error
+	switch detect(body, contentType) {
+	case formLines:
+		err = lines(body, w.line(ctx))
+	case formArray:
+		err = elements(body, func(raw []byte) error {
+			if r := w.event(raw); r != nil && r.reason == reasonBadJSON {
+				return errors.New(r.text)
+			}
+			return ctx.Err()
+		})
+	case formValue:
+		err = w.value(ctx, p, now, body)
+	}
+	if err != nil && ctx.Err() == nil {
+		return fmt.Errorf("%w: read the body: %w", ErrBadRequest, err)
+	}
+	return err
+}
+
+func (w *worker) begin(p tenant.Profile, now int64) {
+	w.decoder.begin(p, now)
+	w.coalescer.begin(p.GridMillis())
+	w.verdicts = verdicts{result: Result{Errors: []EventError{}}}
+	w.events = 0
+}
+
+// value reads a body that looks like one value, or else is lines.
+func (w *worker) value(ctx context.Context, p tenant.Profile, now int64, body []byte) error {
+	r := w.event(body)
+	if r == nil || r.reason != reasonBadJSON {
+		return nil
+	}
+	n := 0
+	err := lines(body, func([]byte) error { n++; return nil })
+	if err != nil || n == 1 {
+		return errors.New(r.text)
+	}
+	w.begin(p, now)
+	return lines(body, w.line(ctx))
+}
+
+// line returns what is done with each line: a bad one is a rejected event.
+func (w *worker) line(ctx context.Context) func(raw []byte) error {
+	return func(raw []byte) error {
+		w.event(raw)
+		if w.events%cancelCheckEvents == 0 {
+			return ctx.Err()
+		}
+		return nil
+	}
+}
+
+// event reads one event and returns why it was rejected, nil where it was not.
+func (w *worker) event(raw []byte) *rejection {
+	index := w.events
+	w.events++
+	if r := w.decoder.decode(raw); r != nil {
+		w.reject(index, r) // I2
+		return r
+	}
+	if w.coalescer.add(&w.decoder.event) {
+		w.good++
+	} else {
+		w.result.Filtered++
+	}
+	return nil
+}
