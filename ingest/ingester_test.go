@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -16,7 +15,6 @@ import (
 	"github.com/dchest/siphash"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
-	"github.com/prometheus/common/model"
 
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/scope"
@@ -135,7 +133,7 @@ func TestBodiesThatCannotBeRead(t *testing.T) {
 		{"blank", "\xef\xbb\xbf \r\n\t", "application/x-ndjson", "the body is empty"},
 		{"one line that is not JSON", "hello", "", "cannot parse"},
 		{"an object not closed", `{"event":"a"`, "", "cannot parse"},
-		{"something after the object", `{"event":"a"} x`, "", "cannot parse"},
+		{"something after the object", `{"event":"a"} x`, "", "unexpected tail"},
 		{"an array not closed", `[{"event":"a"}`, "", "not closed after element 0"},
 		{"an element not closed", `[{},{"event":"a"`, "", "array element 1 is missing or not closed"},
 		{"an element that is not JSON", `[{"event":"a"},{]`, "", "array element 1"},
@@ -338,9 +336,3 @@ func TestOptionsAreChecked(t *testing.T) {
 		t.Error(err)
 	}
 }
-
-func retention(d time.Duration) func(*memory) {
-	return func(m *memory) { m.profile.Retention = model.Duration(d) }
-}
-
-func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -51,7 +51,7 @@ func parseTimestamp(text string) (ms int64, ok bool) {
 // window into the next one.
 func decimalMillis(text string) (ms int64, ok bool) {
 	whole, fraction, hasPoint := strings.Cut(text, ".")
-	if whole == "" || len(whole) > 18 || hasPoint && fraction == "" || !digits(whole) || !digits(fraction) {
+	if whole == "" || len(whole) > 19 || hasPoint && fraction == "" || !digits(whole) || !digits(fraction) {
 		return 0, false
 	}
 	n, err := strconv.ParseInt(whole, 10, 64)

@@ -1,0 +1,256 @@
+package ingest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/quipudb/quipu/internal/increment"
+	"github.com/quipudb/quipu/internal/tenant"
+)
+
+// randomEvent is an event of few names, users, pages and windows, so that many
+// share a series; one in eight is rejected.
+func randomEvent(r *rand.Rand) (text string, good bool) {
+	further := map[string]any{"page": fmt.Sprintf("/%d", r.IntN(4)), "note": "x"}
+	for i := range r.IntN(3) {
+		further[fmt.Sprintf("n%d", i)] = r.IntN(1000) // sums of whole numbers are exact
+	}
+	e := map[string]any{
+		"event":        fmt.Sprintf("e%d", r.IntN(3)),
+		"user_id":      r.IntN(20),
+		"timestamp":    float64(present-r.Int64N(60_000)) / 1000,
+		"further_data": further,
+	}
+	good = r.IntN(8) > 0
+	if !good {
+		bad := []struct {
+			field string
+			value any
+		}{{"event", 1}, {"user_id", true}, {"timestamp", -1}, {"further_data", "x"}}[r.IntN(4)]
+		e[bad.field] = bad.value
+	}
+	var v any = e
+	if r.IntN(2) == 0 {
+		v = map[string]any{"data": e}
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return string(b), good
+}
+
+// A batch adds what its events add one by one, and its events_total what it
+// accepts; the order and the form of the body do not show.
+func TestBatchEqualsItsEvents(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	r := rand.New(rand.NewPCG(seed, 0))
+	for range 50 {
+		var events []string
+		accepted := 0
+		for range 1 + r.IntN(100) {
+			text, good := randomEvent(r)
+			events = append(events, text)
+			if good {
+				accepted++
+			}
+		}
+		apart := newMemory()
+		g, _ := newTestIngester(t, apart)
+		for _, e := range events {
+			post(t, g, e, "", "")
+		}
+		total := 0.0
+		for _, s := range apart.series {
+			if s.Labels.Get(labels.MetricName) == "events_total" {
+				total += s.Count
+			}
+		}
+		if int(total) != accepted {
+			t.Fatalf("seed %d: events_total adds up to %v, %d events are good", seed, total, accepted)
+		}
+
+		r.Shuffle(len(events), func(i, j int) { events[i], events[j] = events[j], events[i] })
+		for _, body := range []string{"[" + strings.Join(events, ",") + "]", strings.Join(events, "\n")} {
+			together := newMemory()
+			g, _ := newTestIngester(t, together)
+			if got := post(t, g, body, "", ""); got.Accepted != accepted || got.Rejected != len(events)-accepted {
+				t.Fatalf("seed %d: %d accepted, %d rejected; %d of %d are good", seed, got.Accepted, got.Rejected, accepted, len(events))
+			}
+			if got, want := together.lines(), apart.lines(); !slices.Equal(got, want) {
+				t.Fatalf("seed %d: together\n%s\none by one\n%s", seed, strings.Join(got, "\n"), strings.Join(want, "\n"))
+			}
+		}
+	}
+}
+
+// checked is a Store that refuses increments that the TSDB would have to refuse.
+type checked struct {
+	t      *testing.T
+	total  float64 // of events_total
+	series map[string]bool
+}
+
+func (c *checked) Tenant(tenant.ID) (tenant.Profile, error) { return newMemory().profile, nil }
+
+func (c *checked) Append(_ context.Context, _ tenant.ID, b *increment.Batch) (bool, error) {
+	c.series = map[string]bool{}
+	for _, inc := range b.Increments {
+		at := fmt.Sprintf("%s @%d", inc.Labels, inc.Time)
+		if c.series[at] {
+			c.t.Errorf("%s is in the batch twice", at)
+		}
+		c.series[at] = true
+		if inc.Time < 0 || inc.Time%15_000 != 0 {
+			c.t.Errorf("%s is off the grid", at)
+		}
+		inc.Labels.Range(func(l labels.Label) {
+			if !utf8.ValidString(l.Value) || l.Value == "" || len(l.Value) > valueBytesMax {
+				c.t.Errorf("label %s=%q", l.Name, l.Value)
+			}
+		})
+		if _, twice := inc.Labels.HasDuplicateLabelNames(); twice {
+			c.t.Errorf("%s has a label twice", at)
+		}
+		if inc.Labels.Get(labels.MetricName) == "events_total" {
+			c.total += inc.Count
+		}
+		if inc.Kind == increment.Histogram {
+			if err := inc.Hist.Validate(); err != nil || inc.Hist.Count() == 0 {
+				c.t.Errorf("%s: %d observations, %v", at, inc.Hist.Count(), err)
+			}
+		}
+		if (inc.Kind == increment.Distinct) != (len(inc.IDs) > 0) {
+			c.t.Errorf("%s: %d ids", at, len(inc.IDs))
+		}
+	}
+	return false, nil
+}
+
+func FuzzEvents(f *testing.F) {
+	for _, body := range []string{
+		`{"event":"a","user_id":"u","timestamp":1699999980,"further_data":{"page":"/","n":1.5}}`,
+		`[{"data":{"event":"a"}},{},1]`, "{}\n{\"event\":1}\nx", "\xef\xbb\xbf{}", `[`, `{"a":"\`, `[[[[`, `"`, `{"\ud800":1}`,
+		`{"timestamp":"2023-11-14T22:13:00Z"}`, `{"timestamp":1e999,"further_data":{"":1}}`, `{"page":"\xff"}`, `1 2`, "1\n2", `"\"`,
+	} {
+		f.Add([]byte(body), "")
+		f.Add([]byte(body), "application/x-ndjson")
+	}
+	f.Fuzz(func(t *testing.T, body []byte, contentType string) {
+		before := bytes.Clone(body)
+		store := &checked{t: t}
+		g, _ := newTestIngester(t, store)
+		r, err := g.Events(context.Background(), tenant.Default, body, contentType, "")
+		if err != nil && !errors.Is(err, ErrBadRequest) {
+			t.Fatal(err)
+		}
+		if float64(r.Accepted) != store.total {
+			t.Errorf("%d accepted, events_total adds up to %v", r.Accepted, store.total)
+		}
+		if r.Rejected != len(r.Errors)+r.ErrorsOmitted {
+			t.Errorf("%d rejected, %d described, %d omitted", r.Rejected, len(r.Errors), r.ErrorsOmitted)
+		}
+		for _, e := range r.Errors {
+			if !utf8.ValidString(e.Reason) || len(e.Reason) > 1000 {
+				t.Errorf("reason %q", e.Reason)
+			}
+		}
+		if !bytes.Equal(body, before) {
+			t.Error("the body was written to")
+		}
+	})
+}
+
+func TestRulesAreChecked(t *testing.T) {
+	event := []Label{{"event", PathEvent}}
+	for _, r := range []Rule{
+		{Metric: "", Kind: increment.Counter},
+		{Metric: "a-b", Kind: increment.Counter},
+		{Metric: "m"},
+		{Metric: "m", Kind: increment.Counter, Value: PathUser},
+		{Metric: "m", Kind: increment.Distinct},
+		{Metric: "m", Kind: increment.Histogram, Value: PathUser},
+		{Metric: "m", Kind: increment.Counter, Labels: []Label{{"user", PathUser}}},
+		{Metric: "m", Kind: increment.Counter, Labels: []Label{{"field", PathNumberName}}},
+		{Metric: "m", Kind: increment.Counter, Labels: []Label{{"a-b", "a"}}},
+		{Metric: "m", Kind: increment.Counter, Labels: []Label{{"__name__", "a"}}},
+		{Metric: "m", Kind: increment.Counter, Labels: append(event, event...)},
+	} {
+		if _, err := compile([]Rule{r}); err == nil {
+			t.Errorf("%+v compiles", r)
+		}
+	}
+	if _, err := compile(DefaultRules()); err != nil {
+		t.Error(err)
+	}
+}
+
+// An event that no rule counts is filtered, not accepted.
+func TestFiltered(t *testing.T) {
+	m := newMemory()
+	g, _ := newTestIngester(t, m)
+	rules, err := compile([]Rule{{Metric: "users", Kind: increment.Distinct, Value: PathUser}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.workers.New = func() any { return newWorker(rules) }
+	if r := post(t, g, `[{"user_id":1},{},{"event":1}]`, "", ""); r.Accepted != 1 || r.Filtered != 1 || r.Rejected != 1 {
+		t.Errorf("%+v, want one of each", r)
+	}
+	if got, want := m.lines(), []string{`{__name__="users"} @-5000 1 users`}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// An event whose series and windows the batch has already allocates no more than
+// its ids take.
+func TestSeenSeriesDoNotAllocate(t *testing.T) {
+	rules, err := compile(DefaultRules())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorker(rules)
+	w.begin(newMemory().profile, present)
+	raw := []byte(`{"data":{"user_id":"ab11","timestamp":1699999980,"further_data":{"page":"/pricing","country":"DE","duration_ms":12.5}}}`)
+	w.event(raw)
+	if n := testing.AllocsPerRun(1000, func() { w.event(raw) }); n >= 1 {
+		t.Errorf("%v allocations an event", n)
+	}
+}
+
+func BenchmarkEvents(b *testing.B) {
+	r := rand.New(rand.NewPCG(1, 2))
+	var body bytes.Buffer
+	const events = 1000
+	for range events {
+		fmt.Fprintf(&body, `{"data":{"correlation_id":%d,"user_id":"u%d","event":"page_view","timestamp":%d,"further_data":{"page":"/p/%d","country":"DE","device":"mobile","duration_ms":%d}}}`+"\n",
+			r.Uint32(), r.IntN(500), present/1000-r.Int64N(60), r.IntN(50), r.IntN(1000))
+	}
+	g, _ := newTestIngester(b, discard{newMemory().profile})
+	b.SetBytes(int64(body.Len()))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := g.Events(context.Background(), tenant.Default, body.Bytes(), "", ""); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(events*b.N)/b.Elapsed().Seconds(), "events/s")
+}
+
+// discard is a Store that keeps nothing.
+type discard struct{ profile tenant.Profile }
+
+func (d discard) Tenant(tenant.ID) (tenant.Profile, error) { return d.profile, nil }
+
+func (discard) Append(context.Context, tenant.ID, *increment.Batch) (bool, error) { return false, nil }
