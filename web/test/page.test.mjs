@@ -1,0 +1,235 @@
+// The page in a real browser, over a real server.
+
+import assert from "node:assert/strict";
+import { after, afterEach, before, beforeEach, test } from "node:test";
+import { chromium } from "playwright-core";
+import { startServer } from "./server.mjs";
+
+const HOUR = 3_600_000;
+const TIMEOUT_MS = 15_000;
+
+// The events: so many on each page, in the two whole hours before the present one.
+const POSTED = { "/pricing": 23, "/docs": 12, "/": 5 };
+const TOTAL = Object.values(POSTED).reduce((a, b) => a + b);
+const LAST_HOUR_END = Math.floor(Date.now() / HOUR) * HOUR;
+const FIRST_EVENT = LAST_HOUR_END - 2 * HOUR + 60_000;
+const LAST_EVENT = LAST_HOUR_END - 90_000;
+
+let server, browser, context, page;
+let complaints; // console errors, page errors and requests to other hosts
+
+async function post(body) {
+  const response = await fetch(`${server.url}/api/v1/events`, { method: "POST", body });
+  assert.equal(response.status, 200, `POST /api/v1/events: ${await response.clone().text()}`);
+}
+
+function events() {
+  const pages = Object.entries(POSTED).flatMap(([name, count]) => Array(count).fill(name));
+  return pages.map((name, i) => ({
+    data: {
+      event: "page_view",
+      user_id: `user-${i % 7}`,
+      timestamp: Math.round(FIRST_EVENT + ((LAST_EVENT - FIRST_EVENT) * i) / (pages.length - 1)),
+      further_data: { page: name, duration_ms: 10 + i },
+    },
+  }));
+}
+
+function watch(page) {
+  // The browser itself reports the refusal of a bad query.
+  page.on("console", (m) => m.type() === "error" && !/status of 400/.test(m.text()) && complaints.push(m.text()));
+  page.on("pageerror", (err) => complaints.push(String(err)));
+  page.on("request", (request) => request.url().startsWith(server.url) || complaints.push(`request to ${request.url()}`));
+  page.setDefaultTimeout(TIMEOUT_MS);
+}
+
+async function open(path = "/", options = {}) {
+  context = await browser.newContext({ viewport: { width: 1200, height: 850 }, timezoneId: "Asia/Kolkata", ...options });
+  page = await context.newPage();
+  watch(page);
+  await page.goto(server.url + path);
+  return page;
+}
+
+// run types the query and waits for the answer to it.
+async function run(expr) {
+  await page.fill("#expr", expr);
+  await page.press("#expr", "Enter");
+  await idle();
+}
+
+// idle waits until the page shows the answer to what its URL asks.
+async function idle() {
+  await page.waitForFunction(() => !document.querySelector("#result").hasAttribute("aria-busy") &&
+    (document.querySelector("#summary").textContent || document.querySelector("#messages .error")));
+}
+
+async function tableRows() {
+  await page.waitForSelector("#panel-table td");
+  return page.$$eval("#panel-table tbody tr", (rows) => rows.map((row) => [...row.cells].map((cell) => cell.textContent)));
+}
+
+before(async () => {
+  server = await startServer();
+  browser = await chromium.launch({
+    executablePath: "/usr/bin/chromium",
+    args: ["--no-sandbox", "--disable-background-networking", "--disable-gpu"],
+  });
+});
+
+after(async () => {
+  await browser?.close();
+  await server?.stop();
+});
+
+beforeEach(() => (complaints = []));
+
+afterEach(async () => {
+  await context?.close();
+  assert.deepEqual(complaints, []);
+});
+
+test("without data, the page shows an event that the server accepts", async () => {
+  await open();
+  await page.waitForSelector("#empty:not([hidden])");
+  const command = await page.textContent("#first-event");
+  assert.ok(command.includes(`${server.url}/api/v1/events`), command);
+  await post(command.match(/-d '(.*)'/s)[1]);
+  await page.click("#newest");
+  await page.getByRole("button", { name: "events_total", exact: true }).click();
+  const rows = await tableRows();
+  assert.equal(rows.length, 1);
+  assert.ok(rows[0].includes("signup"), String(rows[0]));
+  assert.equal(rows[0].at(-1), "1");
+});
+
+test("it opens on the newest data, with a chart drawn", async () => {
+  const tenant = "shop";
+  const response = await fetch(`${server.url}/api/v1/events`, {
+    method: "POST",
+    headers: { "X-Scope-OrgID": tenant, "Content-Type": "application/json" },
+    body: JSON.stringify(events()),
+  });
+  assert.equal(response.status, 200, await response.clone().text());
+  assert.equal((await response.json()).accepted, TOTAL);
+
+  await open(`/#tenant=${tenant}`);
+  await page.waitForSelector("#panel-graph canvas");
+  const end = Date.parse((await page.inputValue("#end")) + "Z");
+  const start = Date.parse((await page.inputValue("#start")) + "Z");
+  assert.ok(start <= FIRST_EVENT && start > FIRST_EVENT - HOUR, new Date(start).toISOString());
+  assert.ok(end >= LAST_EVENT && end <= LAST_EVENT + 120_000, new Date(end).toISOString());
+  const coloured = await page.$eval("#panel-graph canvas", (canvas) => {
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    let count = 0;
+    for (let i = 0; i < data.length; i += 4) if (data[i + 3] > 200 && data[i + 2] > data[i] + 100) count++;
+    return count;
+  });
+  assert.ok(coloured > 50, `${coloured} pixels of the line`);
+});
+
+test("the table shows exactly the events posted", async () => {
+  await open("/#tenant=shop");
+  await page.getByRole("button", { name: "Top pages" }).click();
+  const want = Object.entries(POSTED).map(([name, count]) => [name, String(count)]).sort();
+  assert.deepEqual((await tableRows()).sort(), want);
+  await page.getByRole("button", { name: "Unique users", exact: true }).click();
+  await page.waitForFunction(() => document.querySelectorAll("#panel-table tbody tr").length === 1);
+  assert.deepEqual(await tableRows(), [["7"]]);
+});
+
+test("a header orders the rows by its column", async () => {
+  await open("/#tenant=shop");
+  await page.getByRole("button", { name: "Top pages" }).click();
+  await tableRows();
+  const values = async () => (await tableRows()).map((row) => row.at(-1));
+  await page.getByRole("button", { name: "value", exact: true }).click();
+  assert.deepEqual(await values(), ["23", "12", "5"]);
+  await page.getByRole("button", { name: "value", exact: true }).click();
+  assert.deepEqual(await values(), ["5", "12", "23"]);
+});
+
+test("an error of the server is shown, and goes with the next answer", async () => {
+  await open("/#tenant=shop");
+  await idle();
+  await run("sum(");
+  assert.match(await page.textContent("#messages .error"), /parse error/);
+  await run("sum(events_total)");
+  assert.equal(await page.locator("#messages .error").count(), 0);
+});
+
+test("a wrong step or tenant is refused before it is sent", async () => {
+  await open("/#tenant=shop");
+  await idle();
+  await page.fill("#step", "often");
+  await page.press("#step", "Enter");
+  assert.match(await page.textContent("#messages .error"), /"often"/);
+  await page.fill("#step", "");
+  await page.click("#tenant-box summary");
+  await page.fill("#tenant", "a b");
+  await page.press("#tenant", "Enter");
+  assert.match(await page.textContent("#messages .error"), /"a b"/);
+});
+
+test("a link shows the same answer", async () => {
+  await open("/#tenant=shop");
+  await idle();
+  await page.getByRole("button", { name: "Top pages" }).click();
+  const rows = await tableRows();
+  const link = page.url();
+  await context.close();
+  await open(link.slice(server.url.length));
+  assert.deepEqual(await tableRows(), rows);
+  assert.equal(await page.inputValue("#tenant"), "shop");
+});
+
+test("Back returns to the query before", async () => {
+  await open("/#tenant=shop");
+  await idle();
+  await run("vector(1)");
+  await run("vector(2)");
+  await page.goBack();
+  await page.waitForFunction(() => document.querySelector("#expr").value === "vector(1)");
+});
+
+test("a tenant sees nothing of another", async () => {
+  await open("/#tenant=shop");
+  await idle();
+  await page.click("#tenant-box summary");
+  await page.fill("#tenant", "other-shop");
+  await page.press("#tenant", "Enter");
+  await page.waitForSelector("#empty:not([hidden])");
+  assert.equal(await page.textContent("#metrics"), "none yet");
+});
+
+test("it works under /prometheus/", async () => {
+  await open("/prometheus/#tenant=shop");
+  await page.waitForSelector("#panel-graph canvas");
+});
+
+test("the keyboard reaches tabs and runs queries", async () => {
+  await open("/#tenant=shop");
+  await idle();
+  await page.focus("#tab-graph");
+  await page.keyboard.press("ArrowLeft");
+  await page.waitForSelector('#tab-table[aria-selected="true"]');
+  assert.equal(await page.evaluate(() => document.activeElement.id), "tab-table");
+});
+
+test("times can be read in local time", async () => {
+  await open("/#tenant=shop");
+  await idle();
+  const utc = Date.parse((await page.inputValue("#end")) + "Z");
+  await page.selectOption("#zone", "local");
+  await page.waitForFunction(() => location.hash.includes("zone=local"));
+  await idle();
+  const local = Date.parse((await page.inputValue("#end")) + "+05:30"); // Kolkata's
+  assert.equal(local, utc);
+});
+
+test("a phone in the dark shows no more than its width", async () => {
+  await open("/#tenant=shop", { viewport: { width: 360, height: 740 }, colorScheme: "dark", isMobile: true, hasTouch: true });
+  await page.waitForSelector("#panel-graph canvas");
+  const width = await page.evaluate(() => document.documentElement.scrollWidth);
+  assert.ok(width <= 360, `the page is ${width} px wide`);
+});

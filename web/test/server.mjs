@@ -1,0 +1,48 @@
+// Starts the real binary on a directory of its own, and stops it.
+
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, rm } from "node:fs/promises";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { fileURLToPath } from "node:url";
+import path from "node:path";
+
+const BINARY = fileURLToPath(new URL("../../bin/quipu", import.meta.url));
+const START_MS_MAX = 30_000;
+
+async function freePort() {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address();
+  server.close();
+  await once(server, "close");
+  return port;
+}
+
+// startServer returns { url, stop } of a server that is ready.
+export async function startServer() {
+  const dir = await mkdtemp(path.join(tmpdir(), "quipu-web-"));
+  const listen = `127.0.0.1:${await freePort()}`;
+  const args = ["serve", "--data.dir", dir, "--listen", listen, "--tenant.header=X-Scope-OrgID"];
+  const child = spawn(BINARY, args, { stdio: ["ignore", "pipe", "pipe"] });
+  let log = "";
+  for (const stream of [child.stdout, child.stderr]) stream.on("data", (text) => (log += text));
+  const gone = once(child, "exit");
+  const stop = async () => {
+    child.kill("SIGTERM");
+    await gone;
+    await rm(dir, { recursive: true });
+  };
+  const deadline = Date.now() + START_MS_MAX;
+  const url = `http://${listen}`;
+  for (;;) {
+    const ready = await fetch(`${url}/-/ready`).catch(() => null);
+    if (ready?.ok) return { url, stop };
+    if (child.exitCode !== null || Date.now() > deadline) {
+      await stop();
+      throw new Error(`the server is not ready:\n${log}`);
+    }
+    await new Promise((resume) => setTimeout(resume, 20));
+  }
+}
