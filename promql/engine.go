@@ -114,7 +114,7 @@ func (e *Engine) plan(q storage.Queryable, qs string, build func(storage.Queryab
 	if callsIn(shown) == nil {
 		return build(q)
 	}
-	pq := &plannedQueryable{Queryable: q, distinct: e.distinct, maxSamples: e.maxSamples}
+	pq := &plannedQueryable{Queryable: q, distinct: e.distinct, maxSamples: e.maxSamples, calls: make(map[string]*call)}
 	inner, err := build(pq)
 	if err != nil {
 		return nil, err
@@ -125,9 +125,10 @@ func (e *Engine) plan(q storage.Queryable, qs string, build func(storage.Queryab
 	if stmt.Expr, err = upstream.PreprocessExpr(shown, stmt.Start, stmt.End, stmt.Interval); err != nil {
 		return nil, err
 	}
-	pq.calls = callsIn(stmt.Expr)
-	for name, c := range pq.calls {
-		c.times = times[name]
+	for _, c := range callsIn(stmt.Expr) {
+		name := syntheticName(c)
+		pq.calls[name] = newCall(c, &stmt)
+		pq.calls[name].times = times[name]
 	}
 	return &plannedQuery{inner, &stmt}, nil
 }

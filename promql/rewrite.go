@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/timestamp"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/promql/parser/posrange"
 )
@@ -35,24 +36,21 @@ func (c *call) window(t int64) (lo, hi int64) {
 	return t - c.offset - c.width, t - c.offset
 }
 
-// callsIn returns the calls of our functions in expr by the name of their
-// synthetic selector; nil where there are none. expr went through upstream's
-// PreprocessExpr, so that durations are numbers and start() and end() are times.
-func callsIn(expr parser.Expr) map[string]*call {
-	var calls map[string]*call
+// callsIn returns the calls of our functions in expr.
+func callsIn(expr parser.Expr) []*parser.Call {
+	var calls []*parser.Call
 	parser.Inspect(expr, func(n parser.Node, _ []parser.Node) error {
 		if c, ok := n.(*parser.Call); ok && isOwn(c) {
-			if calls == nil {
-				calls = make(map[string]*call)
-			}
-			calls[syntheticName(c)] = newCall(c)
+			calls = append(calls, c)
 		}
 		return nil
 	})
 	return calls
 }
 
-func newCall(c *parser.Call) *call {
+// newCall reads c, a call in stmt after upstream's PreprocessExpr: durations are
+// numbers then.
+func newCall(c *parser.Call, stmt *parser.EvalStmt) *call {
 	ms := unparen(c.Args[0]).(*parser.MatrixSelector)
 	vs := ms.VectorSelector.(*parser.VectorSelector)
 	out := &call{
@@ -62,6 +60,13 @@ func newCall(c *parser.Call) *call {
 		width:    millis(ms.Range),
 		offset:   millis(vs.OriginalOffset),
 		at:       vs.Timestamp,
+	}
+	// PreprocessExpr does not look for these in the parameter of an aggregation.
+	switch vs.StartOrEnd {
+	case parser.START:
+		out.at = new(timestamp.FromTime(stmt.Start))
+	case parser.END:
+		out.at = new(timestamp.FromTime(stmt.End))
 	}
 	for _, a := range c.Args[1:] {
 		out.by = append(out.by, unparen(a).(*parser.StringLiteral).Val)

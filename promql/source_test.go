@@ -123,6 +123,7 @@ func (w *world) value(function string, matchers []*labels.Matcher, by []string, 
 // matrices is a Queryable of dense series by metric name; it counts its selects.
 type matrices struct {
 	byName  map[string]upstream.Matrix
+	unnamed bool // series have no name, as the result of a function has none
 	selects atomic.Int64
 }
 
@@ -145,6 +146,9 @@ func (q *matrixQuerier) Select(_ context.Context, _ bool, _ *storage.SelectHints
 			l, ok := b.Labels(), true
 			for _, m := range ms {
 				ok = ok && m.Matches(l.Get(m.Name))
+			}
+			if q.m.unnamed {
+				l = s.Metric
 			}
 			if ok {
 				out = append(out, upstream.NewStorageSeries(upstream.Series{Metric: l, Floats: s.Floats}))
