@@ -32,6 +32,7 @@ type keySet struct {
 	applied map[[16]byte]int64         // first seen, milliseconds since 1970
 	pending map[[16]byte]chan struct{} // closed when the batch's outcome is known
 	fresh   []batchKey                 // applied and in no key file yet
+	swept   int64                      // oldest of the last expire
 }
 
 func newKeySet() *keySet {
@@ -97,10 +98,15 @@ func (k *keySet) giveBack(keys []batchKey) {
 	k.fresh = append(keys, k.fresh...)
 }
 
-// expire forgets keys first seen before oldest.
+// expire forgets keys first seen before oldest; it looks at all of them at most
+// once in ten minutes.
 func (k *keySet) expire(oldest int64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if oldest < k.swept+10*60*1000 {
+		return
+	}
+	k.swept = oldest
 	for key, t := range k.applied {
 		if t < oldest {
 			delete(k.applied, key)

@@ -5,6 +5,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/quipudb/quipu/internal/tenant"
 )
 
 // metrics are the process's own, named quipu_tsdb_... .
@@ -37,7 +40,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}),
 		blocksDropped: f.NewCounter(prometheus.CounterOpts{Name: "quipu_tsdb_blocks_dropped_total", Help: "Blocks dropped by retention."}),
 		folded: f.NewCounterVec(prometheus.CounterOpts{
-			Name: "quipu_tsdb_folded_series_total", Help: "New series whose labels were replaced by (other) because their metric is at its limit.",
+			Name: "quipu_tsdb_folded_increments_total", Help: "Increments whose label values were replaced by (other) because their metric is at its limit of series.",
 		}, []string{"tenant", "metric"}),
 	}
 }
@@ -45,4 +48,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 func (m *metrics) startTimer(h prometheus.Histogram) (stop func()) {
 	start := time.Now()
 	return func() { h.Observe(time.Since(start).Seconds()) }
+}
+
+// countFolded names the metric that is past its limit.
+func (m *metrics) countFolded(id tenant.ID, ls labels.Labels) {
+	m.folded.WithLabelValues(id.String(), ls.Get(labels.MetricName)).Inc()
 }

@@ -1,0 +1,170 @@
+package tsdb
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/tsdb/chunks"
+
+	"github.com/quipudb/quipu/internal/increment"
+)
+
+// Other replaces the label values of increments past a limit.
+const Other = "(other)"
+
+// KindError says that a metric name is already used for another kind.
+type KindError struct {
+	Metric    string
+	Have, Got increment.Kind
+}
+
+func (e *KindError) Error() string {
+	return fmt.Sprintf("metric %q is a %s, not a %s", e.Metric, e.Have, e.Got)
+}
+
+// admission decides which series new increments go to: a metric has at most
+// limit series stored, counted over memtables and live blocks. The last
+// hundredth is reserved for folded series, and the very last one takes what even
+// that cannot hold, so that sums stay exact whatever is posted. Safe for
+// concurrent use: a decision and its reservation are one step.
+type admission struct {
+	versions *versions
+	limit    int
+
+	mu      sync.Mutex
+	metrics map[string]map[uint64]struct{} // label hashes by metric name, loaded at the first new series
+	kinds   map[string]increment.Kind
+}
+
+func newAdmission(v *versions, limit int) *admission {
+	return &admission{versions: v, limit: limit, metrics: map[string]map[uint64]struct{}{}, kinds: map[string]increment.Kind{}}
+}
+
+// setKind records the kind of a metric that is already stored.
+func (a *admission) setKind(name string, k increment.Kind) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.checkKind(name, k)
+}
+
+// REQUIRES: a.mu
+func (a *admission) checkKind(name string, k increment.Kind) error {
+	have, ok := a.kinds[name]
+	if ok && have != k {
+		return &KindError{Metric: name, Have: have, Got: k}
+	}
+	a.kinds[name] = k
+	return nil
+}
+
+// kindsByName returns a copy of the kinds of all metrics.
+func (a *admission) kindsByName() map[string]increment.Kind {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := make(map[string]increment.Kind, len(a.kinds))
+	for n, k := range a.kinds {
+		out[n] = k
+	}
+	return out
+}
+
+// forget drops what was counted, after data went away.
+func (a *admission) forget() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	clear(a.metrics)
+}
+
+// admit returns the labels under which a series that no memtable of its range has
+// is to be stored: ls itself or a folding of it.
+func (a *admission) admit(ctx context.Context, ls labels.Labels, kind increment.Kind, keep []string) (out labels.Labels, folded bool, err error) {
+	name := ls.Get(labels.MetricName)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := a.checkKind(name, kind); err != nil {
+		return labels.EmptyLabels(), false, err
+	}
+	known, ok := a.metrics[name]
+	if !ok {
+		if known, err = a.load(ctx, name); err != nil {
+			return labels.EmptyLabels(), false, fmt.Errorf("count series of %q: %w", name, err)
+		}
+		a.metrics[name] = known
+	}
+	reserved := max(1, a.limit/100)
+	if a.take(known, ls, a.limit-reserved) {
+		return ls, false, nil
+	}
+	if out = fold(ls, keep); a.take(known, out, a.limit-1) {
+		return out, true, nil
+	}
+	out = fold(ls, nil)
+	a.take(known, out, a.limit)
+	return out, true, nil
+}
+
+// take reports whether ls is among known or still fits below limit, and then adds
+// it.
+func (a *admission) take(known map[uint64]struct{}, ls labels.Labels, limit int) bool {
+	h := ls.Hash()
+	if _, ok := known[h]; ok {
+		return true
+	}
+	if len(known) >= limit {
+		return false
+	}
+	known[h] = struct{}{}
+	return true
+}
+
+// fold replaces every label value by Other, those named in keep and the metric
+// name excepted.
+func fold(ls labels.Labels, keep []string) labels.Labels {
+	b := labels.NewScratchBuilder(ls.Len())
+	ls.Range(func(l labels.Label) {
+		if l.Name != labels.MetricName && !slices.Contains(keep, l.Name) {
+			l.Value = Other
+		}
+		b.Add(l.Name, l.Value)
+	})
+	return b.Labels()
+}
+
+// load counts the stored series of one metric.
+func (a *admission) load(ctx context.Context, name string) (map[uint64]struct{}, error) {
+	known := map[uint64]struct{}{}
+	v := a.versions.pin()
+	defer a.versions.unpin(v)
+	for _, m := range v.mems {
+		for _, s := range m.all() {
+			if s.labels.Get(labels.MetricName) == name {
+				known[s.hash] = struct{}{}
+			}
+		}
+	}
+	var builder labels.ScratchBuilder
+	var metas []chunks.Meta
+	for _, b := range v.blocks {
+		ix, _, err := b.open()
+		if err != nil {
+			return nil, err
+		}
+		p, err := ix.Postings(ctx, labels.MetricName, name)
+		if err != nil {
+			return nil, err
+		}
+		for p.Next() {
+			if err := ix.Series(p.At(), &builder, &metas); err != nil {
+				return nil, err
+			}
+			known[builder.Labels().Hash()] = struct{}{}
+		}
+		if err := p.Err(); err != nil {
+			return nil, err
+		}
+	}
+	return known, nil
+}

@@ -1,0 +1,311 @@
+package tsdb
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/tsdb/fileutil"
+
+	"github.com/quipudb/quipu/internal/increment"
+	"github.com/quipudb/quipu/internal/tenant"
+	"github.com/quipudb/quipu/internal/vfs"
+)
+
+// Names in the data directory that are not tenants have a character that no
+// tenant id has.
+const (
+	walDirName = "@wal"
+	lockName   = "@lock"
+)
+
+// Options of a DB. The zero value of a field means its default.
+type Options struct {
+	Dir        string
+	FS         vfs.FS // default: the operating system's; index and chunk files of blocks are always there
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+	Now        func() time.Time
+	// Defaults are the settings of tenants made from now on.
+	Defaults tenant.Settings
+	// DedupWindow is how long a batch key is remembered; default 24h.
+	DedupWindow time.Duration
+	// WALSegmentBytesMax is where a segment ends; default 64 MiB.
+	WALSegmentBytesMax int64
+	// WALBytesMax is the log's budget: past it the tenants that need its oldest
+	// segment are flushed; default 512 MiB.
+	WALBytesMax int64
+	// MemtableBytesMax is the budget of all memtables: past it the largest tenant
+	// is flushed; default 2 GiB.
+	MemtableBytesMax int64
+	// MaintainInterval is how often background work looks for something to do;
+	// default 5s.
+	MaintainInterval time.Duration
+}
+
+func (o *Options) fill() error {
+	if o.Dir == "" {
+		return errors.New("open storage: no directory named")
+	}
+	if o.FS == nil {
+		o.FS = vfs.OS{}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Registerer == nil {
+		o.Registerer = prometheus.NewRegistry()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Defaults == (tenant.Settings{}) {
+		o.Defaults = tenant.DefaultSettings()
+	}
+	o.DedupWindow = orDefault(o.DedupWindow, 24*time.Hour)
+	o.WALSegmentBytesMax = orDefault(o.WALSegmentBytesMax, 64<<20)
+	o.WALBytesMax = orDefault(o.WALBytesMax, 512<<20)
+	o.MemtableBytesMax = orDefault(o.MemtableBytesMax, 2<<30)
+	o.MaintainInterval = orDefault(o.MaintainInterval, 5*time.Second)
+	return o.Defaults.Validate()
+}
+
+func orDefault[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}
+
+// DB is the storage of all tenants. Safe for concurrent use.
+type DB struct {
+	opts    Options
+	metrics *metrics
+	lock    fileutil.Releaser
+	wal     *wal
+	refs    atomic.Uint64
+
+	mu     sync.RWMutex
+	stores map[tenant.ID]*store
+
+	stop       context.CancelFunc
+	maintained chan struct{}
+}
+
+// Open opens or makes the data directory, replays its log and starts background
+// work. A second process on the directory is refused.
+func Open(opts Options) (db *DB, err error) {
+	if err := opts.fill(); err != nil {
+		return nil, err
+	}
+	db = &DB{opts: opts, metrics: newMetrics(opts.Registerer), stores: map[tenant.ID]*store{}, maintained: make(chan struct{})}
+	walDir := filepath.Join(opts.Dir, walDirName)
+	if err := opts.FS.MkdirAll(walDir); err != nil {
+		return nil, fmt.Errorf("open storage: %w", err)
+	}
+	if db.lock, _, err = fileutil.Flock(filepath.Join(opts.Dir, lockName)); err != nil {
+		return nil, fmt.Errorf("data directory %s is in use by another process: %w", opts.Dir, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, db.lock.Release())
+		}
+	}()
+	started := time.Now()
+	r := walReader{fs: opts.FS, dir: walDir, logger: opts.Logger, metrics: db.metrics}
+	records := 0
+	end, err := r.replay(func(pos position, rec *batchRecord) error {
+		records++
+		return db.replay(pos, rec)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open storage: %w", err)
+	}
+	if end.id == (ulid.ULID{}) {
+		end.id = db.newULID()
+	}
+	if db.wal, err = startWAL(opts.FS, walDir, end, opts.WALSegmentBytesMax, opts.Logger, db.metrics); err != nil {
+		return nil, fmt.Errorf("open storage: %w", err)
+	}
+	opts.Logger.Info("storage is open", "dir", opts.Dir, "replayed", records, "took", time.Since(started).Round(time.Millisecond))
+	ctx, stop := context.WithCancel(context.Background())
+	db.stop = stop
+	db.registerGauges()
+	go db.maintain(ctx)
+	return db, nil
+}
+
+func (db *DB) registerGauges() {
+	gauge := func(name, help string, f func() float64) {
+		db.opts.Registerer.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f))
+	}
+	gauge("quipu_tsdb_wal_size_bytes", "Bytes of the write-ahead log on disk.", func() float64 { return float64(db.wal.size()) })
+	gauge("quipu_tsdb_memtable_bytes", "Bytes of increments in memory, about.", func() float64 {
+		n := int64(0)
+		for _, s := range db.openStores() {
+			n += s.memBytes()
+		}
+		return float64(n)
+	})
+	gauge("quipu_tsdb_open_tenants", "Tenants in memory.", func() float64 { return float64(len(db.openStores())) })
+}
+
+// Close stops background work, makes what waits durable and gives the directory
+// free. What is in memtables stays in the log.
+func (db *DB) Close() error {
+	db.stop()
+	<-db.maintained
+	err := db.wal.close()
+	for _, s := range db.openStores() {
+		s.versions.close()
+	}
+	return errors.Join(err, db.lock.Release())
+}
+
+// Append applies a batch durably: when it returns nil, a crash does not lose it.
+// duplicate reports that its key was applied within the de-duplication window,
+// and then nothing was done. A *KindError refuses the batch whole; ErrReadOnly
+// says that storage takes no writes.
+func (db *DB) Append(ctx context.Context, id tenant.ID, b *increment.Batch) (duplicate bool, err error) {
+	s, err := db.store(id, true)
+	if err != nil {
+		return false, err
+	}
+	return s.append(ctx, b)
+}
+
+// Tenant returns what the write path needs to know of a tenant, which is made
+// where it does not exist.
+func (db *DB) Tenant(id tenant.ID) (tenant.Profile, error) {
+	s, err := db.store(id, true)
+	if err != nil {
+		return tenant.Profile{}, err
+	}
+	return s.profile, nil
+}
+
+// Kinds returns the kind of every metric of a tenant, by name.
+func (db *DB) Kinds(id tenant.ID) (map[string]increment.Kind, error) {
+	s, err := db.store(id, false)
+	if err != nil || s == nil {
+		return nil, err
+	}
+	return s.admission.kindsByName(), nil
+}
+
+// DataRange returns the start of a tenant's oldest window and the end of its
+// newest, in milliseconds since 1970; ok is false where it has no data.
+func (db *DB) DataRange(_ context.Context, id tenant.ID) (mint, maxt int64, ok bool, err error) {
+	s, err := db.store(id, false)
+	if err != nil || s == nil {
+		return 0, 0, false, err
+	}
+	v := s.versions.pin()
+	defer s.versions.unpin(v)
+	include := func(lo, hi int64) {
+		if !ok {
+			mint, maxt, ok = lo, hi, true
+			return
+		}
+		mint, maxt = min(mint, lo), max(maxt, hi)
+	}
+	for _, m := range v.mems {
+		if first, last, any := m.span(); any {
+			include(first, last+s.grid())
+		}
+	}
+	for _, b := range v.blocks {
+		include(b.MinTime, b.MaxTime)
+	}
+	return mint, maxt, ok, nil
+}
+
+// Tenants returns the ids of all tenants, sorted.
+func (db *DB) Tenants() ([]tenant.ID, error) {
+	entries, err := db.opts.FS.ReadDir(db.opts.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("list tenants: %w", err)
+	}
+	var out []tenant.ID
+	for _, e := range entries {
+		id, err := tenant.Parse(e.Name())
+		if err != nil || !e.IsDir() {
+			continue
+		}
+		if _, err := db.opts.FS.ReadFile(filepath.Join(db.tenantDir(id), manifestName)); err == nil {
+			out = append(out, id)
+		}
+	}
+	slices.SortFunc(out, func(a, b tenant.ID) int { return strings.Compare(a.String(), b.String()) })
+	return out, nil
+}
+
+// store returns the tenant's store, opened at its first use. Where there is no
+// such tenant it is made if create is set, else nil is returned.
+func (db *DB) store(id tenant.ID, create bool) (*store, error) {
+	db.mu.RLock()
+	s := db.stores[id]
+	db.mu.RUnlock()
+	if s != nil {
+		return s, nil
+	}
+	if id.IsZero() {
+		return nil, errors.New("no tenant named")
+	}
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if s := db.stores[id]; s != nil {
+		return s, nil
+	}
+	s, err := openStore(db, id)
+	if errors.Is(err, errNoTenant) {
+		if !create {
+			return nil, nil
+		}
+		if err := createStore(db, id); err != nil {
+			return nil, err
+		}
+		s, err = openStore(db, id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	db.stores[id] = s
+	return s, nil
+}
+
+func (db *DB) openStores() []*store {
+	db.mu.RLock()
+	defer db.mu.RUnlock()
+	out := make([]*store, 0, len(db.stores))
+	for _, s := range db.stores {
+		out = append(out, s)
+	}
+	return out
+}
+
+func (db *DB) replay(pos position, rec *batchRecord) error {
+	s, err := db.store(rec.tenant, false)
+	if err != nil || s == nil {
+		return err // nil: the tenant was deleted
+	}
+	return s.replay(pos, rec)
+}
+
+func (db *DB) tenantDir(id tenant.ID) string { return filepath.Join(db.opts.Dir, id.String()) }
+func (db *DB) nextRef() uint64               { return db.refs.Add(1) }
+
+func (db *DB) newULID() ulid.ULID {
+	return ulid.MustNew(ulid.Timestamp(db.opts.Now()), rand.Reader)
+}

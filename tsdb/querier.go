@@ -1,0 +1,243 @@
+package tsdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
+	"github.com/prometheus/prometheus/util/annotations"
+
+	"github.com/quipudb/quipu/internal/increment"
+	"github.com/quipudb/quipu/internal/scope"
+	"github.com/quipudb/quipu/internal/sketch"
+)
+
+var errNoScope = errors.New("request names no tenant")
+
+// Querier returns a querier of the view over [mint, maxt]. It serves the tenant
+// and the present that the contexts of its calls carry (package scope), and pins
+// one version of the tenant's data at its first use.
+func (db *DB) Querier(mint, maxt int64) (storage.Querier, error) {
+	return &querier{db: db, mint: mint, maxt: maxt}, nil
+}
+
+// querier is used by one query; its methods are safe for concurrent use.
+type querier struct {
+	db         *DB
+	mint, maxt int64
+
+	mu      sync.Mutex
+	store   *store
+	scope   scope.Scope
+	version *version
+}
+
+// pin resolves the tenant and the version. version is nil where there is no such
+// tenant.
+func (q *querier) pin(ctx context.Context) (*version, viewParams, error) {
+	sc, ok := scope.From(ctx)
+	if !ok {
+		return nil, viewParams{}, errNoScope
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.store == nil {
+		s, err := q.db.store(sc.Tenant, false)
+		if err != nil || s == nil {
+			return nil, viewParams{}, err
+		}
+		q.store, q.scope, q.version = s, sc, s.versions.pin()
+	}
+	if q.scope != sc {
+		return nil, viewParams{}, fmt.Errorf("querier of tenant %s asked for tenant %s", q.scope.Tenant, sc.Tenant)
+	}
+	return q.version, viewParams{
+		grid: q.store.grid(), idle: q.store.idle(), now: sc.Now, evalEnd: q.maxt,
+	}, nil
+}
+
+// Close gives back the version.
+func (q *querier) Close() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.version != nil {
+		q.store.versions.unpin(q.version)
+		q.version = nil
+	}
+	return nil
+}
+
+// Select returns the views of the series that the matchers select. Counters show
+// as cumulative floats, histograms as cumulative native histograms with an
+// unknown counter reset hint, distinct series as gauges.
+func (q *querier) Select(ctx context.Context, sorted bool, hints *storage.SelectHints, matchers ...*labels.Matcher) storage.SeriesSet {
+	v, params, err := q.pin(ctx)
+	if err != nil {
+		return storage.ErrSeriesSet(err)
+	}
+	if v == nil {
+		return storage.EmptySeriesSet()
+	}
+	mint, maxt := q.mint, q.maxt
+	if hints != nil {
+		mint, maxt = hints.Start, hints.End
+	}
+	params.evalEnd = maxt
+	win := windowFor(params, mint, maxt)
+	sels, err := selectSeries(ctx, v, win, matchers)
+	if err != nil {
+		return storage.ErrSeriesSet(err)
+	}
+	if sorted {
+		slices.SortFunc(sels, func(a, b *selection) int { return labels.Compare(a.labels, b.labels) })
+	}
+	if hints != nil && hints.Limit > 0 && len(sels) > hints.Limit {
+		sels = sels[:hints.Limit]
+	}
+	set := &seriesSet{i: -1, warnings: coarseWarnings(sels, params)}
+	for _, sel := range sels {
+		set.series = append(set.series, &viewSeries{sel: sel, v: params, win: win, mint: mint, maxt: maxt})
+	}
+	return set
+}
+
+// coarseWarnings says which metrics a bare selector has no value for.
+func coarseWarnings(sels []*selection, v viewParams) annotations.Annotations {
+	var out annotations.Annotations
+	if v.grid <= distinctSpan {
+		return out
+	}
+	for _, sel := range sels {
+		if sel.kind == increment.Distinct {
+			out.Add(fmt.Errorf("%w: %q is a distinct metric on a grid coarser than 5m, a bare selector has no value; use distinct_over_time",
+				annotations.PromQLWarning, sel.labels.Get(labels.MetricName)))
+		}
+	}
+	return out
+}
+
+func (q *querier) LabelValues(ctx context.Context, name string, hints *storage.LabelHints, matchers ...*labels.Matcher) ([]string, annotations.Annotations, error) {
+	v, params, err := q.pin(ctx)
+	if err != nil || v == nil {
+		return nil, nil, err
+	}
+	out, err := collectLabelValues(ctx, v, windowFor(params, q.mint, q.maxt), name, matchers)
+	return limited(out, hints), nil, err
+}
+
+func (q *querier) LabelNames(ctx context.Context, hints *storage.LabelHints, matchers ...*labels.Matcher) ([]string, annotations.Annotations, error) {
+	v, params, err := q.pin(ctx)
+	if err != nil || v == nil {
+		return nil, nil, err
+	}
+	out, err := collectLabelNames(ctx, v, windowFor(params, q.mint, q.maxt), matchers)
+	return limited(out, hints), nil, err
+}
+
+func limited(s []string, hints *storage.LabelHints) []string {
+	if hints != nil && hints.Limit > 0 && len(s) > hints.Limit {
+		return s[:hints.Limit]
+	}
+	return s
+}
+
+// DistinctSeries returns the series of kind distinct that the matchers select,
+// with every window that shows in (mint, maxt]; annotations name the selected
+// metrics of another kind. The open window shows at the present or at maxt,
+// whichever comes first.
+func (db *DB) DistinctSeries(ctx context.Context, mint, maxt int64, matchers ...*labels.Matcher) ([]sketch.Series, annotations.Annotations, error) {
+	q := &querier{db: db, mint: mint, maxt: maxt}
+	defer q.Close()
+	v, params, err := q.pin(ctx)
+	if err != nil || v == nil {
+		return nil, nil, err
+	}
+	from := floorTo(mint, params.grid) // a window that starts here shows after mint
+	win := window{readMin: from, showMin: from, showMax: maxt}
+	sels, err := selectSeries(ctx, v, win, matchers)
+	if err != nil {
+		return nil, nil, err
+	}
+	var out []sketch.Series
+	var warnings annotations.Annotations
+	for _, sel := range sels {
+		if err := ctx.Err(); err != nil {
+			return nil, nil, err
+		}
+		if sel.kind != increment.Distinct {
+			warnings.Add(fmt.Errorf("%w: %q is a %s, not a distinct metric", annotations.PromQLWarning, sel.labels.Get(labels.MetricName), sel.kind))
+			continue
+		}
+		p, err := sel.read(from, maxt+1)
+		if err != nil {
+			return nil, nil, err
+		}
+		if ws := sketchWindows(&p, params, mint, maxt); len(ws) > 0 {
+			out = append(out, sketch.Series{Labels: sel.labels, Windows: ws})
+		}
+	}
+	slices.SortFunc(out, func(a, b sketch.Series) int { return labels.Compare(a.Labels, b.Labels) })
+	return out, warnings, nil
+}
+
+// sketchWindows are the windows of p that show in (mint, maxt].
+func sketchWindows(p *points, v viewParams, mint, maxt int64) []sketch.Window {
+	var out []sketch.Window
+	for i := range v.visible(p.win) {
+		end := p.win[i] + v.grid
+		if end > v.now {
+			end = min(v.now, v.evalEnd)
+			if end <= p.win[i] {
+				continue
+			}
+		}
+		if end > mint && end <= maxt {
+			out = append(out, sketch.Window{End: end, Sketch: p.ids[i]})
+		}
+	}
+	return out
+}
+
+// viewSeries is the view of one selected series.
+type viewSeries struct {
+	sel        *selection
+	v          viewParams
+	win        window
+	mint, maxt int64
+}
+
+func (s *viewSeries) Labels() labels.Labels { return s.sel.labels }
+
+func (s *viewSeries) Iterator(chunkenc.Iterator) chunkenc.Iterator {
+	p, err := s.sel.read(s.win.readMin, s.win.showMax+1)
+	switch {
+	case err != nil:
+		return errIterator{Iterator: chunkenc.NewNopIterator(), err: err}
+	case s.sel.kind == increment.Distinct:
+		return newDistinctView(&p, s.v, s.mint, s.maxt)
+	}
+	return newView(&p, s.v, s.mint, s.maxt)
+}
+
+type errIterator struct {
+	chunkenc.Iterator
+	err error
+}
+
+func (it errIterator) Err() error { return it.err }
+
+type seriesSet struct {
+	series   []*viewSeries
+	i        int
+	warnings annotations.Annotations
+}
+
+func (s *seriesSet) Next() bool                        { s.i++; return s.i < len(s.series) }
+func (s *seriesSet) At() storage.Series                { return s.series[s.i] }
+func (s *seriesSet) Err() error                        { return nil }
+func (s *seriesSet) Warnings() annotations.Annotations { return s.warnings }

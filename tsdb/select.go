@@ -1,0 +1,294 @@
+package tsdb
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/tsdb"
+	"github.com/prometheus/prometheus/tsdb/chunks"
+	"github.com/prometheus/prometheus/tsdb/index"
+
+	"github.com/quipudb/quipu/internal/increment"
+)
+
+// selection is one series and where its increments are.
+type selection struct {
+	labels labels.Labels
+	kind   increment.Kind
+	mems   []*memSeries
+	chunks []blockChunk
+}
+
+type blockChunk struct {
+	block  *block
+	reader *chunks.Reader
+	meta   chunks.Meta
+}
+
+// window is the part of time a selection reads. A series is selected where it has
+// increments that can show in [showMin, showMax]; its increments are then read
+// from readMin on, the midnight before, because totals count from there (I5).
+type window struct {
+	readMin, showMin, showMax int64
+}
+
+// windowFor returns what a view of [mint, maxt] depends on: a view begins a step
+// before its data and outlives it by the idle timeout.
+func windowFor(v viewParams, mint, maxt int64) window {
+	show := mint - max(v.idle, distinctSpan) - v.grid
+	return window{readMin: dayStart(show), showMin: show, showMax: maxt + v.grid}
+}
+
+// selector gathers the series of one version that matchers select.
+type selector struct {
+	ctx      context.Context
+	win      window
+	matchers []*labels.Matcher
+	byHash   map[uint64][]*selection
+	out      []*selection
+}
+
+// selectSeries returns the series in no particular order; the version must stay
+// pinned while they are read.
+func selectSeries(ctx context.Context, v *version, win window, matchers []*labels.Matcher) ([]*selection, error) {
+	s := selector{ctx: ctx, win: win, matchers: matchers, byHash: map[uint64][]*selection{}}
+	for _, m := range v.mems {
+		if m.end <= win.readMin || m.start > win.showMax {
+			continue
+		}
+		if err := s.addMemtable(m); err != nil {
+			return nil, err
+		}
+	}
+	for _, b := range v.blocks {
+		if b.MaxTime <= win.readMin || b.MinTime > win.showMax {
+			continue
+		}
+		if err := s.addBlock(b); err != nil {
+			return nil, fmt.Errorf("select from block %s: %w", b.ULID, err)
+		}
+	}
+	// Series with increments only before what can show were taken along for the
+	// totals of those that show.
+	return slices.DeleteFunc(s.out, func(sel *selection) bool { return !sel.shows(win) }), nil
+}
+
+func (s *selector) addMemtable(m *memtable) error {
+	p, err := tsdb.PostingsForMatchers(s.ctx, memIndex{m}, s.matchers...)
+	if err != nil {
+		return err
+	}
+	series := m.all()
+	for p.Next() {
+		ref := int(p.At())
+		if ref > len(series) {
+			continue // made after series was taken
+		}
+		ser := series[ref-1]
+		if !ser.overlaps(s.win.readMin, s.win.showMax+1) {
+			continue
+		}
+		sel := s.selection(ser.hash, ser.labels, ser.kind)
+		sel.mems = append(sel.mems, ser)
+	}
+	return p.Err()
+}
+
+func (s *selector) addBlock(b *block) error {
+	ix, cr, err := b.open()
+	if err != nil {
+		return err
+	}
+	p, err := tsdb.PostingsForMatchers(s.ctx, ix, s.matchers...)
+	if err != nil {
+		return err
+	}
+	builder := labels.NewScratchBuilder(8)
+	var metas []chunks.Meta
+	for n := 0; p.Next(); n++ {
+		if n%1024 == 0 && s.ctx.Err() != nil {
+			return s.ctx.Err()
+		}
+		if err := ix.Series(p.At(), &builder, &metas); err != nil {
+			return err
+		}
+		if err := s.addBlockSeries(b, cr, builder.Labels(), metas); err != nil {
+			return err
+		}
+	}
+	return p.Err()
+}
+
+func (s *selector) addBlockSeries(b *block, cr *chunks.Reader, ls labels.Labels, metas []chunks.Meta) error {
+	var sel *selection
+	for _, m := range metas {
+		if m.MaxTime < s.win.readMin || m.MinTime > s.win.showMax {
+			continue
+		}
+		if sel == nil {
+			c, _, err := cr.ChunkOrIterable(m)
+			if err != nil {
+				return fmt.Errorf("read chunk of %s: %w", ls, err)
+			}
+			kind, err := kindOf(c.Encoding())
+			if err != nil {
+				return fmt.Errorf("read chunk of %s: %w", ls, err)
+			}
+			sel = s.selection(ls.Hash(), ls, kind)
+		}
+		sel.chunks = append(sel.chunks, blockChunk{b, cr, m})
+	}
+	return nil
+}
+
+// selection returns the entry of a series, made where there is none.
+func (s *selector) selection(hash uint64, ls labels.Labels, kind increment.Kind) *selection {
+	for _, sel := range s.byHash[hash] {
+		if labels.Equal(sel.labels, ls) {
+			return sel
+		}
+	}
+	sel := &selection{labels: ls, kind: kind}
+	s.byHash[hash] = append(s.byHash[hash], sel)
+	s.out = append(s.out, sel)
+	return sel
+}
+
+func (sel *selection) shows(win window) bool {
+	for _, c := range sel.chunks {
+		if c.meta.MaxTime >= win.showMin && c.meta.MinTime <= win.showMax {
+			return true
+		}
+	}
+	for _, m := range sel.mems {
+		if m.overlaps(win.showMin, win.showMax+1) {
+			return true
+		}
+	}
+	return false
+}
+
+// read returns the merged increments that start at or after from. They share no
+// memory with what others see.
+func (sel *selection) read(from, to int64) (points, error) {
+	parts := make([]points, 0, len(sel.chunks)+len(sel.mems))
+	for _, c := range sel.chunks {
+		ch, _, err := c.reader.ChunkOrIterable(c.meta)
+		if err != nil {
+			return points{}, fmt.Errorf("read chunk of %s in block %s: %w", sel.labels, c.block.ULID, err)
+		}
+		var p points
+		if _, err := decodeChunk(ch.Encoding(), ch.Bytes(), &p); err != nil {
+			return points{}, fmt.Errorf("decode chunk of %s in block %s: %w", sel.labels, c.block.ULID, err)
+		}
+		parts = append(parts, p)
+	}
+	for _, m := range sel.mems {
+		p := points{kind: sel.kind}
+		if err := m.snapshot(&p, from, to); err != nil {
+			return points{}, fmt.Errorf("read %s: %w", sel.labels, err)
+		}
+		parts = append(parts, p)
+	}
+	p, err := mergePoints(sel.kind, parts)
+	if err != nil {
+		return points{}, fmt.Errorf("read %s: %w", sel.labels, err)
+	}
+	p.trimBefore(from)
+	return p, nil
+}
+
+// trimBefore drops the windows that start before t: totals begin at a midnight,
+// and a chunk may begin the day before.
+func (p *points) trimBefore(t int64) {
+	i, _ := slices.BinarySearch(p.win, t)
+	p.win = p.win[i:]
+	switch p.kind {
+	case increment.Counter:
+		p.count = p.count[i:]
+	case increment.Histogram:
+		p.hist = p.hist[i:]
+	case increment.Distinct:
+		p.ids = p.ids[i:]
+	}
+}
+
+// labelNames and labelValues of series that show in a window.
+
+func collectLabelValues(ctx context.Context, v *version, win window, name string, matchers []*labels.Matcher) ([]string, error) {
+	seen := map[string]struct{}{}
+	if len(matchers) > 0 {
+		sels, err := selectSeries(ctx, v, win, matchers)
+		for _, sel := range sels {
+			if val := sel.labels.Get(name); val != "" {
+				seen[val] = struct{}{}
+			}
+		}
+		return sortedKeys(seen), err
+	}
+	return collectIndexed(v, win, func(ix labelIndex) ([]string, error) { return ix.LabelValues(ctx, name, nil) })
+}
+
+func collectLabelNames(ctx context.Context, v *version, win window, matchers []*labels.Matcher) ([]string, error) {
+	if len(matchers) > 0 {
+		seen := map[string]struct{}{}
+		sels, err := selectSeries(ctx, v, win, matchers)
+		for _, sel := range sels {
+			sel.labels.Range(func(l labels.Label) { seen[l.Name] = struct{}{} })
+		}
+		return sortedKeys(seen), err
+	}
+	return collectIndexed(v, win, func(ix labelIndex) ([]string, error) { return ix.LabelNames(ctx) })
+}
+
+// collectIndexed unites what the indexes of all memtables and blocks in a window
+// say.
+func collectIndexed(v *version, win window, f func(labelIndex) ([]string, error)) ([]string, error) {
+	seen := map[string]struct{}{}
+	add := func(ix labelIndex) error {
+		vals, err := f(ix)
+		for _, s := range vals {
+			seen[s] = struct{}{}
+		}
+		return err
+	}
+	for _, m := range v.mems {
+		if m.end <= win.showMin || m.start > win.showMax {
+			continue
+		}
+		if err := add(memIndex{m}); err != nil {
+			return nil, err
+		}
+	}
+	for _, b := range v.blocks {
+		if b.MaxTime <= win.showMin || b.MinTime > win.showMax {
+			continue
+		}
+		ix, _, err := b.open()
+		if err != nil {
+			return nil, err
+		}
+		if err := add(ix); err != nil {
+			return nil, fmt.Errorf("labels of block %s: %w", b.ULID, err)
+		}
+	}
+	return sortedKeys(seen), nil
+}
+
+func sortedKeys(set map[string]struct{}) []string {
+	out := make([]string, 0, len(set))
+	for s := range set {
+		out = append(out, s)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// labelIndex is what label queries need of an index.
+type labelIndex interface {
+	tsdb.IndexReader
+}
+
+var _ labelIndex = (*index.Reader)(nil)

@@ -1,0 +1,345 @@
+package tsdb
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/quipudb/quipu/internal/increment"
+	"github.com/quipudb/quipu/internal/tenant"
+	"github.com/quipudb/quipu/internal/vfs"
+)
+
+const (
+	settingsName = "settings.yaml"
+	idKeyName    = "id.key"
+)
+
+// store is one tenant's data.
+type store struct {
+	db      *DB
+	id      tenant.ID
+	dir     string
+	profile tenant.Profile
+	// generation tells this tenant from an earlier one of the same name.
+	generation uint64
+
+	// barrier is held shared from routing a batch to memtables until it is
+	// applied, and exclusively while a flush takes the memtables away: everything
+	// logged before the flush's position is then in what it took (I2).
+	barrier sync.RWMutex
+	// oldest is the first WAL segment with a record that no flush took; 0: none.
+	oldest atomic.Uint64
+
+	keys      *keySet
+	versions  *versions
+	admission *admission
+
+	flushMu sync.Mutex // one flush or retention pass at a time; guards what follows
+	man     *manifest
+	frozen  []*memtable // taken by a flush that failed
+	// needs is the first WAL segment that frozen memtables need; 0: none.
+	needs atomic.Uint64
+
+	mu      sync.Mutex
+	routing map[int64]*memtable // memtables that take appends, by start of their range
+}
+
+func (s *store) grid() int64 { return s.profile.GridMillis() }
+
+// createStore makes the directory of a new tenant. Its manifest is written last:
+// a directory without one is no tenant.
+func createStore(db *DB, id tenant.ID) error {
+	dir := db.tenantDir(id)
+	if err := db.opts.FS.MkdirAll(dir); err != nil {
+		return fmt.Errorf("create tenant %s: %w", id, err)
+	}
+	entries, err := db.opts.FS.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("create tenant %s: %w", id, err)
+	}
+	for _, e := range entries {
+		if n := e.Name(); n != settingsName && n != idKeyName && !strings.HasSuffix(n, ".tmp") {
+			return fmt.Errorf("tenant %s has %s but no %s: restore the manifest, or move the directory away", id, filepath.Join(dir, n), manifestName)
+		}
+	}
+	settings, err := yaml.Marshal(db.opts.Defaults)
+	if err != nil {
+		return fmt.Errorf("create tenant %s: %w", id, err)
+	}
+	var random [24]byte
+	if _, err := rand.Read(random[:]); err != nil {
+		return fmt.Errorf("create tenant %s: %w", id, err)
+	}
+	if _, err := db.opts.FS.ReadFile(filepath.Join(dir, settingsName)); errors.Is(err, fs.ErrNotExist) {
+		if err := vfs.WriteFile(db.opts.FS, filepath.Join(dir, settingsName), settings); err != nil {
+			return fmt.Errorf("create tenant %s: %w", id, err)
+		}
+	}
+	if err := vfs.WriteFile(db.opts.FS, filepath.Join(dir, idKeyName), random[:16]); err != nil {
+		return fmt.Errorf("create tenant %s: %w", id, err)
+	}
+	m := manifest{Generation: binary.BigEndian.Uint64(random[16:])}
+	if err := m.write(db.opts.FS, dir); err != nil {
+		return fmt.Errorf("create tenant %s: %w", id, err)
+	}
+	if err := db.opts.FS.SyncDir(db.opts.Dir); err != nil {
+		return fmt.Errorf("create tenant %s: %w", id, err)
+	}
+	return nil
+}
+
+// errNoTenant says that a tenant has no manifest.
+var errNoTenant = errors.New("no such tenant")
+
+// openStore opens an existing tenant; the error is errNoTenant where there is
+// none.
+func openStore(db *DB, id tenant.ID) (*store, error) {
+	s := &store{db: db, id: id, dir: db.tenantDir(id), keys: newKeySet(), routing: map[int64]*memtable{}}
+	var err error
+	if s.man, err = readManifest(db.opts.FS, s.dir); errors.Is(err, fs.ErrNotExist) {
+		return nil, errNoTenant
+	} else if err != nil {
+		return nil, fmt.Errorf("open tenant %s: %w", id, err)
+	}
+	if err := s.readProfile(); err != nil {
+		return nil, fmt.Errorf("open tenant %s: %w", id, err)
+	}
+	if err := s.sweep(); err != nil {
+		return nil, fmt.Errorf("open tenant %s: %w", id, err)
+	}
+	s.generation = s.man.Generation
+	blocks := make([]*block, len(s.man.Blocks))
+	for i, bi := range s.man.Blocks {
+		blocks[i] = newBlock(db.opts.FS, s.dir, bi)
+	}
+	s.versions = newVersions(db.opts.Logger, blocks)
+	s.admission = newAdmission(s.versions, s.profile.Limits.SeriesPerMetric)
+	for _, b := range blocks {
+		kinds, err := b.kinds()
+		if err != nil {
+			return nil, fmt.Errorf("open tenant %s: %w", id, err)
+		}
+		for name, k := range kinds {
+			if err := s.admission.setKind(name, k); err != nil {
+				return nil, fmt.Errorf("open tenant %s: block %s: %w", id, b.ULID, err)
+			}
+		}
+	}
+	for _, kf := range s.man.Keys {
+		keys, err := readKeys(db.opts.FS, filepath.Join(s.dir, kf.Name))
+		if err != nil {
+			return nil, fmt.Errorf("open tenant %s: %w", id, err)
+		}
+		for _, k := range keys {
+			s.keys.restore(k, false)
+		}
+	}
+	return s, nil
+}
+
+func (s *store) readProfile() error {
+	src, err := s.db.opts.FS.ReadFile(filepath.Join(s.dir, settingsName))
+	if err != nil {
+		return fmt.Errorf("read settings: %w", err)
+	}
+	if s.profile.Settings, err = tenant.ParseSettings(src, s.db.opts.Defaults); err != nil {
+		return fmt.Errorf("%s: %w", filepath.Join(s.dir, settingsName), err)
+	}
+	key, err := s.db.opts.FS.ReadFile(filepath.Join(s.dir, idKeyName))
+	if err != nil {
+		return fmt.Errorf("read the key of user ids: %w", err)
+	}
+	if len(key) != len(s.profile.IDKey) {
+		return fmt.Errorf("%s has %d bytes, want %d", filepath.Join(s.dir, idKeyName), len(key), len(s.profile.IDKey))
+	}
+	copy(s.profile.IDKey[:], key)
+	return nil
+}
+
+// sweep removes what no manifest names: leftovers of a crash.
+func (s *store) sweep() error {
+	entries, err := s.db.opts.FS.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	live := map[string]bool{settingsName: true, idKeyName: true, manifestName: true}
+	for _, b := range s.man.Blocks {
+		live[b.ULID.String()] = true
+	}
+	for _, k := range s.man.Keys {
+		live[k.Name] = true
+	}
+	for _, e := range entries {
+		name := e.Name()
+		ours := strings.HasSuffix(name, ".tmp") || strings.HasSuffix(name, keySuffix) || e.IsDir()
+		if live[name] || !ours {
+			continue
+		}
+		s.db.opts.Logger.Info("removing what a crash left behind", "tenant", s.id, "name", name)
+		if err := s.db.opts.FS.RemoveAll(filepath.Join(s.dir, name)); err != nil {
+			return fmt.Errorf("remove leftover: %w", err)
+		}
+	}
+	return nil
+}
+
+// routed is one increment with the memtable it goes to.
+type routed struct {
+	mem    *memtable
+	series *memSeries
+}
+
+// append logs and applies a batch. duplicate says that its key was applied
+// before, and then nothing is done.
+func (s *store) append(ctx context.Context, b *increment.Batch) (duplicate bool, err error) {
+	logged := false
+	now := s.db.opts.Now().UnixMilli()
+	key := batchKey{hash: b.Key, time: now}
+	if b.HasKey {
+		if !s.keys.reserve(b.Key, now-s.db.opts.DedupWindow.Milliseconds()) {
+			return true, nil
+		}
+		defer func() { s.keys.settle(key, logged) }()
+	}
+	s.barrier.RLock()
+	defer s.barrier.RUnlock()
+	rec := batchRecord{tenant: s.id, generation: s.generation, key: key, hasKey: b.HasKey, step: s.grid()}
+	rec.increments = make([]loggedIncrement, len(b.Increments))
+	to := make([]routed, len(b.Increments))
+	for i := range b.Increments {
+		inc := &b.Increments[i]
+		if inc.Time%rec.step != 0 {
+			return false, fmt.Errorf("increment of %s at %d is not on the grid of %d ms", inc.Labels, inc.Time, rec.step)
+		}
+		if to[i], err = s.route(ctx, inc); err != nil {
+			return false, err
+		}
+		rec.increments[i] = loggedIncrement{&to[i].series.loggedSeries, inc}
+	}
+	if err := s.db.wal.append(func(dst []byte, segment uint64) []byte {
+		s.oldest.CompareAndSwap(0, segment)
+		return rec.append(dst, segment)
+	}); err != nil {
+		return false, err
+	}
+	logged = true // from here on a replay would count it
+	return false, s.apply(to, b.Increments, now)
+}
+
+func (s *store) apply(to []routed, incs []increment.Increment, now int64) error {
+	for i := range to {
+		if err := to[i].mem.apply(to[i].series, &incs[i]); err != nil {
+			return fmt.Errorf("apply increment of %s: %w", to[i].series.labels, err)
+		}
+		to[i].mem.lastAppend.Store(now)
+	}
+	return nil
+}
+
+// route finds or makes the series of an increment, with admission.
+func (s *store) route(ctx context.Context, inc *increment.Increment) (routed, error) {
+	m := s.memtable(inc.Time)
+	hash := inc.Labels.Hash()
+	ser := m.get(hash, inc.Labels)
+	if ser == nil {
+		ls, folded, err := s.admission.admit(ctx, inc.Labels, inc.Kind, inc.Keep)
+		if err != nil {
+			return routed{}, err
+		}
+		if folded {
+			s.db.metrics.countFolded(s.id, ls)
+			hash = ls.Hash()
+		}
+		ser = m.getOrCreate(hash, ls, inc.Kind, s.db.nextRef)
+	}
+	if ser.kind != inc.Kind {
+		return routed{}, &KindError{Metric: inc.Labels.Get("__name__"), Have: ser.kind, Got: inc.Kind}
+	}
+	return routed{m, ser}, nil
+}
+
+// memtable returns the one for the range of t, made where there is none.
+func (s *store) memtable(t int64) *memtable {
+	start := floorTo(t, tenant.BlockRange.Milliseconds())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.routing[start]
+	if m == nil {
+		m = newMemtable(start, start+tenant.BlockRange.Milliseconds())
+		s.routing[start] = m
+		s.versions.replace([]*memtable{m}, nil, nil, nil)
+	}
+	return m
+}
+
+// replay applies a logged batch that the watermark does not cover.
+func (s *store) replay(pos position, rec *batchRecord) error {
+	if rec.generation != s.generation {
+		return nil // of a deleted tenant with the same name
+	}
+	covered := pos.before(s.man.Watermark)
+	if rec.hasKey {
+		s.keys.restore(rec.key, !covered)
+	}
+	if covered {
+		return nil
+	}
+	if rec.step != s.grid() {
+		return fmt.Errorf("tenant %s has increments on a grid of %s in the log, but its settings say %s: restore the old grid",
+			s.id, time.Duration(rec.step)*time.Millisecond, s.profile.Grid)
+	}
+	s.oldest.CompareAndSwap(0, pos.Segment)
+	for i := range rec.increments {
+		li := &rec.increments[i]
+		m := s.memtable(li.inc.Time)
+		if err := s.admission.setKind(li.series.labels.Get("__name__"), li.series.kind); err != nil {
+			return err
+		}
+		ser := m.getOrCreate(li.series.labels.Hash(), li.series.labels, li.series.kind, s.db.nextRef)
+		if err := m.apply(ser, li.inc); err != nil {
+			return err
+		}
+		m.lastAppend.Store(s.db.opts.Now().UnixMilli())
+	}
+	return nil
+}
+
+// memBytes is about what the tenant's memtables take.
+func (s *store) memBytes() int64 {
+	v := s.versions.pin()
+	defer s.versions.unpin(v)
+	n := int64(0)
+	for _, m := range v.mems {
+		n += m.bytes.Load()
+	}
+	return n
+}
+
+// neededSegment is the first WAL segment that this tenant still needs; ok is
+// false where it needs none.
+func (s *store) neededSegment() (uint64, bool) {
+	a, b := s.needs.Load(), s.oldest.Load()
+	switch {
+	case a == 0 && b == 0:
+		return 0, false
+	case a == 0:
+		return b, true
+	case b == 0:
+		return a, true
+	}
+	return min(a, b), true
+}
+
+// idle is the idle timeout in milliseconds.
+func (s *store) idle() int64 { return time.Duration(s.profile.IdleTimeout).Milliseconds() }

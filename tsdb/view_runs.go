@@ -1,0 +1,101 @@
+package tsdb
+
+import (
+	"slices"
+)
+
+// viewParams are what a view depends on besides the increments.
+type viewParams struct {
+	grid int64 // ms
+	idle int64 // T, ms, a multiple of grid
+	now  int64 // the pinned present
+	// evalEnd is the last time the query evaluates at: the open window shows at
+	// min(now, evalEnd).
+	evalEnd int64
+}
+
+// run is a stretch of increments of one day with no gap longer than the idle
+// timeout. Its view has the samples
+//
+//	zero           0, one step before the first increment shows
+//	(zero, last]   totals, at every grid point
+//	open           the total with the open window, where it has increments
+//	marker         a staleness marker; 0 where the next run replaces it or the
+//	               present comes first
+//
+// all at or before the present.
+type run struct {
+	from, to int // windows of the run: [from, to)
+	zero     int64
+	first    int64 // the first grid point with a total
+	last     int64 // the last one; before first where there is none yet
+	open     int64 // 0: no open sample
+	marker   int64
+}
+
+// end is the time of the run's last sample.
+func (r *run) end() int64 {
+	switch {
+	case r.marker != 0:
+		return r.marker
+	case r.open != 0:
+		return r.open
+	}
+	return max(r.zero, r.last)
+}
+
+// visible cuts off the windows that begin after the present.
+func (v viewParams) visible(win []int64) int {
+	n, found := slices.BinarySearch(win, v.now)
+	if found {
+		n++
+	}
+	return n
+}
+
+// runs cuts window starts, all visible, into runs. It is a function of the
+// windows and v alone: of neither the query's start nor of how data is stored.
+func (v viewParams) runs(win []int64) []run {
+	var out []run
+	for i := 0; i < len(win); {
+		midnight := dayStart(win[i]) + dayMillis
+		j := i + 1
+		for j < len(win) && win[j] < midnight && win[j]-(win[j-1]+v.grid) <= v.idle {
+			j++
+		}
+		last := min(win[j-1]+v.grid+v.idle, midnight)
+		r := run{from: i, to: j, zero: win[i], first: win[i] + v.grid, last: last, marker: last + v.grid}
+		if n := len(out); n > 0 {
+			prev := &out[n-1]
+			if r.zero <= prev.last {
+				r.zero = prev.last + 1
+				if r.zero > v.now {
+					break // the day has just begun: nothing of it shows yet
+				}
+				prev.marker = 0
+			} else if r.zero == prev.marker {
+				prev.marker = 0
+			}
+		}
+		v.cut(&r, win[j-1])
+		out = append(out, r)
+		i = j
+	}
+	return out
+}
+
+// cut applies the present to a run whose last window starts at lastWin.
+func (v viewParams) cut(r *run, lastWin int64) {
+	if r.marker > v.now {
+		r.marker = 0
+	}
+	open := floorTo(v.now, v.grid)
+	if r.last > open {
+		r.last = open
+	}
+	if lastWin == open {
+		if at := min(v.now, v.evalEnd); at > open && at > r.zero {
+			r.open = at
+		}
+	}
+}
