@@ -80,6 +80,10 @@ function typed() {
 
 // submit runs what the form holds, with changes on top of it.
 function submit(changes = () => ({})) {
+  if (state.start === null) {
+    apply(); // the server did not say yet where its data is: ask again
+    return;
+  }
   try {
     const entered = typed();
     go({ ...entered, ...changes(entered) });
@@ -133,8 +137,10 @@ async function run() {
 // listMetrics fills the list once a tenant.
 async function listMetrics() {
   if (listedTenant === state.tenant) return;
-  const tenant = (listedTenant = state.tenant);
+  const { tenant } = state;
   const names = await api.metricNames({ tenant });
+  if (tenant !== state.tenant) return;
+  listedTenant = tenant;
   const items = names.slice(0, METRICS_MAX).map((name) => link(name, () => submit(() => ({ expr: name }))));
   if (names.length === 0) items.push(element("li", { className: "nothing" }, "none yet"));
   if (names.length > METRICS_MAX) items.push(element("li", {}, `and ${count(names.length - METRICS_MAX, "more", "more")}`));
@@ -170,8 +176,9 @@ async function newest() {
 
 // open gives a page without a range one, that of the newest data, and returns
 // whether there is any.
-async function open() {
+async function open(mine) {
   const found = await newest();
+  if (state !== mine) return false;
   const end = Math.ceil(Date.now() / MINUTE) * MINUTE;
   Object.assign(state, found ?? { start: end - HOUR, end });
   if (state.expr === "" && found) {
@@ -182,18 +189,22 @@ async function open() {
   return found !== null;
 }
 
-// apply makes the page show what the URL says.
+// apply makes the page show what the URL says. Whoever finds after waiting that
+// state is not the one it began with leaves the page to who replaced it.
 async function apply() {
+  const mine = (state = read(location.hash));
   let found = true;
   try {
-    state = read(location.hash);
-    if (state.start === null) found = await open();
+    if (state.start === null) found = await open(mine);
+    if (state !== mine) return;
     fill();
+    if (page.examples.childElementCount === 0) listExamples();
     await listMetrics();
   } catch (err) {
-    show(failure(err));
+    if (state === mine) show(failure(err));
     return;
   }
+  if (state !== mine) return;
   show([]);
   if (state.expr === "" || !found) return;
   page.empty.hidden = true;
@@ -241,6 +252,5 @@ function listen() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", apply);
 }
 
-listExamples();
 listen();
 apply();
