@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, afterEach, before, beforeEach, test } from "node:test";
 import { chromium } from "playwright-core";
-import { startServer } from "./server.mjs";
+import { startProxy, startServer } from "./server.mjs";
 
 const HOUR = 3_600_000;
 const TIMEOUT_MS = 15_000;
@@ -16,7 +16,7 @@ const FIRST_EVENT = LAST_HOUR_END - 2 * HOUR + 60_000;
 const LAST_EVENT = LAST_HOUR_END - 90_000;
 
 let server, browser, context, page;
-let complaints; // console errors, page errors and requests to other hosts
+let complaints; // console errors, page errors and requests to anywhere else
 
 async function post(body) {
   const response = await fetch(`${server.url}/api/v1/events`, { method: "POST", body });
@@ -35,20 +35,19 @@ function events() {
   }));
 }
 
-function watch(page) {
+function watch(page, base) {
   // The browser itself reports the refusal of a bad query.
   page.on("console", (m) => m.type() === "error" && !/status of 400/.test(m.text()) && complaints.push(m.text()));
   page.on("pageerror", (err) => complaints.push(String(err)));
-  page.on("request", (request) => request.url().startsWith(server.url) || complaints.push(`request to ${request.url()}`));
+  page.on("request", (request) => request.url().startsWith(base) || complaints.push(`request to ${request.url()}`));
   page.setDefaultTimeout(TIMEOUT_MS);
 }
 
-async function open(path = "/", options = {}) {
+async function open(path = "/", options = {}, base = server.url) {
   context = await browser.newContext({ viewport: { width: 1200, height: 850 }, timezoneId: "Asia/Kolkata", ...options });
   page = await context.newPage();
-  watch(page);
-  await page.goto(server.url + path);
-  return page;
+  watch(page, base);
+  await page.goto(base + path);
 }
 
 async function run(expr) {
@@ -201,9 +200,15 @@ test("a tenant sees nothing of another", async () => {
   await page.waitForFunction(() => document.querySelector("#metrics").textContent === "none yet");
 });
 
-test("it works under /prometheus/", async () => {
-  await open("/prometheus/#tenant=shop");
-  await page.waitForSelector("#panel-graph canvas");
+test("it works under the path of a proxy", async () => {
+  const proxy = await startProxy(server.url);
+  try {
+    await open("/#tenant=shop", {}, proxy.url);
+    await page.waitForSelector("#panel-graph canvas");
+    await context.close();
+  } finally {
+    await proxy.stop();
+  }
 });
 
 test("the keyboard reaches tabs and runs queries", async () => {

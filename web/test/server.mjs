@@ -3,6 +3,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
+import http from "node:http";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
@@ -45,4 +46,28 @@ export async function startServer() {
     }
     await new Promise((resume) => setTimeout(resume, 20));
   }
+}
+
+// startProxy serves url under a path of its own, as a proxy in front of the server
+// would: { url: "http://127.0.0.1:port/quipu", stop }.
+export async function startProxy(url) {
+  const proxy = http.createServer((request, response) => {
+    const path = request.url.replace(/^\/quipu(?=\/)/, "");
+    if (path === request.url) return response.writeHead(404).end();
+    const { method, headers } = request;
+    const forward = http.request(url + path, { method, headers }, (answer) => {
+      response.writeHead(answer.statusCode, answer.headers);
+      answer.pipe(response);
+    });
+    forward.on("error", (err) => response.destroy(err));
+    request.pipe(forward);
+  });
+  proxy.listen(0, "127.0.0.1");
+  await once(proxy, "listening");
+  const stop = async () => {
+    proxy.closeAllConnections();
+    proxy.close();
+    await once(proxy, "close");
+  };
+  return { url: `http://127.0.0.1:${proxy.address().port}/quipu`, stop };
 }
