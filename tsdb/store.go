@@ -13,8 +13,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.yaml.in/yaml/v3"
-
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/tenant"
 	"github.com/quipudb/quipu/internal/vfs"
@@ -73,10 +71,7 @@ func createStore(db *DB, id tenant.ID) error {
 			return fmt.Errorf("tenant %s has %s but no %s: restore the manifest, or move the directory away", id, filepath.Join(dir, n), manifestName)
 		}
 	}
-	settings, err := yaml.Marshal(db.opts.Defaults)
-	if err != nil {
-		return fmt.Errorf("create tenant %s: %w", id, err)
-	}
+	settings := db.opts.Defaults.NewFile()
 	var random [24]byte
 	if _, err := rand.Read(random[:]); err != nil {
 		return fmt.Errorf("create tenant %s: %w", id, err)

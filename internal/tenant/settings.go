@@ -2,7 +2,9 @@ package tenant
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/prometheus/common/model"
@@ -67,10 +69,26 @@ func ParseSettings(src []byte, defaults Settings) (Settings, error) {
 	s := defaults
 	dec := yaml.NewDecoder(bytes.NewReader(src))
 	dec.KnownFields(true)
-	if err := dec.Decode(&s); err != nil {
+	if err := dec.Decode(&s); err != nil && !errors.Is(err, io.EOF) { // EOF: nothing but comments
 		return Settings{}, err
 	}
 	return s, s.Validate()
+}
+
+// NewFile is the settings file of a tenant made with these settings: it pins what
+// cannot change later and leaves the rest to the server's defaults.
+func (s Settings) NewFile() []byte {
+	return fmt.Appendf(nil, `# Settings of this tenant, read when the server starts. What is not set here
+# follows the server's defaults; what could be:
+#
+#   idle_timeout: %s          # a series without increments goes stale after this
+#   retention: %s             # age at which data is dropped; 0s keeps all
+#   limits:
+#     series_per_metric: %d   # past it, labels become "(other)"
+
+# The width of a window. Fixed when the tenant was made.
+grid: %s
+`, s.IdleTimeout, s.Retention, s.Limits.SeriesPerMetric, s.Grid)
 }
 
 // Profile is what the write path needs to know of a tenant.

@@ -1,0 +1,194 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/common/model"
+
+	"github.com/quipudb/quipu/api"
+	"github.com/quipudb/quipu/ingest"
+	"github.com/quipudb/quipu/internal/increment"
+	"github.com/quipudb/quipu/internal/tenant"
+	"github.com/quipudb/quipu/promql"
+	"github.com/quipudb/quipu/tsdb"
+	"github.com/quipudb/quipu/web"
+)
+
+// stopTimeMax bounds how long requests under way may hold up a stop.
+const stopTimeMax = 20 * time.Second
+
+type serveCmd struct {
+	DataDir      string         `name:"data.dir" default:"./data" help:"Directory of the data; made if it does not exist."`
+	Listen       string         `default:"127.0.0.1:9480" help:"Address to listen on."`
+	Grid         model.Duration `default:"15s" help:"Width of a window for tenants made from now on."`
+	Retention    model.Duration `default:"0s" help:"Age at which data is dropped, for tenants whose settings do not say; 0 keeps all."`
+	TenantHeader string         `name:"tenant.header" placeholder:"X-Scope-OrgID" help:"Request header that names the tenant. Only on a loopback address, because it is no credential. Without it all requests are of the tenant \"default\"."`
+	LogLevel     slog.Level     `name:"log.level" default:"info" help:"debug, info, warn or error."`
+}
+
+func (c *serveCmd) settings() (tenant.Settings, error) {
+	s := tenant.DefaultSettings()
+	s.Grid, s.Retention = c.Grid, c.Retention
+	return s, s.Validate()
+}
+
+// Run serves until the console's context ends, then finishes the requests under
+// way.
+func (c *serveCmd) Run(con *console) error {
+	logger := slog.New(slog.NewTextHandler(con.err, &slog.HandlerOptions{Level: c.LogLevel}))
+	settings, err := c.settings()
+	if err != nil {
+		return err
+	}
+	if err := c.checkListen(logger); err != nil {
+		return err
+	}
+	// The port is taken before the data is: a second server on it fails at once.
+	listener, err := net.Listen("tcp", c.Listen)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", c.Listen, err)
+	}
+	var handler atomic.Pointer[http.Handler]
+	starting := startingHandler()
+	handler.Store(&starting)
+	server := &http.Server{
+		Handler:           http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { (*handler.Load()).ServeHTTP(w, r) }),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+
+	db, ready, err := c.open(logger, settings)
+	if err != nil {
+		return errors.Join(err, server.Close())
+	}
+	handler.Store(&ready)
+	logger.Info("ready", "address", "http://"+listener.Addr().String(), "version", version())
+	select {
+	case err = <-served:
+	case <-con.ctx.Done():
+		logger.Info("stopping")
+		ctx, cancel := context.WithTimeout(context.Background(), stopTimeMax)
+		defer cancel()
+		if err = server.Shutdown(ctx); errors.Is(err, context.DeadlineExceeded) {
+			logger.Warn("requests still ran and were cut off", "after", stopTimeMax)
+			err = server.Close()
+		}
+	}
+	err = errors.Join(err, db.Close())
+	logger.Info("stopped")
+	return err
+}
+
+// checkListen refuses what would let anyone on the network choose a tenant.
+func (c *serveCmd) checkListen(logger *slog.Logger) error {
+	host, _, err := net.SplitHostPort(c.Listen)
+	if err != nil {
+		return fmt.Errorf("--listen=%s: %w", c.Listen, err)
+	}
+	addr, err := netip.ParseAddr(host)
+	if host == "localhost" || err == nil && addr.IsLoopback() {
+		return nil
+	}
+	if c.TenantHeader != "" {
+		return fmt.Errorf("--tenant.header lets every client choose its tenant, so it is only for a loopback address; --listen is %s", c.Listen)
+	}
+	logger.Warn("everyone who reaches this address may read and write: there are no credentials yet", "listen", c.Listen)
+	return nil
+}
+
+// open opens the storage and joins the packages over it.
+func (c *serveCmd) open(logger *slog.Logger, settings tenant.Settings) (*tsdb.DB, http.Handler, error) {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	db, err := tsdb.Open(tsdb.Options{Dir: c.DataDir, Logger: logger, Registerer: reg, Defaults: settings})
+	if err != nil {
+		return nil, nil, err
+	}
+	handler, err := c.handler(db, logger, reg)
+	if err != nil {
+		return nil, nil, errors.Join(err, db.Close())
+	}
+	return db, handler, nil
+}
+
+func (c *serveCmd) handler(db *tsdb.DB, logger *slog.Logger, reg *prometheus.Registry) (http.Handler, error) {
+	ingester, err := ingest.New(ingest.Options{Store: db, Registerer: reg, Logger: logger})
+	if err != nil {
+		return nil, err
+	}
+	return api.New(api.Options{
+		Logger:  logger,
+		Events:  ingester,
+		Engine:  promql.NewEngine(promql.EngineOptions{Distinct: db, Logger: logger, Reg: prometheus.WrapRegistererWithPrefix("quipu_promql_", reg)}),
+		Parser:  promql.NewParser(),
+		Storage: db,
+		Tenants: &catalog{db: db, help: ruleHelp()},
+
+		TenantHeader: c.TenantHeader,
+		Registry:     reg,
+		UI:           web.Handler(),
+		Version:      version(),
+	})
+}
+
+// startingHandler answers while the log is replayed.
+func startingHandler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.TrimPrefix(r.URL.Path, "/prometheus") == "/-/healthy" {
+			fmt.Fprintln(w, "Quipu is starting.")
+			return
+		}
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, "starting: the write-ahead log is being replayed", http.StatusServiceUnavailable)
+	})
+}
+
+// catalog tells the API what a tenant has.
+type catalog struct {
+	db   *tsdb.DB
+	help map[string]string // by metric name
+}
+
+func (c *catalog) DataRange(ctx context.Context, id tenant.ID) (mint, maxt int64, ok bool, err error) {
+	return c.db.DataRange(ctx, id)
+}
+
+// Metrics returns a tenant's metrics by name, with the type that PromQL sees.
+func (c *catalog) Metrics(_ context.Context, id tenant.ID) ([]api.Metric, error) {
+	kinds, err := c.db.Kinds(id)
+	if err != nil {
+		return nil, err
+	}
+	types := map[increment.Kind]model.MetricType{
+		increment.Counter: model.MetricTypeCounter, increment.Histogram: model.MetricTypeHistogram, increment.Distinct: model.MetricTypeGauge,
+	}
+	out := make([]api.Metric, 0, len(kinds))
+	for name, k := range kinds {
+		out = append(out, api.Metric{Name: name, Type: types[k], Help: c.help[name]})
+	}
+	slices.SortFunc(out, func(a, b api.Metric) int { return strings.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+func ruleHelp() map[string]string {
+	out := map[string]string{}
+	for _, r := range ingest.DefaultRules() {
+		out[r.Metric] = r.Help
+	}
+	return out
+}

@@ -1,0 +1,59 @@
+package tenant
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/common/model"
+)
+
+func TestParse(t *testing.T) {
+	for _, s := range []string{"default", "a", "A-b_c.9", "..a", strings.Repeat("x", 64)} {
+		if id, err := Parse(s); err != nil || id.String() != s || id.IsZero() {
+			t.Errorf("Parse(%q) = %q, %v", s, id, err)
+		}
+	}
+	for _, s := range []string{"", ".", "..", "a/b", "a b", "ä", "@wal", "a\x00", strings.Repeat("x", 65)} {
+		if id, err := Parse(s); err == nil || !id.IsZero() {
+			t.Errorf("Parse(%q) = %q, want an error", s, id)
+		}
+	}
+}
+
+// What a new tenant's file says reads back as the settings it was made with, and
+// what it leaves out follows the defaults of the day.
+func TestSettingsFile(t *testing.T) {
+	made := DefaultSettings()
+	made.Grid = model.Duration(30 * time.Second)
+	defaults := DefaultSettings()
+	defaults.Retention = model.Duration(48 * time.Hour)
+	got, err := ParseSettings(made.NewFile(), defaults)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := defaults
+	want.Grid = made.Grid
+	if got != want {
+		t.Errorf("settings are %+v, want %+v", got, want)
+	}
+	if got, err := ParseSettings([]byte("# nothing\n"), defaults); err != nil || got != defaults {
+		t.Errorf("an empty file: %+v, %v", got, err)
+	}
+}
+
+func TestSettingsErrorsNameTheField(t *testing.T) {
+	for src, want := range map[string]string{
+		"grid: 7s":                          "grid is 7s",
+		"grid: 500ms":                       "grid is 500ms",
+		"grid: 15s\nidle_timeout: 20s":      "idle_timeout is 20s",
+		"gird: 15s":                         "gird",
+		"limits: {series_per_metric: 1}":    "limits.series_per_metric is 1",
+		"retention: tomorrow":               "tomorrow",
+		"limits: {series_per_metrics: 100}": "series_per_metrics",
+	} {
+		if _, err := ParseSettings([]byte(src), DefaultSettings()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want an error with %q", src, err, want)
+		}
+	}
+}
