@@ -8,7 +8,8 @@
 //	query.go     "quipu query"
 //	when.go      instants and durations as they are written on the command line
 //	demo.go      "quipu demo", what "make demo" runs: the story it tells
-//	demo_server.go  the server that the demo starts and stops
+//	demo_hours.go, demo_server.go  its table of hours; the server that it runs
+//	process_*.go what a child process needs of the operating system
 //
 // Invariants:
 //

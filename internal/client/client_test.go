@@ -163,6 +163,27 @@ func TestQueryRange(t *testing.T) {
 	}
 }
 
+func TestQueryAtAnInstantOrAtTheServersPresent(t *testing.T) {
+	var form map[string][]string
+	c := newClient(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
+		r.ParseForm()
+		form = r.Form
+		io.WriteString(w, `{"status":"success","data":{"resultType":"vector","result":[]}}`)
+	})
+	if _, err := c.Query(t.Context(), "up", time.UnixMilli(1431857103250)); err != nil {
+		t.Fatal(err)
+	}
+	if at := form["time"]; len(at) != 1 || at[0] != "1431857103.25" {
+		t.Errorf("time is %v, want 1431857103.25", at)
+	}
+	if _, err := c.Query(t.Context(), "up", time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	if at, ok := form["time"]; ok {
+		t.Errorf("time is %v where the server's present is asked for", at)
+	}
+}
+
 func TestRetryWaits(t *testing.T) {
 	busy := &StatusError{Code: http.StatusServiceUnavailable}
 	for _, tc := range []struct {

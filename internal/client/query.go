@@ -27,9 +27,13 @@ type Range struct {
 	Step       time.Duration
 }
 
-// Query evaluates expr at one instant.
+// Query evaluates expr at one instant; the zero time is the server's present.
 func (c *Client) Query(ctx context.Context, expr string, at time.Time) (Answer, error) {
-	return c.ask(ctx, "/api/v1/query", url.Values{"query": {expr}, "time": {unixSeconds(at)}})
+	form := url.Values{"query": {expr}}
+	if !at.IsZero() {
+		form.Set("time", unixSeconds(at))
+	}
+	return c.ask(ctx, "/api/v1/query", form)
 }
 
 // QueryRange evaluates expr at every step of a range.

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// commandLine is everything that can be said to quipu.
+type commandLine struct {
+	Version kong.VersionFlag `help:"Print the version and exit."`
+
+	Serve  serveCmd  `cmd:"" help:"Run the server on a data directory."`
+	Import importCmd `cmd:"" help:"Post existing logs to a running server as events."`
+	Query  queryCmd  `cmd:"" help:"Ask a running server a PromQL question."`
+	Demo   demoCmd   `cmd:"" hidden:"" help:"Serve a temporary directory, import a log into it and ask about it."`
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// The second signal is the system's to handle: it ends the process.
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(os.Args[1:], standardConsole(ctx)))
+}
+
+// run parses the arguments, runs the command and returns the exit status.
+func run(args []string, con *console) int {
+	status := -1
+	parser, err := kong.New(&commandLine{},
+		kong.Name("quipu"),
+		kong.Description("Quipu counts events and answers PromQL."),
+		kong.Vars{"version": "quipu " + version()},
+		kong.Writers(con.out, con.err),
+		kong.Exit(func(code int) { status = code }),
+		kong.Bind(con),
+	)
+	if err != nil {
+		panic(err) // the struct above is not a command line
+	}
+	parsed, err := parser.Parse(args)
+	if status >= 0 {
+		return status // --help or --version said it all
+	}
+	if err == nil {
+		err = parsed.Run()
+	}
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(con.err, "quipu: %v\n", err)
+	if coder := kong.ExitCoder(nil); errors.As(err, &coder) {
+		return coder.ExitCode()
+	}
+	return 1
+}
+
+// version is what the build says of itself: a tag, or the commit it was made of.
+func version() string {
+	build, ok := debug.ReadBuildInfo()
+	if !ok || build.Main.Version == "" {
+		return "(unknown version)"
+	}
+	return build.Main.Version
+}
