@@ -1,0 +1,82 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+
+	"github.com/prometheus/prometheus/config"
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/rules"
+	"github.com/prometheus/prometheus/scrape"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb"
+	"github.com/prometheus/prometheus/util/notifications"
+)
+
+// Prometheus's handlers call all of these without asking whether they are nil.
+
+// errAbsent is the answer of what Prometheus has and Quipu has not.
+var errAbsent = errors.New("not available: Quipu does not store data as Prometheus does")
+
+// noTargets: nothing is scraped.
+type noTargets struct{}
+
+func (noTargets) ScrapePools() []string                       { return []string{} }
+func (noTargets) TargetsActive() map[string][]*scrape.Target  { return nil }
+func (noTargets) TargetsDropped() map[string][]*scrape.Target { return nil }
+func (noTargets) TargetsDroppedCounts() map[string]int        { return map[string]int{} }
+func (noTargets) ScrapePoolConfig(pool string) (*config.ScrapeConfig, error) {
+	return nil, fmt.Errorf("there is no scrape pool %q", pool)
+}
+
+// noAlertmanagers: no alert is sent.
+type noAlertmanagers struct{}
+
+func (noAlertmanagers) Alertmanagers() []*url.URL        { return nil }
+func (noAlertmanagers) DroppedAlertmanagers() []*url.URL { return nil }
+
+// noRules: no recording or alerting rule is evaluated.
+type noRules struct{}
+
+func (noRules) RuleGroups() []*rules.Group           { return nil }
+func (noRules) AlertingRules() []*rules.AlertingRule { return nil }
+
+// noExemplars: increments carry none.
+type noExemplars struct{}
+
+func (noExemplars) ExemplarQuerier(context.Context) (storage.ExemplarQuerier, error) {
+	return noExemplars{}, nil
+}
+
+func (noExemplars) Select(_, _ int64, _ ...[]*labels.Matcher) ([]exemplar.QueryResult, error) {
+	return []exemplar.QueryResult{}, nil
+}
+
+// samplesOnly is a Queryable whose series are computed on read, so that there
+// are no chunks of samples to hand out.
+type samplesOnly struct{ storage.Queryable }
+
+func (samplesOnly) ChunkQuerier(int64, int64) (storage.ChunkQuerier, error) {
+	return nil, errors.New("series are computed on read and have no chunks: ask for samples")
+}
+
+// noTSDB: the storage is not Prometheus's.
+type noTSDB struct{}
+
+func (noTSDB) CleanTombstones() error                                         { return errAbsent }
+func (noTSDB) Delete(context.Context, int64, int64, ...*labels.Matcher) error { return errAbsent }
+func (noTSDB) Snapshot(string, bool) error                                    { return errAbsent }
+func (noTSDB) Stats(string, int) (*tsdb.Stats, error)                         { return nil, errAbsent }
+func (noTSDB) WALReplayStatus() (tsdb.WALReplayStatus, error) {
+	return tsdb.WALReplayStatus{}, errAbsent
+}
+func (noTSDB) BlockMetas() ([]tsdb.BlockMeta, error) { return nil, errAbsent }
+
+func noNotifications() []notifications.Notification { return []notifications.Notification{} }
+
+func noSubscription() (<-chan notifications.Notification, func(), bool) {
+	return nil, func() {}, false
+}

@@ -1,0 +1,203 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/gorilla/mux"
+	"github.com/grafana/regexp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/util/httputil"
+
+	"github.com/quipudb/quipu/internal/tenant"
+)
+
+const (
+	bodyBytesMaxDefault    = 32 << 20
+	decodedBytesMaxDefault = 128 << 20
+)
+
+// Tenants knows what a tenant has.
+type Tenants interface {
+	// DataRange returns the time of the tenant's oldest data and the end of its
+	// newest, in milliseconds since 1970; ok is false where it has none.
+	DataRange(ctx context.Context, id tenant.ID) (mint, maxt int64, ok bool, err error)
+	// Metrics returns the tenant's metrics.
+	Metrics(ctx context.Context, id tenant.ID) ([]Metric, error)
+}
+
+// Options of New. All are required unless they say otherwise.
+type Options struct {
+	Logger *slog.Logger // nil: none
+	Events EventSink
+	Engine promql.QueryEngine
+	Parser parser.Parser
+	// Storage finds the tenant in the scope of the context that its queriers
+	// are called with.
+	Storage storage.Queryable
+	Tenants Tenants
+	// TenantHeader is the request header that names the tenant; "": all
+	// requests are of the default tenant.
+	TenantHeader string
+	// Registry takes the metrics of this package and is what /metrics shows.
+	Registry *prometheus.Registry
+	Now      func() time.Time // nil: the system's clock
+	// Ready returns why requests cannot be served yet, nil once they can.
+	Ready func() error // nil: always ready
+	// UI answers GET requests for all paths that nothing else takes.
+	UI                http.Handler // nil: none
+	Version, Revision string       // of Quipu; "": unknown
+	// BodyBytesMax bounds a posted body, 0: 32 MiB; DecodedBytesMax what it may
+	// become when it is decompressed, 0: 128 MiB.
+	BodyBytesMax, DecodedBytesMax int64
+}
+
+func (o *Options) validate() error {
+	if o.Events == nil || o.Engine == nil || o.Parser == nil || o.Storage == nil || o.Tenants == nil || o.Registry == nil {
+		return errors.New("the api needs events, an engine, a parser, a storage, tenants and a registry")
+	}
+	if o.BodyBytesMax < 0 || o.DecodedBytesMax < 0 {
+		return fmt.Errorf("bodies of at most %d bytes, %d decoded: neither can be negative", o.BodyBytesMax, o.DecodedBytesMax)
+	}
+	if o.BodyBytesMax == 0 {
+		o.BodyBytesMax = bodyBytesMaxDefault
+	}
+	if o.DecodedBytesMax == 0 {
+		o.DecodedBytesMax = decodedBytesMaxDefault
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Ready == nil {
+		o.Ready = func() error { return nil }
+	}
+	return nil
+}
+
+// api is the state that handlers share; it does not change after New.
+type api struct {
+	logger       *slog.Logger
+	sink         EventSink
+	tenants      Tenants
+	tenantHeader string
+	now          func() time.Time
+	isReady      func() error
+	bodies       *bodyReader
+	metrics      *requestMetrics
+	corsOrigin   *regexp.Regexp
+}
+
+// New returns the handler of all routes. It is safe for concurrent use.
+func New(o Options) (http.Handler, error) {
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	m, err := newRequestMetrics(o.Registry)
+	if err != nil {
+		return nil, err
+	}
+	a := &api{
+		logger: o.Logger, sink: o.Events, tenants: o.Tenants, tenantHeader: o.TenantHeader, now: o.Now, isReady: o.Ready,
+		bodies:  &bodyReader{bodyBytesMax: o.BodyBytesMax, decodedBytesMax: o.DecodedBytesMax},
+		metrics: m,
+		// Prometheus's default, in the very spelling that it answers with "*".
+		corsOrigin: regexp.MustCompile("^(?:.*)$"),
+	}
+	routes := a.routes(a.newUpstream(o), o.Registry)
+	root := mux.NewRouter()
+	for _, prefix := range []string{"/prometheus", ""} {
+		for _, r := range routes {
+			r.register(root, prefix)
+		}
+	}
+	notFound := a.route("not_found", http.NotFoundHandler())
+	root.NotFoundHandler, root.MethodNotAllowedHandler = notFound, notFound
+	if o.UI != nil {
+		root.Methods(http.MethodGet, http.MethodHead).PathPrefix("/").Handler(a.route("ui", o.UI))
+	}
+	return root, nil
+}
+
+// endpoint is a handler and where it is served below a prefix.
+type endpoint struct {
+	path    string // with {name} for a segment of any text
+	below   bool   // and every path that begins with path
+	methods []string
+	// handler is given the path without the prefix.
+	handler http.Handler
+}
+
+func (e endpoint) register(root *mux.Router, prefix string) {
+	r := root.NewRoute()
+	if e.below {
+		r = r.PathPrefix(prefix + e.path)
+	} else {
+		r = r.Path(prefix + e.path)
+	}
+	if len(e.methods) > 0 {
+		r = r.Methods(e.methods...)
+	}
+	r.Handler(http.StripPrefix(prefix, e.handler))
+}
+
+// routes are in the order in which they are tried.
+func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
+	handlers := http.StripPrefix("/api/v1", u.router)
+	get := []string{http.MethodGet, http.MethodHead}
+	out := []endpoint{
+		{path: "/-/healthy", methods: get, handler: a.route("/-/healthy", http.HandlerFunc(a.healthy))},
+		{path: "/-/ready", methods: get, handler: a.route("/-/ready", http.HandlerFunc(a.readiness))},
+		{path: "/metrics", methods: get, handler: a.route("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))},
+		{path: "/api/v1/", below: true, methods: []string{http.MethodOptions}, handler: a.route("/api/v1/*", handlers)},
+		{path: "/api/v1/events", handler: a.ours("/api/v1/events", a.events)},
+		{path: "/api/v1/status/range", handler: a.ours("/api/v1/status/range", a.statusRange)},
+	}
+	seen := map[string]bool{
+		"/*path": true, // OPTIONS, which is above
+		// Off, and the handlers' answer names options that Quipu has not.
+		"/write": true, "/otlp/v1/metrics": true,
+	}
+	for _, path := range u.paths {
+		if seen[path] {
+			continue // off, or another method of one that is there
+		}
+		seen[path] = true
+		h := handlers
+		switch path {
+		case "/query":
+			h = pinTime(h)
+		case "/metadata":
+			h = a.withMetadata(h)
+		}
+		out = append(out, endpoint{path: "/api/v1" + pattern(path), handler: a.scoped("/api/v1"+path, h)})
+	}
+	return append(out, endpoint{path: "/api/", below: true, handler: a.route("not_found", http.HandlerFunc(a.unknown))})
+}
+
+// pattern is a path of Prometheus's router in the form of ours.
+func pattern(path string) string {
+	segments := strings.Split(path, "/")
+	for i, s := range segments {
+		if name, ok := strings.CutPrefix(s, ":"); ok {
+			segments[i] = "{" + name + "}"
+		}
+	}
+	return strings.Join(segments, "/")
+}
+
+func (a *api) unknown(w http.ResponseWriter, r *http.Request) {
+	httputil.SetCORS(w, a.corsOrigin, r)
+	respondError(w, a.logger, http.StatusNotFound, errorNotFound, fmt.Sprintf("there is nothing at %q", r.URL.Path))
+}

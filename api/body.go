@@ -1,0 +1,116 @@
+package api
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+)
+
+// zstdWindowMax is the largest window of a zstd frame: that of the encoders in
+// use short of their "long" modes. RFC 8878 asks decoders for 8 MiB at least.
+const zstdWindowMax = 32 << 20
+
+// bodyError is why a body was not read, and the status that says so.
+type bodyError struct {
+	code int
+	err  error
+}
+
+func (e *bodyError) Error() string { return e.err.Error() }
+func (e *bodyError) Unwrap() error { return e.err }
+
+func badBody(code int, format string, args ...any) *bodyError {
+	return &bodyError{code, fmt.Errorf(format, args...)}
+}
+
+// bodyReader reads bodies of requests within bounds.
+type bodyReader struct {
+	bodyBytesMax, decodedBytesMax int64
+	// zstd decoders are kept because one allocates its window anew. They decode
+	// on the caller's goroutine and so may be dropped without being closed.
+	zstd sync.Pool
+}
+
+// read returns the decompressed body of r.
+func (b *bodyReader) read(w http.ResponseWriter, r *http.Request) ([]byte, *bodyError) {
+	if r.ContentLength > b.bodyBytesMax {
+		return nil, b.tooLong()
+	}
+	src := http.MaxBytesReader(w, r.Body, b.bodyBytesMax)
+	encoding := strings.ToLower(strings.TrimSpace(strings.Join(r.Header.Values("Content-Encoding"), ",")))
+	switch encoding {
+	case "", "identity":
+		return b.readAll(src, encoding)
+	case "gzip":
+		z, err := gzip.NewReader(src)
+		if err != nil {
+			return nil, b.failed(err, encoding)
+		}
+		defer z.Close()
+		return b.readAll(z, encoding)
+	case "zstd":
+		z, err := b.zstdReader(src)
+		if err != nil {
+			return nil, b.failed(err, encoding)
+		}
+		defer b.release(z)
+		return b.readAll(z, encoding)
+	}
+	return nil, badBody(http.StatusUnsupportedMediaType, "content encoding %q is not supported: send identity, gzip or zstd", encoding)
+}
+
+func (b *bodyReader) readAll(src io.Reader, encoding string) ([]byte, *bodyError) {
+	var buf bytes.Buffer
+	n, err := buf.ReadFrom(io.LimitReader(src, b.decodedBytesMax+1))
+	switch {
+	case err != nil:
+		return nil, b.failed(err, encoding)
+	case n > b.decodedBytesMax:
+		return nil, b.tooLongDecoded()
+	}
+	return buf.Bytes(), nil
+}
+
+func (b *bodyReader) zstdReader(src io.Reader) (*zstd.Decoder, error) {
+	if z, ok := b.zstd.Get().(*zstd.Decoder); ok {
+		return z, z.Reset(src)
+	}
+	return zstd.NewReader(src, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(zstdWindowMax))
+}
+
+// release keeps z for another request where it is in order.
+func (b *bodyReader) release(z *zstd.Decoder) {
+	if z.Reset(nil) == nil {
+		b.zstd.Put(z)
+	}
+}
+
+func (b *bodyReader) failed(err error, encoding string) *bodyError {
+	var tooLong *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLong):
+		return b.tooLong()
+	case errors.Is(err, zstd.ErrWindowSizeExceeded):
+		return badBody(http.StatusRequestEntityTooLarge, "the zstd body needs a window of more than %d bytes: compress without --long", int64(zstdWindowMax))
+	case errors.Is(err, zstd.ErrDecoderSizeExceeded):
+		return b.tooLongDecoded()
+	case encoding == "" || encoding == "identity":
+		return badBody(http.StatusBadRequest, "read the body: %w", err)
+	}
+	return badBody(http.StatusBadRequest, "decompress the %s body: %w", encoding, err)
+}
+
+func (b *bodyReader) tooLong() *bodyError {
+	return badBody(http.StatusRequestEntityTooLarge, "the body is longer than %d bytes: send the events in several requests", b.bodyBytesMax)
+}
+
+func (b *bodyReader) tooLongDecoded() *bodyError {
+	return badBody(http.StatusRequestEntityTooLarge, "the body is longer than %d bytes after decompression: send the events in several requests", b.decodedBytesMax)
+}

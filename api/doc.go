@@ -1,0 +1,35 @@
+// Package api is Quipu's HTTP surface: events in, Prometheus's HTTP API out, and
+// what an operator looks at.
+//
+// Every route of the API is served at / and again at /prometheus, so that a
+// client made for Prometheus works with either as its base address:
+//
+//	POST /api/v1/events        events, by an EventSink
+//	GET  /api/v1/status/range  the times between which the tenant has data
+//	     /api/v1/...           the rest: Prometheus's own handlers
+//	GET  /-/healthy, /-/ready  for who watches the process
+//	GET  /metrics              the process's own metrics
+//	GET  /                     the user interface, for all other paths (not
+//	                           at /prometheus)
+//
+// Files:
+//   - api.go: options and routes
+//   - middleware.go: what every request passes: metrics, panics, its scope
+//   - events.go: posting events, and the status of each outcome
+//   - body.go: bounded reading and decompression of a body
+//   - prometheus.go: the making of Prometheus's handlers
+//   - absent.go: what those handlers ask for and Quipu does not have
+//   - metadata.go: types and help of metrics, by way of those handlers
+//   - status.go: health, readiness, range of the data
+//   - respond.go: answers and errors in Prometheus's JSON form
+//
+// Invariants:
+//
+//	I1: a request under /api/ has one tenant and one present, set before any
+//	    handler runs (internal/scope); no handler reads a clock to decide what a
+//	    query sees.
+//	I2: no answer under /api/ names another tenant. The process's own metrics
+//	    do, so they are not gathered there.
+//	I3: a body is read up to BodyBytesMax from the network and decompressed up to
+//	    DecodedBytesMax, whatever its headers promise.
+package api

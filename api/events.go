@@ -1,0 +1,65 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/quipudb/quipu/ingest"
+	"github.com/quipudb/quipu/internal/scope"
+	"github.com/quipudb/quipu/internal/tenant"
+)
+
+// EventSink takes batches of events; *ingest.Ingester is one.
+type EventSink interface {
+	Events(ctx context.Context, id tenant.ID, body []byte, contentType, idempotencyKey string) (ingest.Result, error)
+}
+
+const (
+	// retryAfterSeconds is what a client is told to wait when the store does
+	// not take its events.
+	retryAfterSeconds = "1"
+	// statusClientClosed is nginx's code for a client that did not wait; only
+	// the metrics see it.
+	statusClientClosed = 499
+)
+
+// events answers POST /api/v1/events. The status tells a client what to do with
+// its batch: 200 nothing, 4xx not to send it again, 503 to send it again with
+// the same Idempotency-Key.
+func (a *api) events(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", "POST, OPTIONS")
+		respondError(w, a.logger, http.StatusMethodNotAllowed, errorBadData, "events are sent with POST, not "+r.Method)
+		return
+	}
+	s, ok := scope.From(r.Context())
+	if !ok {
+		panic("api: a request for events without a scope")
+	}
+	keys := r.Header.Values("Idempotency-Key")
+	if len(keys) > 1 {
+		respondError(w, a.logger, http.StatusBadRequest, errorBadData, "the request has more than one Idempotency-Key")
+		return
+	}
+	body, bad := a.bodies.read(w, r)
+	if bad != nil {
+		respondError(w, a.logger, bad.code, errorBadData, bad.Error())
+		return
+	}
+
+	result, err := a.sink.Events(r.Context(), s.Tenant, body, r.Header.Get("Content-Type"), r.Header.Get("Idempotency-Key"))
+	switch {
+	case errors.Is(err, ingest.ErrBadRequest):
+		respondError(w, a.logger, http.StatusBadRequest, errorBadData, err.Error())
+	case err != nil && r.Context().Err() != nil:
+		respondError(w, a.logger, statusClientClosed, errorUnavailable, err.Error())
+	case err != nil:
+		w.Header().Set("Retry-After", retryAfterSeconds)
+		respondError(w, a.logger, http.StatusServiceUnavailable, errorUnavailable, err.Error())
+	case result.Rejected > 0 && result.Accepted+result.Duplicate+result.Filtered == 0:
+		respondJSON(w, a.logger, http.StatusBadRequest, result)
+	default:
+		respondJSON(w, a.logger, http.StatusOK, result)
+	}
+}

@@ -1,0 +1,150 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/prometheus/util/httputil"
+
+	"github.com/quipudb/quipu/internal/scope"
+	"github.com/quipudb/quipu/internal/tenant"
+)
+
+// requestMetrics count requests by the route that took them, of which there are
+// a few dozen.
+type requestMetrics struct {
+	requests *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+}
+
+func newRequestMetrics(reg prometheus.Registerer) (*requestMetrics, error) {
+	m := &requestMetrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "quipu_api_requests_total",
+			Help: "HTTP requests by the route that answered and the status.",
+		}, []string{"handler", "code"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "quipu_api_request_seconds",
+			Help:    "Time that HTTP requests took by the route that answered.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 120},
+		}, []string{"handler"}),
+	}
+	for _, c := range []prometheus.Collector{m.requests, m.seconds} {
+		if err := reg.Register(c); err != nil {
+			return nil, fmt.Errorf("register metrics of the api: %w", err)
+		}
+	}
+	return m, nil
+}
+
+// route is what every request passes on its way to h; name is how its metrics
+// call it.
+func (a *api) route(name string, h http.Handler) http.Handler {
+	label := prometheus.Labels{"handler": name}
+	h = a.recovered(h)
+	h = promhttp.InstrumentHandlerCounter(a.metrics.requests.MustCurryWith(label), h)
+	return promhttp.InstrumentHandlerDuration(a.metrics.seconds.MustCurryWith(label), h)
+}
+
+// scoped is a route under /api/.
+func (a *api) scoped(name string, h http.Handler) http.Handler {
+	return a.route(name, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s, err := a.scope(r)
+		if err != nil {
+			httputil.SetCORS(w, a.corsOrigin, r)
+			respondError(w, a.logger, http.StatusBadRequest, errorBadData, err.Error())
+			return
+		}
+		h.ServeHTTP(w, r.WithContext(scope.With(r.Context(), s)))
+	}))
+}
+
+// ours is a scoped route that Prometheus does not have, with what Prometheus
+// does around its own.
+func (a *api) ours(name string, h http.HandlerFunc) http.Handler {
+	return a.scoped(name, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		httputil.SetCORS(w, a.corsOrigin, r)
+		a.ready(h)(w, r)
+	}))
+}
+
+// scope reads whose request r is, and the clock (I1).
+func (a *api) scope(r *http.Request) (scope.Scope, error) {
+	s := scope.Scope{Tenant: tenant.Default, Now: a.now().UnixMilli()}
+	if a.tenantHeader == "" {
+		return s, nil
+	}
+	values := r.Header.Values(a.tenantHeader)
+	switch len(values) {
+	case 0:
+		return s, nil
+	case 1:
+		id, err := tenant.Parse(values[0])
+		if err != nil {
+			return s, fmt.Errorf("header %s: %w", a.tenantHeader, err)
+		}
+		s.Tenant = id
+		return s, nil
+	}
+	return s, fmt.Errorf("the request has %d headers %s, it may have one", len(values), a.tenantHeader)
+}
+
+// pinTime makes the present of the request the time of an instant query that
+// names none, where Prometheus's handler would read the clock again (I1).
+func pinTime(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// FormValue parses the request as the handler after it would.
+		if s, ok := scope.From(r.Context()); ok && r.FormValue("time") == "" && r.Form != nil {
+			r.Form.Set("time", strconv.FormatFloat(float64(s.Now)/1000, 'f', 3, 64))
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// recovered turns a panic of h into a status 500 and a line in the log; where
+// the answer has begun, into a broken connection, so that no client takes half
+// an answer for a whole one.
+func (a *api) recovered(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		tracked := &trackedWriter{ResponseWriter: w}
+		defer func() {
+			cause := recover()
+			if cause == nil {
+				return
+			}
+			if err, ok := cause.(error); !ok || !errors.Is(err, http.ErrAbortHandler) {
+				a.logger.Error("a request panicked", "method", r.Method, "path", r.URL.Path, "panic", fmt.Sprint(cause), "stack", string(debug.Stack()))
+			}
+			if tracked.begun {
+				panic(http.ErrAbortHandler)
+			}
+			w.Header().Del("Content-Encoding")
+			respondError(w, a.logger, http.StatusInternalServerError, errorInternal, "the request failed inside the server, its log says how")
+		}()
+		h.ServeHTTP(tracked, r)
+	})
+}
+
+// trackedWriter knows whether an answer has begun.
+type trackedWriter struct {
+	http.ResponseWriter
+	begun bool
+}
+
+func (w *trackedWriter) WriteHeader(code int) {
+	w.begun = true
+	w.ResponseWriter.WriteHeader(code)
+}
+
+func (w *trackedWriter) Write(b []byte) (int, error) {
+	w.begun = true
+	return w.ResponseWriter.Write(b)
+}
+
+// Unwrap is for http.ResponseController.
+func (w *trackedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -1,0 +1,112 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/route"
+	"github.com/prometheus/prometheus/config"
+	"github.com/prometheus/prometheus/util/features"
+	v1 "github.com/prometheus/prometheus/web/api/v1"
+)
+
+const (
+	// prometheusVersion is the version of Prometheus whose engine and handlers
+	// these are: module v0.316.0 is Prometheus 3.16.0. Grafana reads it from
+	// status/buildinfo to decide what it may ask for, so it cannot be Quipu's
+	// own, which stands in the branch.
+	prometheusVersion = "3.16.0"
+
+	lookbackDelta = 5 * time.Minute
+
+	// Prometheus's defaults for remote read.
+	readSamplesMax     = 50_000_000
+	readConcurrencyMax = 10
+	readFrameBytesMax  = 1 << 20
+)
+
+// upstream is Prometheus's handlers and the paths, below /api/v1, that they are
+// registered for.
+type upstream struct {
+	router *route.Router
+	paths  []string
+}
+
+func (a *api) newUpstream(o Options) *upstream {
+	build := &v1.PrometheusVersion{
+		Version:   prometheusVersion,
+		Revision:  o.Revision,
+		Branch:    "quipu-" + o.Version,
+		GoVersion: runtime.Version(),
+	}
+	handlers := v1.NewAPI(
+		o.Engine, samplesOnly{o.Storage},
+		nil, // nothing is appended through these handlers
+		noExemplars{},
+		func(context.Context) v1.ScrapePoolsRetriever { return noTargets{} },
+		targets,
+		func(context.Context) v1.AlertmanagerRetriever { return noAlertmanagers{} },
+		func() config.Config { return config.DefaultConfig },
+		map[string]string{},
+		v1.GlobalURLOptions{},
+		a.ready,
+		noTSDB{}, "", false, // no administration of a TSDB
+		false, 0, // no search
+		o.Logger,
+		func(context.Context) v1.RulesRetriever { return noRules{} },
+		readSamplesMax, readConcurrencyMax, readFrameBytesMax,
+		false, // not an agent
+		a.corsOrigin,
+		a.runtimeInfo(),
+		build,
+		noNotifications, noSubscription,
+		prometheus.NewRegistry(), // I2
+		prometheus.WrapRegistererWithPrefix("quipu_api_", o.Registry),
+		nil,        // the usual statistics
+		false, nil, // no remote write
+		false, false, false, // no OTLP
+		lookbackDelta,
+		false, false, // no labels for types and units, no metadata appended
+		nil, // the usual status codes
+		features.NewRegistry(),
+		v1.OpenAPIOptions{Version: prometheusVersion},
+		o.Parser,
+		false, 0, // no cost of queries
+	)
+	u := &upstream{}
+	u.router = route.New().WithInstrumentation(func(path string, h http.HandlerFunc) http.HandlerFunc {
+		u.paths = append(u.paths, path)
+		return h
+	})
+	handlers.Register(u.router)
+	return u
+}
+
+// runtimeInfo returns what answers status/runtimeinfo.
+func (a *api) runtimeInfo() func() (v1.RuntimeInfo, error) {
+	start := a.now().UTC()
+	return func() (v1.RuntimeInfo, error) {
+		hostname, err := os.Hostname()
+		if err != nil {
+			return v1.RuntimeInfo{}, fmt.Errorf("read the host's name: %w", err)
+		}
+		return v1.RuntimeInfo{
+			StartTime:           start,
+			Hostname:            hostname,
+			ServerTime:          a.now().UTC(),
+			ReloadConfigSuccess: true,
+			LastConfigTime:      start,
+			GoroutineCount:      runtime.NumGoroutine(),
+			GOMAXPROCS:          runtime.GOMAXPROCS(0),
+			GOMEMLIMIT:          debug.SetMemoryLimit(-1),
+			GOGC:                os.Getenv("GOGC"),
+			GODEBUG:             os.Getenv("GODEBUG"),
+		}, nil
+	}
+}

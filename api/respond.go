@@ -1,0 +1,46 @@
+package api
+
+import (
+	"encoding/json"
+	"log/slog"
+	"net/http"
+)
+
+// Types of errors, as Prometheus's API names them.
+const (
+	errorBadData     = "bad_data"
+	errorInternal    = "internal"
+	errorNotFound    = "not_found"
+	errorUnavailable = "unavailable"
+)
+
+// failure is an error in the form of Prometheus's API.
+type failure struct {
+	Status    string `json:"status"` // always "error"
+	ErrorType string `json:"errorType"`
+	Error     string `json:"error"`
+}
+
+// success is an answer in the form of Prometheus's API.
+type success struct {
+	Status string `json:"status"` // always "success"
+	Data   any    `json:"data"`
+}
+
+func respondJSON(w http.ResponseWriter, logger *slog.Logger, code int, body any) {
+	b, err := json.Marshal(body)
+	if err != nil {
+		logger.Error("an answer cannot be written as JSON", "err", err)
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	if _, err := w.Write(append(b, '\n')); err != nil {
+		logger.Debug("the client did not take its answer", "err", err)
+	}
+}
+
+func respondError(w http.ResponseWriter, logger *slog.Logger, code int, errorType, message string) {
+	respondJSON(w, logger, code, failure{Status: "error", ErrorType: errorType, Error: message})
+}
