@@ -101,6 +101,7 @@ func TestRunFailsWithGoTest(t *testing.T) {
 			write(t, filepath.Join(dir, "m_test.go"), "package m\n\nimport \"testing\"\n\nfunc TestM(t *testing.T) { "+c.body+" }\n")
 			t.Chdir(dir)
 			t.Setenv("GOFLAGS", "")
+			t.Setenv("CGO_ENABLED", "0") // as bin/testrun was built: nothing is compiled twice
 			var out bytes.Buffer
 			if err := run([]string{"./..."}, &out); (err != nil) != c.fails {
 				t.Errorf("error %v, want one: %t", err, c.fails)
