@@ -75,6 +75,7 @@ type StatusError struct {
 	Message string
 	// RetryAfter is how long the server asked to wait, 0 if it did not say.
 	RetryAfter time.Duration
+	body       []byte
 }
 
 func (e *StatusError) Error() string {
@@ -117,7 +118,7 @@ func (c *Client) do(ctx context.Context, r request) ([]byte, error) {
 		return nil, fmt.Errorf("%s %s: the answer is larger than %d MiB", r.method, r.path, answerBytesMax>>20)
 	}
 	if resp.StatusCode/100 != 2 {
-		return nil, &StatusError{Code: resp.StatusCode, Message: messageOf(body), RetryAfter: retryAfter(resp.Header, time.Now())}
+		return nil, &StatusError{Code: resp.StatusCode, Message: messageOf(body), RetryAfter: retryAfter(resp.Header, time.Now()), body: body}
 	}
 	return body, nil
 }

@@ -142,6 +142,22 @@ func TestPostEvents(t *testing.T) {
 	}
 }
 
+func TestPostEventsThatAreAllRejected(t *testing.T) {
+	answer := `{"accepted":0,"duplicate":0,"filtered":0,"rejected":2,"errors":[{"index":0,"reason":"no event name"},{"index":1,"reason":"no event name"}]}`
+	c := newClient(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusBadRequest)
+		io.WriteString(w, answer)
+	})
+	v, err := c.PostEvents(t.Context(), Batch{Events: 2})
+	if err != nil || v.Rejected != 2 || len(v.Errors) != 2 {
+		t.Errorf("verdicts %+v, %v; want both events rejected", v, err)
+	}
+	answer = `{"status":"error","errorType":"bad_data","error":"the body is not gzip"}`
+	if _, err := c.PostEvents(t.Context(), Batch{Events: 2}); err == nil || !strings.Contains(err.Error(), "the body is not gzip") {
+		t.Errorf("error %v of a batch that was not read", err)
+	}
+}
+
 func TestQueryRange(t *testing.T) {
 	var form map[string][]string
 	c := newClient(t, Options{}, func(w http.ResponseWriter, r *http.Request) {

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 )
@@ -46,6 +47,13 @@ func (c *Client) PostEvents(ctx context.Context, b Batch) (Verdicts, error) {
 		},
 		body: b.NDJSON,
 	})
+	// A batch of which every event is rejected is answered 400, with verdicts.
+	if status := (*StatusError)(nil); errors.As(err, &status) && status.Code == http.StatusBadRequest {
+		var v Verdicts
+		if json.Unmarshal(status.body, &v) == nil && v.Rejected == b.Events {
+			return v, nil
+		}
+	}
 	if err != nil {
 		return Verdicts{}, err
 	}
