@@ -117,21 +117,27 @@ func (g *generator) fill(depth int, template string) (own, model string) {
 	return fmt.Sprintf(template, a...), fmt.Sprintf(template, b...)
 }
 
+// expr is a random expression. It keeps to operations whose result does not
+// depend on the order of series, which the engine leaves to its maps: values stay
+// small multiples of a power of two, and topk, which breaks ties by order, stands
+// directly above calls.
 func (g *generator) expr(depth int) (own, model string) {
 	if depth == 0 {
 		return g.call()
 	}
+	if depth == 1 && g.r.IntN(6) == 0 {
+		return g.fill(depth, pick(g.r, `topk(2, %s)`, `topk(scalar(%s) / 8, %s)`))
+	}
 	switch g.r.IntN(6) {
 	case 0:
-		return g.fill(depth, pick(g.r, `sum by (country) (%s)`, `max(%s)`, `topk(2, %s)`, `quantile(0.5, %s)`,
-			`count_values("n", %s)`, `topk(scalar(%s) / 8, %s)`))
+		return g.fill(depth, pick(g.r, `sum by (country) (%s)`, `max(%s)`, `quantile(0.5, %s)`, `count_values("n", %s)`))
 	case 1, 2:
 		return g.subquery(depth)
 	case 3:
-		return g.fill(depth, pick(g.r, `%s + %s`, `%s and %s`, `%s or %s`, `%s unless %s`, `%s / on (country, device) %s`,
+		return g.fill(depth, pick(g.r, `%s + %s`, `%s and %s`, `%s or %s`, `%s unless %s`, `%s - on (country, device) %s`,
 			`%s + on () group_left () sum(%s)`))
 	case 4:
-		return g.fill(depth, pick(g.r, `%s > 3`, `-%s`, `2 * %s`, `(%s) - 1`, `%s > bool 2`, `%s ^ 2`))
+		return g.fill(depth, pick(g.r, `%s > 3`, `-%s`, `2 * %s`, `(%s) - 1`, `%s > bool 2`, `%s != 4`))
 	default:
 		return g.fill(depth, pick(g.r, `abs(%s)`, `timestamp(%s)`, `absent(%s)`, `vector(scalar(%s))`, `time() - %s`,
 			`label_replace(%s, "country", "$1$1", "country", "(.*)")`, `clamp_max(%s, step())`, `sort(%s)`))
@@ -139,7 +145,7 @@ func (g *generator) expr(depth int) (own, model string) {
 }
 
 func (g *generator) subquery(depth int) (own, model string) {
-	template := pick(g.r, "max", "min", "sum", "avg", "count", "last", "stddev") + "_over_time(%s["
+	template := pick(g.r, "max", "min", "sum", "count", "first", "last") + "_over_time(%s["
 	template += fmt.Sprintf("%ds:", pick(g.r, 15, 45, 300, 1200, 2400))
 	template += pick(g.r, "", "15s", "30s", "45s", "5m", "20m") + "]"
 	if g.r.IntN(4) == 0 {
@@ -219,7 +225,7 @@ func dense(s spec, w *world, start, end int64, memo map[string]map[int64]map[str
 // the evaluation times: of subqueries, nested and aligned, with offset and @, of
 // ranges and instants.
 func TestGeneratedQueriesAgainstUpstream(t *testing.T) {
-	const queries = 1200
+	const queries = 600
 	seed := uint64(time.Now().UnixNano())
 	r := rand.New(rand.NewPCG(seed, 1))
 	w := randomWorld(r)
