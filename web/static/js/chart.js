@@ -2,7 +2,7 @@
 /* global uPlot */
 
 import { element } from "./dom.js";
-import { axisValue, count, legendName, sampleValue } from "./format.js";
+import { axisValue, count, legendNames, sampleValue } from "./format.js";
 import { emptyResult } from "./table.js";
 import { formatTime } from "./time.js";
 
@@ -20,19 +20,24 @@ export function renderChart(panel, { result }, { start, end, step }, zone, onSel
   clear();
   const drawable = result.filter((series) => series.values?.length > 0);
   const histograms = result.length - drawable.length;
-  const note = histograms > 0 ? `; ${count(histograms, "histogram")} not drawn, use histogram_quantile or histogram_count` : "";
+  const note = histograms > 0 ? `, ${count(histograms, "histogram")} not drawn` : "";
   if (drawable.length === 0) {
-    panel.replaceChildren(emptyResult());
+    panel.replaceChildren(histograms > 0 ? histogramsOnly() : emptyResult());
     return `nothing to draw${note}`;
   }
   const shown = drawable.slice(0, SERIES_MAX);
+  const names = legendNames(shown.map(({ metric }) => metric));
   const data = columns(shown, { start, end, step });
   const box = element("div", { className: "chart" });
   panel.replaceChildren(box);
-  current = { plot: new uPlot(options(box, shown, zone, onSelect), data, box), resize: new ResizeObserver(() => fit(box)) };
+  current = { plot: new uPlot(options(box, names, zone, onSelect), data, box), resize: new ResizeObserver(() => fit(box)) };
   current.resize.observe(panel);
   const some = shown.length < drawable.length ? `the first ${shown.length} of ` : "";
   return `${some}${count(drawable.length, "series", "series")}${note}`;
+}
+
+function histogramsOnly() {
+  return element("p", { className: "nothing" }, "Histograms are not drawn. Draw their counts or quantiles, for example histogram_quantile(0.95, rate(event_value[1h])).");
 }
 
 function clear() {
@@ -80,7 +85,7 @@ const TIME_TICKS = [
   [1, "{HH}:{mm}:{ss}", "\n{YYYY}-{MM}-{DD}", null, "\n{MM}-{DD}", null, null, null, 1],
 ];
 
-function options(box, series, zone, onSelect) {
+function options(box, names, zone, onSelect) {
   const style = getComputedStyle(document.documentElement);
   const ink = style.getPropertyValue("--ink-soft").trim();
   const grid = style.getPropertyValue("--line").trim();
@@ -93,8 +98,8 @@ function options(box, series, zone, onSelect) {
     axes: [{ ...axis, values: TIME_TICKS }, { ...axis, size: 64, values: (_, splits) => splits.map((v) => (v === null ? "" : axisValue(v))) }],
     series: [
       { label: "time", value: (_, ts) => (ts === null ? "" : formatTime(ts * 1000, zone)) },
-      ...series.map(({ metric }, i) => ({
-        label: legendName(metric),
+      ...names.map((label, i) => ({
+        label,
         stroke: COLORS[i % COLORS.length],
         width: 1.5,
         spanGaps: false,
@@ -105,7 +110,7 @@ function options(box, series, zone, onSelect) {
     cursor: { drag: { x: true, y: false, setScale: false }, focus: { prox: 24 } },
     hooks: { setSelect: [(plot) => selected(plot, onSelect)] },
     focus: { alpha: 0.35 },
-    plugins: [tooltip(series, zone)],
+    plugins: [tooltip(names, zone)],
   };
 }
 
@@ -122,12 +127,12 @@ function yRange(low, high) {
 }
 
 // tooltip names the series nearest to the pointer, and its value.
-function tooltip(series, zone) {
+function tooltip(names, zone) {
   const box = element("div", { className: "tooltip", hidden: true });
   const nearest = (plot) => {
     const { idx, top } = plot.cursor;
     let best = null;
-    for (let s = 1; s <= series.length; s++) {
+    for (let s = 1; s <= names.length; s++) {
       const value = plot.data[s][idx];
       if (value === null || value === undefined || !plot.series[s].show) continue;
       const distance = Math.abs(plot.valToPos(value, "y") - top);
@@ -145,10 +150,9 @@ function tooltip(series, zone) {
         if (found === null) return;
         const marker = element("span", { className: "marker" });
         marker.style.background = COLORS[(found.s - 1) % COLORS.length];
-        const name = legendName(series[found.s - 1].metric);
         box.replaceChildren(
           element("div", {}, formatTime(plot.data[0][idx] * 1000, zone)),
-          element("div", {}, marker, `${name}: `, element("b", {}, sampleValue(String(found.value)))),
+          element("div", {}, marker, `${names[found.s - 1]}: `, element("b", {}, sampleValue(String(found.value)))),
         );
         const x = Math.round(plot.valToPos(plot.data[0][idx], "x"));
         const y = Math.round(plot.valToPos(found.value, "y"));

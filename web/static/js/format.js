@@ -9,11 +9,16 @@ export function seriesName(labels) {
   return pairs.length > 0 || name === "" ? `${name}{${pairs.join(", ")}}` : name;
 }
 
-// legendName leaves out what all series share: with one label it is its value.
-export function legendName(labels) {
-  const entries = Object.entries(labels);
-  if (entries.length === 0) return "value";
-  return entries.length === 1 && entries[0][0] !== "__name__" ? entries[0][1] || '""' : seriesName(labels);
+// legendNames names the series of a chart by what tells them apart: labels that
+// all have alike are left out, and the value of a single label stands alone.
+export function legendNames(all) {
+  if (all.length === 1) return [Object.keys(all[0]).length === 0 ? "value" : seriesName(all[0])];
+  const labels = [...new Set(all.flatMap((series) => Object.keys(series)))];
+  const telling = labels.filter((label) => all.some((series) => series[label] !== all[0][label]));
+  return all.map((series) => {
+    if (telling.length === 1) return series[telling[0]] || `no ${telling[0]}`;
+    return seriesName(Object.fromEntries(telling.filter((label) => label in series).map((label) => [label, series[label]])));
+  });
 }
 
 const DECIMALS_MAX = 6;
