@@ -40,11 +40,12 @@ type Options struct {
 	Defaults tenant.Settings
 	// DedupWindow is how long a batch key is remembered; default 24h.
 	DedupWindow time.Duration
-	// WALSegmentBytesMax is where a segment ends; default 64 MiB.
-	WALSegmentBytesMax int64
 	// WALBytesMax is the log's budget: past it the tenants that need its oldest
 	// segment are flushed; default 512 MiB.
 	WALBytesMax int64
+	// WALSegmentBytesMax is where a segment ends; default an eighth of
+	// WALBytesMax.
+	WALSegmentBytesMax int64
 	// MemtableBytesMax is the budget of all memtables: past it the largest tenant
 	// is flushed; default 2 GiB.
 	MemtableBytesMax int64
@@ -73,8 +74,8 @@ func (o *Options) fill() error {
 		o.Defaults = tenant.DefaultSettings()
 	}
 	o.DedupWindow = orDefault(o.DedupWindow, 24*time.Hour)
-	o.WALSegmentBytesMax = orDefault(o.WALSegmentBytesMax, 64<<20)
 	o.WALBytesMax = orDefault(o.WALBytesMax, 512<<20)
+	o.WALSegmentBytesMax = orDefault(o.WALSegmentBytesMax, max(1, o.WALBytesMax/8))
 	o.MemtableBytesMax = orDefault(o.MemtableBytesMax, 2<<30)
 	o.MaintainInterval = orDefault(o.MaintainInterval, 5*time.Second)
 	return o.Defaults.Validate()
@@ -99,6 +100,7 @@ type DB struct {
 	mu     sync.RWMutex
 	stores map[tenant.ID]*store
 
+	kick       chan struct{} // wakes background work early
 	stop       context.CancelFunc
 	maintained chan struct{}
 }
@@ -109,7 +111,7 @@ func Open(opts Options) (db *DB, err error) {
 	if err := opts.fill(); err != nil {
 		return nil, err
 	}
-	db = &DB{opts: opts, metrics: newMetrics(opts.Registerer), stores: map[tenant.ID]*store{}, maintained: make(chan struct{})}
+	db = &DB{opts: opts, metrics: newMetrics(opts.Registerer), stores: map[tenant.ID]*store{}, kick: make(chan struct{}, 1), maintained: make(chan struct{})}
 	walDir := filepath.Join(opts.Dir, walDirName)
 	if err := opts.FS.MkdirAll(walDir); err != nil {
 		return nil, fmt.Errorf("open storage: %w", err)
@@ -135,7 +137,7 @@ func Open(opts Options) (db *DB, err error) {
 	if end.id == (ulid.ULID{}) {
 		end.id = db.newULID()
 	}
-	if db.wal, err = startWAL(opts.FS, walDir, end, opts.WALSegmentBytesMax, opts.Logger, db.metrics); err != nil {
+	if db.wal, err = startWAL(&db.opts, walDir, end, db.metrics, db.logGrown); err != nil {
 		return nil, fmt.Errorf("open storage: %w", err)
 	}
 	opts.Logger.Info("storage is open", "dir", opts.Dir, "replayed", records, "took", time.Since(started).Round(time.Millisecond))
@@ -301,6 +303,17 @@ func (db *DB) replay(pos position, rec *batchRecord) error {
 		return err // nil: the tenant was deleted
 	}
 	return s.replay(pos, rec)
+}
+
+// logGrown wakes background work when the log is past its budget.
+func (db *DB) logGrown() {
+	if db.wal.size() <= db.opts.WALBytesMax {
+		return
+	}
+	select {
+	case db.kick <- struct{}{}:
+	default:
+	}
 }
 
 func (db *DB) tenantDir(id tenant.ID) string { return filepath.Join(db.opts.Dir, id.String()) }

@@ -347,6 +347,71 @@ func TestBatchKeyCountsOnce(t *testing.T) {
 	}
 }
 
+// A flush that covers a batch writes its key, however close the two are: the log
+// is gone afterwards.
+func TestKeyOfABatchUnderWayIsFlushedWithIt(t *testing.T) {
+	db := openTestDB(t, "", nil)
+	key := func(client, i int) [16]byte { return [16]byte{byte(client), byte(i), byte(i >> 8), 9} }
+	const clients, batches = 4, 150
+	db.mustAppend(tenant.Default, counterInc("c_total", testStart, 1)) // makes the tenant
+	var wg sync.WaitGroup
+	for c := range clients {
+		wg.Go(func() {
+			for i := range batches {
+				b := &increment.Batch{HasKey: true, Key: key(c, i), Increments: []increment.Increment{counterInc("c_total", testStart, 1)}}
+				if _, err := db.Append(context.Background(), tenant.Default, b); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	for running := true; running; {
+		select {
+		case <-done:
+			running = false
+		default:
+		}
+		if err := db.Flush(context.Background(), tenant.Default); err != nil {
+			t.Fatal(err)
+		}
+		// As a crash right now would leave it.
+		keys := readBackKeys(t, db)
+		if n := total(db.stored(tenant.Default)); float64(len(keys)) > n {
+			t.Fatalf("%d keys are durable, but only %v batches are stored", len(keys), n)
+		}
+	}
+	db = db.reopen(nil)
+	for c := range clients {
+		for i := range batches {
+			b := &increment.Batch{HasKey: true, Key: key(c, i), Increments: []increment.Increment{counterInc("c_total", testStart, 1)}}
+			if dup, err := db.Append(context.Background(), tenant.Default, b); err != nil || !dup {
+				t.Fatalf("batch %d of client %d: duplicate %v, %v", i, c, dup, err)
+			}
+		}
+	}
+}
+
+// readBackKeys reads the key files that the manifest on disk names.
+func readBackKeys(t *testing.T, db *testDB) []batchKey {
+	t.Helper()
+	dir := filepath.Join(db.dir, "default")
+	m, err := readManifest(db.opts.FS, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []batchKey
+	for _, kf := range m.Keys {
+		keys, err := readKeys(db.opts.FS, filepath.Join(dir, kf.Name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, keys...)
+	}
+	return out
+}
+
 // Past the limit of series, increments go to series with "(other)" and the sum
 // stays exact; the limit holds across flush and reopen.
 func TestSeriesLimitFoldsIntoOther(t *testing.T) {

@@ -202,6 +202,7 @@ func (db *DB) maintain(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case <-db.kick:
 		}
 		if err := db.maintainOnce(ctx); err != nil && ctx.Err() == nil {
 			db.opts.Logger.Error("background work failed, trying again", "err", err)

@@ -74,8 +74,8 @@ func (q *querier) Close() error {
 
 // Select returns the views of the series that the matchers select. Counters show
 // as cumulative floats, histograms as cumulative native histograms with an
-// unknown counter reset hint, distinct series as gauges.
-func (q *querier) Select(ctx context.Context, sorted bool, hints *storage.SelectHints, matchers ...*labels.Matcher) storage.SeriesSet {
+// unknown counter reset hint, distinct series as gauges. They are sorted by labels.
+func (q *querier) Select(ctx context.Context, _ bool, hints *storage.SelectHints, matchers ...*labels.Matcher) storage.SeriesSet {
 	v, params, err := q.pin(ctx)
 	if err != nil {
 		return storage.ErrSeriesSet(err)
@@ -93,9 +93,9 @@ func (q *querier) Select(ctx context.Context, sorted bool, hints *storage.Select
 	if err != nil {
 		return storage.ErrSeriesSet(err)
 	}
-	if sorted {
-		slices.SortFunc(sels, func(a, b *selection) int { return labels.Compare(a.labels, b.labels) })
-	}
+	// Always, so that what depends on the order of series (topk among equals, the
+	// last bits of a sum) does not depend on how data came or is stored.
+	slices.SortFunc(sels, func(a, b *selection) int { return labels.Compare(a.labels, b.labels) })
 	if hints != nil && hints.Limit > 0 && len(sels) > hints.Limit {
 		sels = sels[:hints.Limit]
 	}

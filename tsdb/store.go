@@ -201,14 +201,16 @@ func (s *store) append(ctx context.Context, b *increment.Batch) (duplicate bool,
 	logged := false
 	now := s.db.opts.Now().UnixMilli()
 	key := batchKey{hash: b.Key, time: now}
+	s.barrier.RLock()
+	defer s.barrier.RUnlock()
+	// The key is settled under the barrier too: a flush that covers the batch then
+	// writes the key (I2).
 	if b.HasKey {
 		if !s.keys.reserve(b.Key, now-s.db.opts.DedupWindow.Milliseconds()) {
 			return true, nil
 		}
 		defer func() { s.keys.settle(key, logged) }()
 	}
-	s.barrier.RLock()
-	defer s.barrier.RUnlock()
 	rec := batchRecord{tenant: s.id, generation: s.generation, key: key, hasKey: b.HasKey, step: s.grid()}
 	rec.increments = make([]loggedIncrement, len(b.Increments))
 	to := make([]routed, len(b.Increments))

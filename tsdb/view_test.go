@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -190,83 +191,97 @@ func TestViewNothingShowsAfterThePresent(t *testing.T) {
 	expectView(t, counts("10:00:00", 1), present(at("11:00:29")), "10:00:00 0; 10:00:15 1 ... 11:00:15")
 }
 
+// oracleSample is a sample of the view as its definition has it: the total of the
+// windows [from, to), or a staleness marker.
+type oracleSample struct {
+	t        int64
+	from, to int
+	stale    bool
+}
+
 // oracle is the view by its definition, one grid point at a time: what a
 // Prometheus that scrapes the counter every step would hold.
-func oracle(p *points, v viewParams) string {
-	type sample struct {
-		t int64
-		v float64
-	}
-	var out []sample
-	emit := func(t int64, val float64) {
-		if t <= v.now {
-			out = append(out, sample{t, val})
+func oracle(win []int64, v viewParams) []oracleSample {
+	var out []oracleSample
+	emit := func(s oracleSample) {
+		if s.t <= v.now {
+			out = append(out, s)
 		}
 	}
 	visible := func(w int64) bool { return w <= v.now }
-	// startsRun: no increment before w, of its day and at most idle before it.
-	startsRun := func(w int64) bool {
-		for _, o := range p.win {
-			if o < w && dayStart(o) == dayStart(w) && w-(o+v.grid) <= v.idle {
-				return false
-			}
-		}
-		return true
+	// starts: no increment before w, of its day and at most idle before it.
+	starts := map[int64]bool{}
+	for _, w := range win {
+		starts[w] = !slices.ContainsFunc(win, func(o int64) bool {
+			return o < w && dayStart(o) == dayStart(w) && w-(o+v.grid) <= v.idle
+		})
 	}
-	// total at t: of the run that is alive then.
-	total := func(t int64) (sum float64, alive bool) {
-		for i := len(p.win) - 1; i >= 0; i-- {
-			w := p.win[i]
+	// total at t: the windows of the run that is alive then.
+	total := func(t int64) (from, to int, alive bool) {
+		after, _ := slices.BinarySearch(win, t)
+		for i := after - 1; i >= 0; i-- {
+			w := win[i]
 			if w+v.grid > t || !visible(w) {
 				continue
 			}
-			if !alive && (t > w+v.grid+v.idle || t > dayStart(w)+dayMillis) {
-				return 0, false
+			if !alive {
+				if t > w+v.grid+v.idle || t > dayStart(w)+dayMillis {
+					return 0, 0, false
+				}
+				alive, to = true, i+1
 			}
-			alive = true
-			sum += p.count[i]
-			if startsRun(w) {
+			from = i
+			if starts[w] {
 				break
 			}
 		}
-		return sum, alive
+		return from, to, alive
 	}
-	if len(p.win) == 0 {
-		return ""
+	if len(win) == 0 {
+		return nil
 	}
 	wasAlive := false
-	for t := p.win[0]; t <= min(v.now, p.win[len(p.win)-1]+v.grid+v.idle+v.grid); t += v.grid {
-		sum, alive := total(t)
-		begins := false
-		for _, w := range p.win {
-			begins = begins || w == t && startsRun(w) && visible(w)
-		}
+	for t := win[0]; t <= min(v.now, win[len(win)-1]+v.grid+v.idle+v.grid); t += v.grid {
+		from, to, alive := total(t)
+		begins := starts[t] && visible(t)
 		switch {
 		case alive && begins:
-			emit(t, sum)
-			emit(t+1, 0)
+			emit(oracleSample{t: t, from: from, to: to})
+			emit(oracleSample{t: t + 1})
 		case alive:
-			emit(t, sum)
+			emit(oracleSample{t: t, from: from, to: to})
 		case begins:
-			emit(t, 0)
+			emit(oracleSample{t: t})
 		case wasAlive:
-			emit(t, math.Float64frombits(value.StaleNaN))
+			emit(oracleSample{t: t, stale: true})
 		}
 		wasAlive = alive || begins
 	}
 	openWin := floorTo(v.now, v.grid)
-	for i, w := range p.win {
+	for i, w := range win {
 		if at := min(v.now, v.evalEnd); w == openWin && at > w {
-			sum, alive := total(w)
-			if startsRun(w) || !alive {
-				sum = 0
+			from, _, alive := total(w)
+			if starts[w] || !alive {
+				from = i
 			}
-			emit(at, sum+p.count[i])
+			emit(oracleSample{t: at, from: from, to: i + 1})
 		}
 	}
+	return out
+}
+
+// plainOracle prints a counter's view by its definition as plain prints a view.
+func plainOracle(p *points, v viewParams) string {
 	var parts []string
-	for _, s := range out {
-		parts = append(parts, fmt.Sprintf("%d=%v", s.t, s.v))
+	for _, s := range oracle(p.win, v) {
+		val := 0.0
+		for _, n := range p.count[s.from:s.to] {
+			val += n
+		}
+		if s.stale {
+			val = math.NaN()
+		}
+		parts = append(parts, fmt.Sprintf("%d=%v", s.t, val))
 	}
 	return strings.Join(parts, " ")
 }
@@ -299,7 +314,7 @@ func TestViewEqualsItsDefinition(t *testing.T) {
 		if r.IntN(4) == 0 {
 			v.now, v.evalEnd = never, never
 		}
-		want := oracle(p, v)
+		want := plainOracle(p, v)
 		if got := plain(newView(p, v, math.MinInt64/2, never)); got != want {
 			t.Fatalf("seed %d: now %d, idle %d, windows %v:\n got %s\nwant %s", seed, v.now, v.idle, p.win, got, want)
 		}

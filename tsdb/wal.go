@@ -51,6 +51,7 @@ type wal struct {
 	logger     *slog.Logger
 	metrics    *metrics
 	segmentMax int64
+	grown      func() // called after every group, without locks
 
 	mu      sync.Mutex
 	wake    *sync.Cond
@@ -78,9 +79,9 @@ type walEnd struct {
 }
 
 // startWAL begins a new segment after what is on disk and starts the writer.
-func startWAL(fsys vfs.FS, dir string, end walEnd, segmentMax int64, l *slog.Logger, m *metrics) (*wal, error) {
+func startWAL(o *Options, dir string, end walEnd, m *metrics, grown func()) (*wal, error) {
 	w := &wal{
-		fs: fsys, dir: dir, id: end.id, logger: l, metrics: m, segmentMax: segmentMax,
+		fs: o.FS, dir: dir, id: end.id, logger: o.Logger, metrics: m, segmentMax: o.WALSegmentBytesMax, grown: grown,
 		bytes: end.segments, segment: end.nextSegment, stopped: make(chan struct{}),
 	}
 	if w.bytes == nil {
@@ -178,6 +179,7 @@ func (w *wal) run() {
 			group[i].done <- failed
 			group[i] = walWrite{}
 		}
+		w.grown()
 	}
 }
 

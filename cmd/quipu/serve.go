@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/alecthomas/units"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/common/model"
@@ -35,7 +36,20 @@ type serveCmd struct {
 	Grid         model.Duration `default:"15s" help:"Width of a window for tenants made from now on."`
 	Retention    model.Duration `default:"0s" help:"Age at which data is dropped, for tenants whose settings do not say; 0 keeps all."`
 	TenantHeader string         `name:"tenant.header" placeholder:"X-Scope-OrgID" help:"Request header that names the tenant. Only on a loopback address, because it is no credential. Without it all requests are of the tenant \"default\"."`
+	WALBudget    sizeFlag       `name:"wal.budget" default:"512MiB" help:"Size of the write-ahead log past which it is flushed to blocks; bounds disk and the time a restart takes."`
 	LogLevel     slog.Level     `name:"log.level" default:"info" help:"debug, info, warn or error."`
+}
+
+// sizeFlag is a number of bytes as people write it: 64KiB, 512MiB, 1GiB.
+type sizeFlag int64
+
+func (s *sizeFlag) UnmarshalText(text []byte) error {
+	n, err := units.ParseBase2Bytes(string(text))
+	if err == nil && n < 64<<10 {
+		err = fmt.Errorf("%s is too little, at least 64KiB are needed", text)
+	}
+	*s = sizeFlag(n)
+	return err
 }
 
 func (c *serveCmd) settings() (tenant.Settings, error) {
@@ -115,7 +129,7 @@ func (c *serveCmd) checkListen(logger *slog.Logger) error {
 func (c *serveCmd) open(logger *slog.Logger, settings tenant.Settings) (*tsdb.DB, http.Handler, error) {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	db, err := tsdb.Open(tsdb.Options{Dir: c.DataDir, Logger: logger, Registerer: reg, Defaults: settings})
+	db, err := tsdb.Open(tsdb.Options{Dir: c.DataDir, Logger: logger, Registerer: reg, Defaults: settings, WALBytesMax: int64(c.WALBudget)})
 	if err != nil {
 		return nil, nil, err
 	}
