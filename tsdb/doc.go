@@ -1,0 +1,69 @@
+// Package tsdb stores increments of series on a time grid and shows them to PromQL
+// as the running totals it expects.
+//
+// Prometheus keeps what scrapes saw: totals, changed or not. Events are known one
+// by one, so this package keeps what each window added. Two parts of the same
+// window always merge (counts add, bucket counts add, sets of ids unite), and from
+// that follows the rest: late events need no special path, idle series cost
+// nothing, and memtables, log and any number of overlapping blocks can be merged in
+// any order. The price is that nothing may be applied twice, which is what the
+// write path is built around.
+//
+// # Writing
+//
+//	DB.Append -> store.append: reserve key, route to memtables (admission),
+//	             wal.append (group commit, fsync), apply to memtables
+//	flush:       take the memtables at one log position, write blocks, replace the
+//	             manifest, release log segments
+//	Open:        read manifests, replay the log after their watermarks
+//
+// # Reading
+//
+//	DB.Querier -> pin a version -> selectSeries over memtables and blocks ->
+//	merge each series' increments -> view
+//
+// # Files
+//
+//	db.go            opening, closing, tenants by id
+//	store.go         one tenant: append, replay
+//	flush.go         memtables to blocks, retention, background work
+//	version.go       immutable states of a tenant's data, pinned by readers
+//	admission.go     kinds and limits of series, folding into "(other)"
+//	keys.go          batch keys that were seen, in memory and on disk
+//	manifest.go      what a tenant's directory holds
+//	memtable.go      increments in memory, with an index
+//	points.go        increments of one series, the form all others meet in
+//	block.go, block_write.go        blocks in Prometheus's format
+//	chunk*.go, bits.go              chunk encodings
+//	wal.go, wal_format.go, wal_record.go, wal_read.go   the write-ahead log
+//	querier.go, select.go           queries
+//	view_runs.go, view.go, view_distinct.go             what PromQL sees
+//
+// # Invariants
+//
+//	I1: Every increment that was acknowledged is in exactly one place: a live
+//	    block, or the log at or after its tenant's watermark (and then also in a
+//	    memtable).
+//	I2: A flush holds store.barrier exclusively while it takes memtables, keys and
+//	    its log position: every batch of the tenant that was logged before the
+//	    position is in what it took, batch key included, and none logged after.
+//	I3: The manifest is the commit point. It never names a file that is not synced
+//	    and renamed into place, and what it does not name is garbage.
+//	I4: A reader uses one version for all its selectors. Files of a superseded
+//	    version go when its last reader does.
+//	I5: The view is a function of a series' merged increments, the tenant's grid
+//	    and idle timeout, and the pinned present; of neither the query's range nor
+//	    how data is stored. Totals begin at a midnight UTC, so a read begins there.
+//	I6: No memtable, block or index holds series of two tenants; log records carry
+//	    their tenant and its generation.
+//	I7: After a failed write or fsync of the log nothing is acknowledged until the
+//	    directory is opened again.
+//
+// # Lock order
+//
+//	store.barrier, store.flushMu, DB.mu, store.mu, versions.swap, admission.mu,
+//	versions.mu, memtable.mu, memSeries.mu, wal.mu; keySet.mu and block.mu are
+//	taken last. flushMu is taken before barrier by a flush, which no append holds.
+//	No file is read or written under a lock that a reader of data takes, except
+//	block.mu at a block's first use.
+package tsdb
