@@ -410,7 +410,7 @@ func TestPanicIsAnError(t *testing.T) {
 	if err == nil {
 		t.Error("an answer that broke off looks whole")
 	}
-	if code, got, _ := call(t, srv, "GET", "/api/v1/query?query=panic", ""); code != 422 && code != 500 {
+	if code, got, _ := call(t, srv, "GET", "/api/v1/query?query=panic", ""); code != 500 || strings.Contains(got, "selector") {
 		t.Errorf("a panic in a query: %d %s", code, got)
 	}
 	if _, got, _ := call(t, srv, "GET", "/metrics", ""); !strings.Contains(got, `quipu_api_requests_total{code="500",handler="ui"} 1`) {

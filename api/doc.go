@@ -25,9 +25,9 @@
 //
 // Invariants:
 //
-//	I1: a request under /api/ has one tenant and one present, set before any
-//	    handler runs (internal/scope); no handler reads a clock to decide what a
-//	    query sees.
+//	I1: a request that reads or writes a tenant's data has one tenant and one
+//	    present, set before its handler runs (internal/scope); no handler reads a
+//	    clock to decide what a query sees.
 //	I2: no answer under /api/ names another tenant. The process's own metrics
 //	    do, so they are not gathered there.
 //	I3: a body is read up to BodyBytesMax from the network and decompressed up to
