@@ -1,6 +1,7 @@
 package promql
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -114,15 +115,7 @@ func union(series []sketch.Series, by []string) []sketch.Series {
 		groups[i].Windows = append(groups[i].Windows, s.Windows...)
 	}
 	for _, g := range groups {
-		slices.SortFunc(g.Windows, func(a, b sketch.Window) int {
-			switch {
-			case a.End < b.End:
-				return -1
-			case a.End > b.End:
-				return 1
-			}
-			return 0
-		})
+		slices.SortFunc(g.Windows, func(a, b sketch.Window) int { return cmp.Compare(a.End, b.End) })
 	}
 	return groups
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/rules"
@@ -20,7 +21,7 @@ import (
 // and a counter. Windows end at the seconds named.
 func smallWorld() *world {
 	series := func(name, country, device string, windows ...seen) worldSeries {
-		return worldSeries{labels.FromStrings(labels.MetricName, name, "country", country, "device", device), windows}
+		return worldSeries{labels.FromStrings(model.MetricNameLabel, name, "country", country, "device", device), windows}
 	}
 	return &world{
 		series: []worldSeries{
@@ -248,7 +249,7 @@ func TestAnnotationOfTheEngineKeepsItsPosition(t *testing.T) {
 func TestQueryStops(t *testing.T) {
 	big := &world{}
 	for i := range 20 {
-		s := worldSeries{labels: labels.FromStrings(labels.MetricName, "users", "n", fmt.Sprint(i))}
+		s := worldSeries{labels: labels.FromStrings(model.MetricNameLabel, "users", "n", fmt.Sprint(i))}
 		for end := int64(1); end <= 1000; end++ {
 			s.windows = append(s.windows, seen{end * 1000, []uint64{uint64(end)}})
 		}

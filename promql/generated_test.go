@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 
@@ -30,7 +31,7 @@ func randomWorld(r *rand.Rand) *world {
 	for _, name := range []string{"users", "visitors"} {
 		for _, country := range []string{"DE", "FR", "PE"} {
 			for _, device := range []string{"pc", "phone"} {
-				s := worldSeries{labels: labels.FromStrings(labels.MetricName, name, "country", country, "device", device)}
+				s := worldSeries{labels: labels.FromStrings(model.MetricNameLabel, name, "country", country, "device", device)}
 				for t, on := int64(worldStart), true; t < worldStart+worldSpan; t += tick {
 					if r.IntN(30) == 0 {
 						on = !on

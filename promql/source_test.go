@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/util/annotations"
@@ -56,7 +57,7 @@ func (w *world) DistinctSeries(ctx context.Context, mint, maxt int64, matchers .
 	}
 	var ws annotations.Annotations
 	for name, kind := range w.kinds {
-		if w.selects(matchers, labels.FromStrings(labels.MetricName, name)) {
+		if w.selects(matchers, labels.FromStrings(model.MetricNameLabel, name)) {
 			ws.Add(fmt.Errorf("%w: metric %q is a %s, not a distinct metric", annotations.PromQLWarning, name, kind))
 		}
 	}
@@ -92,7 +93,7 @@ func (w *world) value(function string, matchers []*labels.Matcher, by []string, 
 		}
 		b := labels.NewBuilder(s.labels)
 		if function == distinctOverTime {
-			b.Del(labels.MetricName)
+			b.Del(model.MetricNameLabel)
 		} else {
 			s.labels.Range(func(l labels.Label) {
 				if !slices.Contains(by, l.Name) {
@@ -142,7 +143,7 @@ func (q *matrixQuerier) Select(_ context.Context, _ bool, _ *storage.SelectHints
 	for name, mat := range q.m.byName {
 		for _, s := range mat {
 			b := labels.NewBuilder(s.Metric)
-			b.Set(labels.MetricName, name)
+			b.Set(model.MetricNameLabel, name)
 			l, ok := b.Labels(), true
 			for _, m := range ms {
 				ok = ok && m.Matches(l.Get(m.Name))
