@@ -65,7 +65,7 @@ func (w *world) Append(_ context.Context, id tenant.ID, b *increment.Batch) (boo
 		w.keys[b.Key] = true
 	}
 	for _, inc := range b.Increments {
-		if inc.Labels.Get(labels.MetricName) == "events_total" {
+		if inc.Labels.Get(model.MetricNameLabel) == "events_total" {
 			w.appended[id] += inc.Count
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/quipudb/quipu/internal/increment"
@@ -73,7 +74,7 @@ func TestBatchEqualsItsEvents(t *testing.T) {
 		}
 		total := 0.0
 		for _, s := range apart.series {
-			if s.Labels.Get(labels.MetricName) == "events_total" {
+			if s.Labels.Get(model.MetricNameLabel) == "events_total" {
 				total += s.Count
 			}
 		}
@@ -123,7 +124,7 @@ func (c *checked) Append(_ context.Context, _ tenant.ID, b *increment.Batch) (bo
 		if _, twice := inc.Labels.HasDuplicateLabelNames(); twice {
 			c.t.Errorf("%s has a label twice", at)
 		}
-		if inc.Labels.Get(labels.MetricName) == "events_total" {
+		if inc.Labels.Get(model.MetricNameLabel) == "events_total" {
 			c.total += inc.Count
 		}
 		if inc.Kind == increment.Histogram {

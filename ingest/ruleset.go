@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"github.com/prometheus/common/model"
-	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/quipudb/quipu/internal/increment"
 )
@@ -68,7 +67,7 @@ func (rs *ruleset) compile(r Rule) (compiledRule, error) {
 	if want, ok := values[r.Kind]; !ok || r.Value != want {
 		return c, fmt.Errorf("a %s cannot have the value %q, only %q", r.Kind, r.Value, want)
 	}
-	c.labels = append(c.labels, compiledLabel{labels.MetricName, sourceMetric})
+	c.labels = append(c.labels, compiledLabel{model.MetricNameLabel, sourceMetric})
 	for _, l := range r.Labels {
 		source, err := rs.source(r, l)
 		if err != nil {
