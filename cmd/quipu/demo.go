@@ -51,9 +51,9 @@ func (c *demoCmd) Run(con *console) (err error) {
 		return nil
 	}
 	fmt.Fprintf(con.out, "\nAsk more in another terminal (the log is of the past, so say when):\n"+
-		"  quipu query --server=%s --time=%s 'topk(5, sum by (referrer) (increase(events_total[%s] anchored)))'\n"+
+		"  %s query --server=%s --time=%s 'topk(5, sum by (referrer) (increase(events_total[%s] anchored)))'\n"+
 		"or open %s/ in a browser. Ctrl-C ends the demo and removes its data.\n",
-		server.url, span.end.Format(time.RFC3339), span.window, server.url)
+		os.Args[0], server.url, span.end.Format(time.RFC3339), span.window, server.url)
 	select {
 	case <-con.ctx.Done():
 		fmt.Fprintln(con.out, "\nstopping")
@@ -124,8 +124,8 @@ var demoQuestions = []question{
 	{"Top ten pages", `topk(10, sum by (page) (increase(events_total{event="http_request"}[` + window + `] anchored)))`},
 	{"Hits by status", `sort_desc(sum by (status) (increase(events_total{event="http_request"}[` + window + `] anchored)))`},
 	{"Unique visitors (client addresses)", `count_distinct(event_users{event="http_request"}[` + window + `])`},
-	{"Bytes of a response: half are below", `histogram_quantile(0.5, sum(increase(event_value{event="http_request",field="bytes"}[` + window + `])))`},
-	{"Bytes of a response: 95% are below", `histogram_quantile(0.95, sum(increase(event_value{event="http_request",field="bytes"}[` + window + `])))`},
+	{"Bytes of a response: half are below", `histogram_quantile(0.5, sum(increase(event_value{event="http_request",field="bytes"}[` + window + `] anchored)))`},
+	{"Bytes of a response: 95% are below", `histogram_quantile(0.95, sum(increase(event_value{event="http_request",field="bytes"}[` + window + `] anchored)))`},
 }
 
 // demoHourly is asked for every whole hour of the log.

@@ -3,13 +3,21 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,6 +27,8 @@ import (
 	"github.com/quipudb/quipu/internal/client"
 )
 
+var shuffleSeed = flag.Uint64("shuffle-seed", 0, "repeat the shuffle of a failed test; 0 makes a new one")
+
 const realLog = "../../testdata/access_log_2015.log"
 
 // afterLog is the first whole hour after the last line of the log, and logHours
@@ -26,6 +36,8 @@ const realLog = "../../testdata/access_log_2015.log"
 var (
 	afterLog = time.Date(2015, time.May, 20, 22, 0, 0, 0, time.UTC)
 	logHours = client.Range{Start: time.Date(2015, time.May, 17, 11, 0, 0, 0, time.UTC), End: afterLog, Step: time.Hour}
+	// logRange is the same time in fewer steps, off the hours.
+	logRange = client.Range{Start: logHours.Start.Add(7 * time.Minute), End: afterLog, Step: 5 * time.Hour}
 )
 
 // recount is what the log holds, counted here without any code that is tested.
@@ -97,9 +109,9 @@ func (a asker) instant(expr string) client.Answer {
 	return got
 }
 
-func (a asker) overHours(expr string) client.Answer {
+func (a asker) over(r client.Range, expr string) client.Answer {
 	a.t.Helper()
-	got, err := a.c.QueryRange(a.t.Context(), expr, logHours)
+	got, err := a.c.QueryRange(a.t.Context(), expr, r)
 	if err != nil {
 		a.t.Fatalf("%s: %v", expr, err)
 	}
@@ -172,7 +184,7 @@ func wantAnswersOfLog(t *testing.T, s *serverProcess, want recount) {
 		}
 	}
 
-	hourly, err := answer.Decode(ask.overHours(`sum(increase(events_total{event="http_request"}[1h] anchored))`))
+	hourly, err := answer.Decode(ask.over(logHours, `sum(increase(events_total{event="http_request"}[1h] anchored))`))
 	if err != nil || len(hourly.Matrix) != 1 {
 		t.Fatalf("by hour: %+v, %v; want one series", hourly, err)
 	}
@@ -215,8 +227,76 @@ func TestDemoAnswersEqualTheLog(t *testing.T) {
 	wantAnswersOfLog(t, s, want)
 }
 
+// TestImportKilledAndRunAgainCountsOnce kills the importing process with a batch
+// counted whose answer it never got, and then runs the same command again.
+func TestImportKilledAndRunAgainCountsOnce(t *testing.T) {
+	want := recountLog(t)
+	s := startServer(t)
+	target, err := url.Parse(s.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forward := httputil.NewSingleHostReverseProxy(target)
+	var first *exec.Cmd
+	var mu sync.Mutex
+	posts := 0
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		posts++
+		if posts != 5 {
+			forward.ServeHTTP(w, r)
+			return
+		}
+		forward.ServeHTTP(httptest.NewRecorder(), r)
+		first.Process.Kill()
+	}))
+	defer proxy.Close()
+	cache := t.TempDir()
+	command := func() *exec.Cmd {
+		c := exec.Command(buildQuipu(t), "import", "accesslog", "--shift-to-now", "--server="+proxy.URL, realLog)
+		c.Env = append(os.Environ(), "XDG_CACHE_HOME="+cache)
+		return c
+	}
+	mu.Lock() // until first is set and started
+	first = command()
+	err = first.Start()
+	mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Wait(); err == nil {
+		t.Fatal("the first import was not killed")
+	}
+	out, err := command().CombinedOutput()
+	if err != nil {
+		t.Fatalf("import again: %v\n%s", err, out)
+	}
+	for _, line := range []string{"resuming: times are shifted as in the import that was interrupted", "10,000 lines read, 0 unparsed"} {
+		if !strings.Contains(string(out), line+"\n") {
+			t.Errorf("import again printed\n%swant %q", out, line)
+		}
+	}
+	if strings.Contains(string(out), " 0 duplicate") {
+		t.Errorf("import again found nothing of the first one:\n%s", out)
+	}
+	c, err := client.New(client.Options{Server: s.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := c.Query(t.Context(), `sum(increase(events_total{event="http_request"}[5d] anchored))`, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := answer.Decode(a)
+	if err != nil || len(v.Vector) != 1 || float64(v.Vector[0].Value) != float64(want.lines) {
+		t.Errorf("hits: %s, %v; the log has %d", a.Result, err, want.lines)
+	}
+}
+
 func TestDemoPrintsItsAnswersAndLeavesNothing(t *testing.T) {
 	want := recountLog(t)
+	buildQuipu(t) // before its directory would be that of the demo
 	temporary := t.TempDir()
 	t.Setenv("TMPDIR", temporary)
 	stdout, stderr, err := runQuipu(t, "demo", "--exit", "--log="+realLog)
@@ -245,6 +325,57 @@ func TestDemoPrintsItsAnswersAndLeavesNothing(t *testing.T) {
 	}
 }
 
+func TestDemoStaysUntilItIsInterrupted(t *testing.T) {
+	temporary := t.TempDir()
+	out := &lockedBuffer{}
+	demo := exec.Command(buildQuipu(t), "demo", "--log="+realLog)
+	demo.Env = append(os.Environ(), "TMPDIR="+temporary)
+	demo.Stdout, demo.Stderr = out, out
+	if err := demo.Start(); err != nil {
+		t.Fatal(err)
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- demo.Wait() }()
+	t.Cleanup(func() { demo.Process.Kill() })
+	deadline := time.After(readyTimeout)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !strings.Contains(out.String(), "Ctrl-C") {
+		select {
+		case err := <-exited:
+			t.Fatalf("the demo ended by itself: %v\n%s", err, out.String())
+		case <-deadline:
+			t.Fatalf("the demo did not finish its answers within %s:\n%s", readyTimeout, out.String())
+		case <-tick.C:
+		}
+	}
+	address := regexp.MustCompile(`http://127\.0\.0\.1:\d+`).FindString(out.String())
+	c, err := client.New(client.Options{Server: address})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Ready(t.Context()); err != nil {
+		t.Errorf("while the demo stays: %v", err)
+	}
+	if err := demo.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-exited:
+		if err != nil {
+			t.Errorf("the interrupted demo ended with %v:\n%s", err, out.String())
+		}
+	case <-time.After(stopTimeout):
+		t.Fatalf("the demo still runs %s after the interrupt:\n%s", stopTimeout, out.String())
+	}
+	if err := c.Ready(t.Context()); err == nil {
+		t.Errorf("something answers at %s after the demo", address)
+	}
+	if left, err := os.ReadDir(temporary); err != nil || len(left) != 0 {
+		t.Errorf("the demo leaves %v, %v", left, err)
+	}
+}
+
 // shuffledLog writes the lines of the log in another order.
 func shuffledLog(t *testing.T, seed uint64) string {
 	t.Helper()
@@ -262,7 +393,7 @@ func shuffledLog(t *testing.T, seed uint64) string {
 	return path
 }
 
-// orderQueries are asked at the end of the log and over its hours. None may
+// orderQueries are asked at the end of the log and over its time. None may
 // depend on the order in which events came.
 var orderQueries = []string{
 	`events_total`,
@@ -295,8 +426,11 @@ var orderQueries = []string{
 }
 
 func TestShuffledImportGivesTheSameAnswers(t *testing.T) {
-	seed := rand.Uint64()
-	t.Logf("the shuffle's seed is %d", seed)
+	seed := *shuffleSeed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("repeat with -shuffle-seed=%d", seed)
 	inOrder, shuffled := startServer(t), startServer(t)
 	importReal(t, inOrder, realLog)
 	importReal(t, shuffled, "--batch-size=333", "--concurrency=4", shuffledLog(t, seed))
@@ -304,8 +438,8 @@ func TestShuffledImportGivesTheSameAnswers(t *testing.T) {
 	answered := 0
 	for _, expr := range orderQueries {
 		for what, ask := range map[string]func(asker) client.Answer{
-			"at the end":     func(a asker) client.Answer { return a.instant(expr) },
-			"over its hours": func(a asker) client.Answer { return a.overHours(expr) },
+			"at the end":    func(a asker) client.Answer { return a.instant(expr) },
+			"over its time": func(a asker) client.Answer { return a.over(logRange, expr) },
 		} {
 			want, got := seriesOf(t, ask(first)), seriesOf(t, ask(second))
 			if len(want) > 0 {
