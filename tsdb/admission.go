@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/tsdb/chunks"
 
@@ -81,7 +82,7 @@ func (a *admission) forget() {
 // admit returns the labels under which a series that no memtable of its range has
 // is to be stored: ls itself or a folding of it.
 func (a *admission) admit(ctx context.Context, ls labels.Labels, kind increment.Kind, keep []string) (out labels.Labels, folded bool, err error) {
-	name := ls.Get(labels.MetricName)
+	name := ls.Get(model.MetricNameLabel)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err := a.checkKind(name, kind); err != nil {
@@ -125,7 +126,7 @@ func (a *admission) take(known map[uint64]struct{}, ls labels.Labels, limit int)
 func fold(ls labels.Labels, keep []string) labels.Labels {
 	b := labels.NewScratchBuilder(ls.Len())
 	ls.Range(func(l labels.Label) {
-		if l.Name != labels.MetricName && !slices.Contains(keep, l.Name) {
+		if l.Name != model.MetricNameLabel && !slices.Contains(keep, l.Name) {
 			l.Value = Other
 		}
 		b.Add(l.Name, l.Value)
@@ -140,7 +141,7 @@ func (a *admission) load(ctx context.Context, name string) (map[uint64]struct{},
 	defer a.versions.unpin(v)
 	for _, m := range v.mems {
 		for _, s := range m.all() {
-			if s.labels.Get(labels.MetricName) == name {
+			if s.labels.Get(model.MetricNameLabel) == name {
 				known[s.hash] = struct{}{}
 			}
 		}
@@ -152,7 +153,7 @@ func (a *admission) load(ctx context.Context, name string) (map[uint64]struct{},
 		if err != nil {
 			return nil, err
 		}
-		p, err := ix.Postings(ctx, labels.MetricName, name)
+		p, err := ix.Postings(ctx, model.MetricNameLabel, name)
 		if err != nil {
 			return nil, err
 		}

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
@@ -177,7 +178,7 @@ func addSeries(iw *index.Writer, cw *chunks.Writer, spec *blockSpec, meta *block
 	meta.Stats.NumSamples += uint64(p.len())
 	meta.MinTime = min(meta.MinTime, p.win[0])
 	meta.MaxTime = max(meta.MaxTime, p.win[p.len()-1]+spec.step)
-	meta.Quipu.Kinds[same[0].labels.Get(labels.MetricName)] = p.kind.String()
+	meta.Quipu.Kinds[same[0].labels.Get(model.MetricNameLabel)] = p.kind.String()
 	return nil
 }
 

@@ -12,19 +12,16 @@ import (
 	"github.com/quipudb/quipu/internal/increment"
 )
 
-// Chunk encodings as they stand in a block's chunk files, one per kind, clear of
-// upstream's. A changed layout gets a new number.
-const (
-	encCounter   chunkenc.Encoding = 0x71
-	encHistogram chunkenc.Encoding = 0x72
-	encDistinct  chunkenc.Encoding = 0x73
-)
+// encodingBase is added to a kind to give its encoding in a block's chunk files:
+// 0x71 counter, 0x72 histogram, 0x73 distinct. They are clear of upstream's; a
+// changed layout gets a new number.
+const encodingBase chunkenc.Encoding = 0x70
 
-func encodingOf(k increment.Kind) chunkenc.Encoding { return 0x70 | chunkenc.Encoding(k) }
+func encodingOf(k increment.Kind) chunkenc.Encoding { return encodingBase + chunkenc.Encoding(k) }
 
 func kindOf(e chunkenc.Encoding) (increment.Kind, error) {
-	k := increment.Kind(e &^ 0x70)
-	if e&0x70 != 0x70 || !k.Valid() {
+	k := increment.Kind(e - encodingBase)
+	if !k.Valid() {
 		return 0, fmt.Errorf("unknown chunk encoding %#x", byte(e))
 	}
 	return k, nil

@@ -77,7 +77,7 @@ func (d *testDB) reopen(change func(*Options)) *testDB {
 
 func counterInc(name string, ts time.Time, n float64, lbls ...string) increment.Increment {
 	return increment.Increment{
-		Labels: labels.FromStrings(append([]string{labels.MetricName, name}, lbls...)...),
+		Labels: labels.FromStrings(append([]string{model.MetricNameLabel, name}, lbls...)...),
 		Kind:   increment.Counter, Time: floorTo(ts.UnixMilli(), g), Count: n,
 	}
 }
@@ -102,7 +102,7 @@ func (d *testDB) stored(id tenant.ID, matchers ...*labels.Matcher) map[string]fl
 		return out
 	}
 	if len(matchers) == 0 {
-		matchers = []*labels.Matcher{labels.MustNewMatcher(labels.MatchRegexp, labels.MetricName, ".+")}
+		matchers = []*labels.Matcher{labels.MustNewMatcher(labels.MatchRegexp, model.MetricNameLabel, ".+")}
 	}
 	v := s.versions.pin()
 	defer s.versions.unpin(v)
@@ -243,8 +243,8 @@ func TestKindsSurviveFlushAndReopen(t *testing.T) {
 	h.Observe(-12.5)
 	incs := []increment.Increment{
 		counterInc("c_total", testStart, 2.5, "a", "b"),
-		{Labels: labels.FromStrings(labels.MetricName, "h"), Kind: increment.Histogram, Time: floorTo(testStart.UnixMilli(), g), Hist: h},
-		{Labels: labels.FromStrings(labels.MetricName, "d"), Kind: increment.Distinct, Time: floorTo(testStart.UnixMilli(), g), IDs: []uint64{5, 6, 5}},
+		{Labels: labels.FromStrings(model.MetricNameLabel, "h"), Kind: increment.Histogram, Time: floorTo(testStart.UnixMilli(), g), Hist: h},
+		{Labels: labels.FromStrings(model.MetricNameLabel, "d"), Kind: increment.Distinct, Time: floorTo(testStart.UnixMilli(), g), IDs: []uint64{5, 6, 5}},
 	}
 	db.mustAppend(tenant.Default, incs...)
 	want := db.stored(tenant.Default)
@@ -281,7 +281,7 @@ func TestOneKindAName(t *testing.T) {
 	db := openTestDB(t, "", nil)
 	db.mustAppend(tenant.Default, counterInc("x", testStart, 1, "a", "1"))
 	wrong := increment.Batch{Increments: []increment.Increment{
-		{Labels: labels.FromStrings(labels.MetricName, "x", "a", "2"), Kind: increment.Distinct, Time: 0, IDs: []uint64{1}},
+		{Labels: labels.FromStrings(model.MetricNameLabel, "x", "a", "2"), Kind: increment.Distinct, Time: 0, IDs: []uint64{1}},
 	}}
 	for range 2 {
 		_, err := db.Append(context.Background(), tenant.Default, &wrong)
@@ -498,7 +498,7 @@ func TestRetention(t *testing.T) {
 		t.Fatal(err)
 	}
 	reader := db.querier(t, tenant.Default, old.Add(-time.Hour), testStart)
-	before := countSamples(t, reader.Select(reader.ctx, true, nil, labels.MustNewMatcher(labels.MatchEqual, labels.MetricName, "c_total")))
+	before := countSamples(t, reader.Select(reader.ctx, true, nil, labels.MustNewMatcher(labels.MatchEqual, model.MetricNameLabel, "c_total")))
 	*db.now = testStart.Add(24 * time.Hour)
 	if err := db.maintainOnce(context.Background()); err != nil {
 		t.Fatal(err)
@@ -506,7 +506,7 @@ func TestRetention(t *testing.T) {
 	if got := total(db.stored(tenant.Default)); got != 2 {
 		t.Errorf("stored %v after retention, want 2", got)
 	}
-	after := countSamples(t, reader.Select(reader.ctx, true, nil, labels.MustNewMatcher(labels.MatchEqual, labels.MetricName, "c_total")))
+	after := countSamples(t, reader.Select(reader.ctx, true, nil, labels.MustNewMatcher(labels.MatchEqual, model.MetricNameLabel, "c_total")))
 	if before != after || before == 0 {
 		t.Errorf("a pinned reader saw %d samples before and %d after", before, after)
 	}
@@ -631,7 +631,7 @@ func TestLabelQueries(t *testing.T) {
 		if err != nil || strings.Join(vals, " ") != "/a /b" {
 			t.Errorf("%s: values %v, %v", stage, vals, err)
 		}
-		m := labels.MustNewMatcher(labels.MatchEqual, labels.MetricName, "events_total")
+		m := labels.MustNewMatcher(labels.MatchEqual, model.MetricNameLabel, "events_total")
 		vals, _, err = q.LabelValues(q.ctx, "page", nil, m)
 		if err != nil || strings.Join(vals, " ") != "/a" {
 			t.Errorf("%s: values of events_total %v, %v", stage, vals, err)
@@ -640,7 +640,7 @@ func TestLabelQueries(t *testing.T) {
 		if err != nil || strings.Join(names, " ") != "__name__ country page" {
 			t.Errorf("%s: names %v, %v", stage, names, err)
 		}
-		names, _, err = q.LabelNames(q.ctx, nil, labels.MustNewMatcher(labels.MatchRegexp, labels.MetricName, "other.*"))
+		names, _, err = q.LabelNames(q.ctx, nil, labels.MustNewMatcher(labels.MatchRegexp, model.MetricNameLabel, "other.*"))
 		if err != nil || strings.Join(names, " ") != "__name__ page" {
 			t.Errorf("%s: names of other_total %v, %v", stage, names, err)
 		}
@@ -702,7 +702,7 @@ func TestTenantsNeverMeet(t *testing.T) {
 	db.mustAppend(b, counterInc("c_total", testStart, 2))
 	q := db.querier(t, a, testStart.Add(-time.Hour), testStart)
 	defer q.Close()
-	all := labels.MustNewMatcher(labels.MatchRegexp, labels.MetricName, ".*")
+	all := labels.MustNewMatcher(labels.MatchRegexp, model.MetricNameLabel, ".*")
 	if n := countSamples(t, q.Select(q.ctx, true, nil, all)); n == 0 {
 		t.Error("tenant a sees nothing of its own")
 	}

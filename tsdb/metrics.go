@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/quipudb/quipu/internal/tenant"
@@ -52,5 +53,5 @@ func (m *metrics) startTimer(h prometheus.Histogram) (stop func()) {
 
 // countFolded names the metric that is past its limit.
 func (m *metrics) countFolded(id tenant.ID, ls labels.Labels) {
-	m.folded.WithLabelValues(id.String(), ls.Get(labels.MetricName)).Inc()
+	m.folded.WithLabelValues(id.String(), ls.Get(model.MetricNameLabel)).Inc()
 }

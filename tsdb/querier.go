@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
@@ -115,7 +116,7 @@ func coarseWarnings(sels []*selection, v viewParams) annotations.Annotations {
 	for _, sel := range sels {
 		if sel.kind == increment.Distinct {
 			out.Add(fmt.Errorf("%w: %q is a distinct metric on a grid coarser than 5m, a bare selector has no value; use distinct_over_time",
-				annotations.PromQLWarning, sel.labels.Get(labels.MetricName)))
+				annotations.PromQLWarning, sel.labels.Get(model.MetricNameLabel)))
 		}
 	}
 	return out
@@ -170,7 +171,7 @@ func (db *DB) DistinctSeries(ctx context.Context, mint, maxt int64, matchers ...
 			return nil, nil, err
 		}
 		if sel.kind != increment.Distinct {
-			warnings.Add(fmt.Errorf("%w: %q is a %s, not a distinct metric", annotations.PromQLWarning, sel.labels.Get(labels.MetricName), sel.kind))
+			warnings.Add(fmt.Errorf("%w: %q is a %s, not a distinct metric", annotations.PromQLWarning, sel.labels.Get(model.MetricNameLabel), sel.kind))
 			continue
 		}
 		p, err := sel.read(from, maxt+1)

@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/common/model"
+
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/tenant"
 	"github.com/quipudb/quipu/internal/vfs"
@@ -261,7 +263,7 @@ func (s *store) route(ctx context.Context, inc *increment.Increment) (routed, er
 		ser = m.getOrCreate(hash, ls, inc.Kind, s.db.nextRef)
 	}
 	if ser.kind != inc.Kind {
-		return routed{}, &KindError{Metric: inc.Labels.Get("__name__"), Have: ser.kind, Got: inc.Kind}
+		return routed{}, &KindError{Metric: inc.Labels.Get(model.MetricNameLabel), Have: ser.kind, Got: inc.Kind}
 	}
 	return routed{m, ser}, nil
 }
@@ -300,7 +302,7 @@ func (s *store) replay(pos position, rec *batchRecord) error {
 	for i := range rec.increments {
 		li := &rec.increments[i]
 		m := s.memtable(li.inc.Time)
-		if err := s.admission.setKind(li.series.labels.Get("__name__"), li.series.kind); err != nil {
+		if err := s.admission.setKind(li.series.labels.Get(model.MetricNameLabel), li.series.kind); err != nil {
 			return err
 		}
 		ser := m.getOrCreate(li.series.labels.Hash(), li.series.labels, li.series.kind, s.db.nextRef)

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
@@ -57,7 +58,7 @@ func newTwin(t *testing.T, seed uint64) *twin {
 		if i >= 10 {
 			kind, name = increment.Histogram, "latency"
 		}
-		ls := labels.FromStrings(labels.MetricName, name, "page", fmt.Sprint("/", i%5), "country", []string{"DE", "PE"}[i%2])
+		ls := labels.FromStrings(model.MetricNameLabel, name, "page", fmt.Sprint("/", i%5), "country", []string{"DE", "PE"}[i%2])
 		more, samples := tw.randomSeries(r, kind, ls, i)
 		incs = append(incs, more...)
 		dense = append(dense, samples...)
@@ -368,7 +369,7 @@ func linesAt(lines string, ts int64) string {
 // in them, whatever the idle gaps, midnights and flushes between.
 func TestAnchoredIncreaseCountsExactly(t *testing.T) {
 	tw := newTwin(t, 7)
-	stored := tw.ours.stored(tenant.Default, labels.MustNewMatcher(labels.MatchEqual, labels.MetricName, "events_total"))
+	stored := tw.ours.stored(tenant.Default, labels.MustNewMatcher(labels.MatchEqual, model.MetricNameLabel, "events_total"))
 	checked := 0
 	for h := range 32 {
 		end := tw.from.Truncate(time.Hour).Add(time.Duration(h+1) * time.Hour)

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/quipudb/quipu/internal/increment"
@@ -28,7 +29,7 @@ func sampleBatch() *batchRecord {
 	h.Observe(12.5)
 	h.Observe(-3)
 	series := func(ref uint64, kind increment.Kind, name string) *loggedSeries {
-		return &loggedSeries{ref: ref, kind: kind, labels: labels.FromStrings(labels.MetricName, name, "page", "/")}
+		return &loggedSeries{ref: ref, kind: kind, labels: labels.FromStrings(model.MetricNameLabel, name, "page", "/")}
 	}
 	c := series(1, increment.Counter, "events_total")
 	return &batchRecord{
