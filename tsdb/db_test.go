@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sort"
 	"strings"
 	"sync"
@@ -604,14 +605,16 @@ func TestWALBudget(t *testing.T) {
 	for i := range 400 {
 		db.mustAppend(tenant.Default, counterInc("c_total", testStart, 1, "page", fmt.Sprint(i)))
 	}
-	if db.wal.size() <= 8192 {
-		t.Fatalf("log has only %d bytes", db.wal.size())
+	// Background work is woken by the log itself, not by its clock, which stands.
+	deadline := time.Now().Add(30 * time.Second)
+	for db.wal.size() > 8192 && time.Now().Before(deadline) {
+		runtime.Gosched()
 	}
-	if err := db.maintainOnce(context.Background()); err != nil {
-		t.Fatal(err)
+	if n := db.wal.size(); n > 8192 {
+		t.Errorf("log has %d bytes", n)
 	}
-	if db.wal.size() > 8192 {
-		t.Errorf("log has %d bytes after background work", db.wal.size())
+	if db.wal.oldestSegment() == 1 {
+		t.Error("no segment was given back")
 	}
 	if got := total(db.stored(tenant.Default)); got != 400 {
 		t.Errorf("stored %v, want 400", got)
