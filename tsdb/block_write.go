@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"path/filepath"
 	"slices"
 
@@ -45,6 +46,8 @@ type blockSpec struct {
 	step       int64
 	series     []blockSeries // any order; equal labels are neighbours after sorting and merge
 	level      int
+	sources    []ulid.ULID // of a merged block: the flushed blocks it came from
+	bytes      int64       // of chunks, once they are written
 }
 
 // writeBlock writes a block into a temporary directory, makes it durable and
@@ -83,7 +86,11 @@ func writeBlock(ctx context.Context, fsys vfs.FS, spec *blockSpec) (bi blockInfo
 	if err := fsys.SyncDir(spec.tenantDir); err != nil {
 		return bi, false, fmt.Errorf("sync tenant directory: %w", err)
 	}
-	return blockInfo{ULID: spec.id, MinTime: meta.MinTime, MaxTime: meta.MaxTime}, true, nil
+	size, err := os.Stat(filepath.Join(final, blockIndex))
+	if err != nil {
+		return bi, false, fmt.Errorf("size of block index: %w", err)
+	}
+	return blockInfo{ULID: spec.id, MinTime: meta.MinTime, MaxTime: meta.MaxTime, Bytes: spec.bytes + size.Size()}, true, nil
 }
 
 // writeBlockFiles writes chunks and index; upstream's writers sync what they
@@ -94,7 +101,9 @@ func writeBlockFiles(ctx context.Context, dir string, spec *blockSpec) (meta *bl
 		Quipu:     blockMetaQuipu{Tenant: spec.tenant, Generation: spec.generation, Kinds: map[string]string{}},
 	}
 	meta.Compaction.Level = spec.level
-	meta.Compaction.Sources = []ulid.ULID{spec.id}
+	if meta.Compaction.Sources = spec.sources; len(spec.sources) == 0 {
+		meta.Compaction.Sources = []ulid.ULID{spec.id}
+	}
 	slices.SortFunc(spec.series, func(a, b blockSeries) int { return labels.Compare(a.labels, b.labels) })
 
 	// 32 MiB, not upstream's 512: the writer allocates a segment before it knows
@@ -166,6 +175,9 @@ func addSeries(iw *index.Writer, cw *chunks.Writer, spec *blockSpec, meta *block
 	metas, err := encodeChunks(&p, spec.step)
 	if err != nil {
 		return err
+	}
+	for _, m := range metas {
+		spec.bytes += int64(len(m.Chunk.Bytes()))
 	}
 	if err := cw.WriteChunks(metas...); err != nil {
 		return err

@@ -144,7 +144,7 @@ func Open(opts Options) (db *DB, err error) {
 	ctx, stop := context.WithCancel(context.Background())
 	db.stop = stop
 	db.registerGauges()
-	go db.maintain(ctx)
+	go db.background(ctx)
 	return db, nil
 }
 

@@ -501,7 +501,7 @@ func TestRetention(t *testing.T) {
 	reader := db.querier(t, tenant.Default, old.Add(-time.Hour), testStart)
 	before := countSamples(t, reader.Select(reader.ctx, true, nil, labels.MustNewMatcher(labels.MatchEqual, model.MetricNameLabel, "c_total")))
 	*db.now = testStart.Add(24 * time.Hour)
-	if err := db.maintainOnce(context.Background()); err != nil {
+	if err := db.maintainBlocks(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	if got := total(db.stored(tenant.Default)); got != 2 {

@@ -26,7 +26,9 @@
 //
 //	db.go            opening, closing, tenants by id
 //	store.go         one tenant: append, replay
-//	flush.go         memtables to blocks, retention, background work
+//	flush.go         memtables to blocks
+//	maintain.go      retention and background work
+//	compact_plan.go, compact.go     merging of blocks
 //	version.go       immutable states of a tenant's data, pinned by readers
 //	admission.go     kinds and limits of series, folding into "(other)"
 //	keys.go          batch keys that were seen, in memory and on disk

@@ -36,6 +36,7 @@ type blockInfo struct {
 	ULID    ulid.ULID `json:"ulid"`
 	MinTime int64     `json:"minTime"` // start of the first window, milliseconds since 1970
 	MaxTime int64     `json:"maxTime"` // end of the last window
+	Bytes   int64     `json:"bytes"`   // of chunks and index
 }
 
 // keyFile names a file of batch keys.

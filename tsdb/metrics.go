@@ -19,6 +19,7 @@ type metrics struct {
 	walDamage      prometheus.Counter
 	flushes        *prometheus.CounterVec
 	flushSeconds   prometheus.Histogram
+	compactions    *prometheus.CounterVec
 	blocksDropped  prometheus.Counter
 	folded         *prometheus.CounterVec
 }
@@ -39,6 +40,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		flushSeconds: f.NewHistogram(prometheus.HistogramOpts{
 			Name: "quipu_tsdb_flush_seconds", Help: "Time one flush took.", Buckets: prometheus.ExponentialBuckets(0.01, 2, 14),
 		}),
+		compactions: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "quipu_tsdb_compactions_total", Help: "Merges of a tenant's blocks into one.",
+		}, []string{"result"}),
 		blocksDropped: f.NewCounter(prometheus.CounterOpts{Name: "quipu_tsdb_blocks_dropped_total", Help: "Blocks dropped by retention."}),
 		folded: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "quipu_tsdb_folded_increments_total", Help: "Increments whose label values were replaced by (other) because their metric is at its limit of series.",

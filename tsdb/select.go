@@ -173,17 +173,9 @@ func (sel *selection) shows(win window) bool {
 // read returns the merged increments that start at or after from. They share no
 // memory with what others see.
 func (sel *selection) read(from, to int64) (points, error) {
-	parts := make([]points, 0, len(sel.chunks)+len(sel.mems))
-	for _, c := range sel.chunks {
-		ch, _, err := c.reader.ChunkOrIterable(c.meta)
-		if err != nil {
-			return points{}, fmt.Errorf("read chunk of %s in block %s: %w", sel.labels, c.block.ULID, err)
-		}
-		var p points
-		if _, err := decodeChunk(ch.Encoding(), ch.Bytes(), &p); err != nil {
-			return points{}, fmt.Errorf("decode chunk of %s in block %s: %w", sel.labels, c.block.ULID, err)
-		}
-		parts = append(parts, p)
+	parts, err := sel.chunkPoints()
+	if err != nil {
+		return points{}, err
 	}
 	for _, m := range sel.mems {
 		p := points{kind: sel.kind}
@@ -198,6 +190,23 @@ func (sel *selection) read(from, to int64) (points, error) {
 	}
 	p.trimBefore(from)
 	return p, nil
+}
+
+// chunkPoints decodes the chunks of a selection.
+func (sel *selection) chunkPoints() ([]points, error) {
+	parts := make([]points, 0, len(sel.chunks)+len(sel.mems))
+	for _, c := range sel.chunks {
+		ch, _, err := c.reader.ChunkOrIterable(c.meta)
+		if err != nil {
+			return nil, fmt.Errorf("read chunk of %s in block %s: %w", sel.labels, c.block.ULID, err)
+		}
+		var p points
+		if _, err := decodeChunk(ch.Encoding(), ch.Bytes(), &p); err != nil {
+			return nil, fmt.Errorf("decode chunk of %s in block %s: %w", sel.labels, c.block.ULID, err)
+		}
+		parts = append(parts, p)
+	}
+	return parts, nil
 }
 
 // trimBefore drops the windows that start before t: totals begin at a midnight,

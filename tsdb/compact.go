@@ -1,0 +1,141 @@
+package tsdb
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/tsdb/chunks"
+	"github.com/prometheus/prometheus/tsdb/index"
+
+	"github.com/quipudb/quipu/internal/increment"
+)
+
+// compact merges blocks until the plan is empty; reads and writes go on. Like a
+// flush it is true when the manifest is in place.
+func (s *store) compact(ctx context.Context, now time.Time) error {
+	for {
+		did, err := s.compactOnce(ctx, now)
+		if err != nil {
+			s.db.metrics.compactions.WithLabelValues("failed").Inc()
+			return fmt.Errorf("compact tenant %s: %w", s.id, err)
+		}
+		if !did {
+			return nil
+		}
+		s.db.metrics.compactions.WithLabelValues("ok").Inc()
+	}
+}
+
+func (s *store) compactOnce(ctx context.Context, now time.Time) (did bool, err error) {
+	// A flush only adds blocks and retention runs on the same goroutine, so the
+	// sources stay live while they are merged without flushMu.
+	v := s.versions.pin()
+	defer s.versions.unpin(v)
+	infos := make([]blockInfo, len(v.blocks))
+	for i, b := range v.blocks {
+		infos[i] = b.blockInfo
+	}
+	plan := planCompaction(infos, func(b blockInfo) int64 { return b.Bytes }, now, time.Duration(s.profile.Retention))
+	if plan == nil {
+		return false, nil
+	}
+	var sources []*block
+	for _, b := range v.blocks {
+		if slices.ContainsFunc(plan, func(p blockInfo) bool { return p.ULID == b.ULID }) {
+			sources = append(sources, b)
+		}
+	}
+	spec := blockSpec{
+		tenantDir: s.dir, tenant: s.id.String(), generation: s.generation, id: s.db.newULID(), step: s.grid(),
+	}
+	for _, b := range sources {
+		if err := spec.addBlock(ctx, b); err != nil {
+			return false, err
+		}
+	}
+	bi, ok, err := writeBlock(ctx, s.db.opts.FS, &spec)
+	if err != nil {
+		return false, err
+	}
+	if !ok {
+		return false, fmt.Errorf("blocks %v have no increments", plan)
+	}
+	merged := newBlock(s.db.opts.FS, s.dir, bi)
+	if err := s.replaceBlocks(sources, []*block{merged}); err != nil {
+		return false, err
+	}
+	return true, nil
+}
+
+// replaceBlocks commits a manifest in which next stand for sources and removes
+// the sources when their last reader is done.
+func (s *store) replaceBlocks(sources, next []*block) error {
+	s.flushMu.Lock()
+	defer s.flushMu.Unlock()
+	man := *s.man
+	man.Blocks = slices.DeleteFunc(slices.Clone(s.man.Blocks), func(b blockInfo) bool {
+		return slices.ContainsFunc(sources, func(o *block) bool { return o.ULID == b.ULID })
+	})
+	for _, b := range next {
+		man.Blocks = append(man.Blocks, b.blockInfo)
+	}
+	if err := man.write(s.db.opts.FS, s.dir); err != nil {
+		return err
+	}
+	s.man = &man
+	for _, b := range sources {
+		b.obsolete.Store(true)
+	}
+	s.versions.replace(nil, nil, next, sources)
+	return nil
+}
+
+// addBlock adds the series of a block to what a block is written from. The block
+// must stay open until then.
+func (spec *blockSpec) addBlock(ctx context.Context, b *block) error {
+	ix, cr, err := b.open()
+	if err != nil {
+		return err
+	}
+	meta, err := b.meta()
+	if err != nil {
+		return err
+	}
+	spec.level = max(spec.level, meta.Compaction.Level+1)
+	spec.sources = append(spec.sources, meta.Compaction.Sources...)
+	name, value := index.AllPostingsKey()
+	p, err := ix.Postings(ctx, name, value)
+	if err != nil {
+		return fmt.Errorf("read index of block %s: %w", b.ULID, err)
+	}
+	builder := labels.NewScratchBuilder(8)
+	for p.Next() {
+		var metas []chunks.Meta
+		if err := ix.Series(p.At(), &builder, &metas); err != nil {
+			return fmt.Errorf("read index of block %s: %w", b.ULID, err)
+		}
+		sel := &selection{labels: builder.Labels()}
+		for _, m := range metas {
+			sel.chunks = append(sel.chunks, blockChunk{b, cr, m})
+		}
+		kind, err := sel.kindOfFirst()
+		if err != nil {
+			return err
+		}
+		spec.series = append(spec.series, blockSeries{labels: sel.labels, kind: kind, parts: sel.chunkPoints})
+	}
+	return p.Err()
+}
+
+// kindOfFirst reads a selection's kind off its first chunk.
+func (sel *selection) kindOfFirst() (increment.Kind, error) {
+	c := sel.chunks[0]
+	ch, _, err := c.reader.ChunkOrIterable(c.meta)
+	if err != nil {
+		return 0, fmt.Errorf("read chunk of %s in block %s: %w", sel.labels, c.block.ULID, err)
+	}
+	return kindOf(ch.Encoding())
+}

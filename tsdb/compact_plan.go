@@ -1,0 +1,94 @@
+package tsdb
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// compactRanges are the spans that blocks are merged to, each a multiple of the
+// one before: a flush writes blocks of at most a day.
+var compactRanges = []time.Duration{24 * time.Hour, 3 * 24 * time.Hour, 9 * 24 * time.Hour, 27 * 24 * time.Hour}
+
+const (
+	// compactQuiet is how long after its end a span is left alone: late events
+	// still come.
+	compactQuiet = time.Hour
+	// compactBlocks is how many blocks a day that still grows collects before
+	// they are merged; a span that is over is merged from two.
+	compactBlocks = 4
+	// compactGrowth is how much smaller blocks must hold together, as a part of
+	// the largest, for it to be rewritten with them: a few late events do not
+	// rewrite a month. What is left unmerged grows by 1/compactGrowth a block, so
+	// that there are few.
+	compactGrowth = 0.25
+)
+
+// planCompaction returns the blocks to merge into one, nil where there are none
+// worth it. It is a function of what it is given: block infos and their sizes in
+// bytes, the present, and the tenant's retention (0: keep all).
+//
+// Spans are aligned to multiples of themselves since 1970, so that blocks of one
+// span never straddle two of the next. Inside a span blocks are merged in tiers:
+// the smaller ones first, the largest only when they add up to a part of it.
+func planCompaction(blocks []blockInfo, size func(blockInfo) int64, now time.Time, retention time.Duration) []blockInfo {
+	for i, r := range compactRanges {
+		if i > 0 && retention > 0 && r > retention/10 {
+			break // a block is dropped whole: it must not hold much more than it should
+		}
+		if merge := planSpan(blocks, size, now, r, i == 0); merge != nil {
+			return merge
+		}
+	}
+	return nil
+}
+
+func planSpan(blocks []blockInfo, size func(blockInfo) int64, now time.Time, span time.Duration, first bool) []blockInfo {
+	ms := span.Milliseconds()
+	spans := map[int64][]blockInfo{}
+	for _, b := range blocks {
+		start := floorTo(b.MinTime, ms)
+		if b.MaxTime <= start+ms {
+			spans[start] = append(spans[start], b)
+		}
+	}
+	starts := make([]int64, 0, len(spans))
+	for s := range spans {
+		starts = append(starts, s)
+	}
+	slices.Sort(starts)
+	for _, start := range starts {
+		group := spans[start]
+		over := now.UnixMilli() >= start+ms+compactQuiet.Milliseconds()
+		if !over && !first {
+			continue // only a day is merged while it still grows
+		}
+		if merge := planTier(group, size, over); merge != nil {
+			return merge
+		}
+	}
+	return nil
+}
+
+// planTier picks the blocks of one span to merge; over says that the span is past.
+func planTier(group []blockInfo, size func(blockInfo) int64, over bool) []blockInfo {
+	slices.SortFunc(group, func(a, b blockInfo) int {
+		return cmp.Or(cmp.Compare(size(a), size(b)), a.ULID.Compare(b.ULID))
+	})
+	enough := compactBlocks
+	if over {
+		enough = 2
+	}
+	total := int64(0)
+	for _, b := range group {
+		total += size(b)
+	}
+	for n := len(group); n >= enough; n-- {
+		largest := size(group[n-1])
+		total -= largest
+		if float64(total) >= compactGrowth*float64(largest) {
+			return group[:n]
+		}
+	}
+	return nil
+}

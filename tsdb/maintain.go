@@ -1,0 +1,162 @@
+package tsdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"time"
+)
+
+// retain drops the blocks whose newest data is older than the tenant's retention.
+func (s *store) retain(now time.Time) error {
+	keep := time.Duration(s.profile.Retention)
+	if keep == 0 {
+		return nil
+	}
+	oldest := now.Add(-keep).UnixMilli()
+	v := s.versions.pin()
+	defer s.versions.unpin(v)
+	var drop []*block
+	for _, b := range v.blocks {
+		if b.MaxTime <= oldest {
+			drop = append(drop, b)
+		}
+	}
+	if len(drop) == 0 {
+		return nil
+	}
+	if err := s.replaceBlocks(drop, nil); err != nil {
+		return fmt.Errorf("drop old blocks of tenant %s: %w", s.id, err)
+	}
+	s.admission.forget()
+	s.db.metrics.blocksDropped.Add(float64(len(drop)))
+	return nil
+}
+
+// flushDue reports whether a flush is worth its blocks: a range has passed, has
+// been quiet since, and holds enough.
+func (s *store) flushDue(now time.Time) bool {
+	const (
+		quiet    = 10 * time.Minute
+		bytesMin = 256 << 10 // less is not worth a block
+	)
+	v := s.versions.pin()
+	defer s.versions.unpin(v)
+	passed, bytes := false, int64(0)
+	for _, m := range v.mems {
+		bytes += m.bytes.Load()
+		ended := time.UnixMilli(max(m.end, m.lastAppend.Load())).Add(quiet)
+		passed = passed || now.After(ended)
+	}
+	return passed && bytes >= bytesMin
+}
+
+// background runs until ctx ends: memory and log are kept within their budgets on
+// one goroutine, blocks are dropped and merged on another, which may take long.
+func (db *DB) background(ctx context.Context) {
+	defer close(db.maintained)
+	var blocks sync.WaitGroup
+	blocks.Go(func() { db.repeat(ctx, nil, db.maintainBlocks) })
+	db.repeat(ctx, db.kick, db.maintainMemory)
+	blocks.Wait()
+}
+
+// repeat calls work at every tick and kick.
+func (db *DB) repeat(ctx context.Context, kick <-chan struct{}, work func(context.Context) error) {
+	tick := time.NewTicker(db.opts.MaintainInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-kick:
+		}
+		if err := work(ctx); err != nil && ctx.Err() == nil {
+			db.opts.Logger.Error("background work failed, trying again", "err", err)
+		}
+	}
+}
+
+// maintainBlocks drops what is too old and merges what is worth it.
+func (db *DB) maintainBlocks(ctx context.Context) error {
+	var err error
+	now := db.opts.Now()
+	for _, s := range db.openStores() {
+		err = errors.Join(err, s.retain(now), s.compact(ctx, now))
+	}
+	return err
+}
+
+// maintainMemory flushes what is due and gives back log segments.
+func (db *DB) maintainMemory(ctx context.Context) error {
+	var err error
+	now := db.opts.Now()
+	for _, s := range db.openStores() {
+		if s.flushDue(now) {
+			err = errors.Join(err, s.flush(ctx))
+		}
+		s.keys.expire(now.Add(-db.opts.DedupWindow).UnixMilli())
+	}
+	err = errors.Join(err, db.flushLargest(ctx), db.flushOldest(ctx))
+	return errors.Join(err, db.releaseSegments())
+}
+
+// flushLargest flushes tenants, the largest first, until memtables are within
+// their budget.
+func (db *DB) flushLargest(ctx context.Context) error {
+	for {
+		var largest *store
+		total, most := int64(0), int64(0)
+		for _, s := range db.openStores() {
+			n := s.memBytes()
+			total += n
+			if n > most {
+				largest, most = s, n
+			}
+		}
+		if total <= db.opts.MemtableBytesMax || largest == nil {
+			return nil
+		}
+		if err := largest.flush(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// flushOldest flushes the tenants that hold back the oldest segments until the
+// log is within its budget.
+func (db *DB) flushOldest(ctx context.Context) error {
+	for db.wal.size() > db.opts.WALBytesMax {
+		before := db.wal.oldestSegment()
+		for _, s := range db.openStores() {
+			if first, ok := s.neededSegment(); ok && first <= before {
+				if err := s.flush(ctx); err != nil {
+					return err
+				}
+			}
+		}
+		if err := db.releaseSegments(); err != nil {
+			return err
+		}
+		if db.wal.oldestSegment() == before {
+			return nil // only the open segment is left
+		}
+	}
+	return nil
+}
+
+// releaseSegments removes the segments whose increments are all in live blocks.
+func (db *DB) releaseSegments() error {
+	keep := uint64(math.MaxUint64)
+	db.mu.RLock()
+	for _, s := range db.stores {
+		if first, ok := s.neededSegment(); ok {
+			keep = min(keep, first)
+		}
+	}
+	db.mu.RUnlock()
+	return db.wal.release(keep)
+}
