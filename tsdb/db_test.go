@@ -230,7 +230,12 @@ func TestModel(t *testing.T) {
 						t.Fatalf("tenant %s: %v", id, err)
 					}
 				}
-				db = db.reopen(nil)
+				if err := db.Close(); err != nil {
+					t.Fatal(err)
+				}
+				db.DB = nil
+				mustBeSound(t, db.dir)
+				db = openTestDB(t, db.dir, nil)
 			}
 		})
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/tsdb"
@@ -259,7 +260,7 @@ func collectIndexed(v *version, win window, f func(labelIndex) ([]string, error)
 	add := func(ix labelIndex) error {
 		vals, err := f(ix)
 		for _, s := range vals {
-			seen[s] = struct{}{}
+			seen[strings.Clone(s)] = struct{}{} // a block's strings are in its mapped file
 		}
 		return err
 	}

@@ -17,6 +17,8 @@ type walReader struct {
 	dir     string
 	logger  *slog.Logger
 	metrics *metrics
+	// report is told of damage; nil: only the log is.
+	report func(segment uint64, offset int64, cause error)
 }
 
 // replay calls apply for every intact batch, in order, with the position where
@@ -123,6 +125,9 @@ func (r *walReader) cutTail(n uint64, last bool, path string, offset, size int64
 
 func (r *walReader) damaged(segment uint64, offset int64, cause error) {
 	r.metrics.walDamage.Inc()
+	if r.report != nil {
+		r.report(segment, offset, cause)
+	}
 	r.logger.Error("write-ahead log is damaged: a record is lost, those around it are kept",
 		"segment", segment, "offset", offset, "err", cause)
 }

@@ -81,6 +81,9 @@ func TestKillNine(t *testing.T) {
 		resendAndCheck(t, server.URL, all, r)
 		sent := postUntilKilled(t, server, round, r)
 		all = append(all, sent...)
+		if out, errs, err := runQuipu(t, "check", dir); err != nil {
+			t.Fatalf("quipu check after kill %d: %v\n%s%s", round, err, out, errs)
+		}
 	}
 	server := startServer(t, "--data.dir="+dir)
 	resendAndCheck(t, server.URL, all, r)

@@ -1,0 +1,256 @@
+package tsdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"path/filepath"
+	"strings"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/tsdb/fileutil"
+
+	"github.com/quipudb/quipu/internal/tenant"
+	"github.com/quipudb/quipu/internal/vfs"
+)
+
+// Problem is one thing that is wrong in a data directory.
+type Problem struct {
+	Path string // file or directory, below the data directory
+	What string
+}
+
+func (p Problem) String() string { return p.Path + ": " + p.What }
+
+// CheckSummary says what a check looked at.
+type CheckSummary struct {
+	Tenants, Blocks, Series, Chunks, Windows int
+	Segments, Records                        int
+	Keys                                     int
+	// Leftovers are what a crash left behind: they do no harm and go when the
+	// directory is opened. A torn last log record is one.
+	Leftovers []string
+}
+
+// Check verifies what a data directory holds, without changing it: checksums,
+// order, index against chunks, manifests against blocks, the log, and that every
+// record is of a known tenant. The error is of the check itself, such as a
+// directory that a server has open; what is wrong with the data are problems.
+func Check(ctx context.Context, dir string) (CheckSummary, []Problem, error) {
+	c := &checker{ctx: ctx, dir: dir, fs: vfs.OS{}, generations: map[tenant.ID]*manifest{}}
+	if _, err := c.fs.ReadDir(filepath.Join(dir, walDirName)); err != nil {
+		return c.sum, nil, fmt.Errorf("%s is no data directory: %w", dir, err)
+	}
+	lock, _, err := fileutil.Flock(filepath.Join(dir, lockName))
+	if err != nil {
+		return c.sum, nil, fmt.Errorf("data directory %s is in use, stop the server first: %w", dir, err)
+	}
+	err = errors.Join(c.run(), lock.Release())
+	return c.sum, c.problems, err
+}
+
+type checker struct {
+	ctx      context.Context
+	dir      string
+	fs       vfs.FS
+	sum      CheckSummary
+	problems []Problem
+
+	generations map[tenant.ID]*manifest // nil: unreadable
+}
+
+func (c *checker) problem(path, format string, args ...any) {
+	if rel, err := filepath.Rel(c.dir, path); err == nil {
+		path = rel
+	}
+	c.problems = append(c.problems, Problem{path, fmt.Sprintf(format, args...)})
+}
+
+func (c *checker) leftover(path string) {
+	if rel, err := filepath.Rel(c.dir, path); err == nil {
+		path = rel
+	}
+	c.sum.Leftovers = append(c.sum.Leftovers, path)
+}
+
+func (c *checker) run() error {
+	entries, err := c.fs.ReadDir(c.dir)
+	if err != nil {
+		return fmt.Errorf("list %s: %w", c.dir, err)
+	}
+	for _, e := range entries {
+		if err := c.ctx.Err(); err != nil {
+			return err
+		}
+		path := filepath.Join(c.dir, e.Name())
+		switch {
+		case e.Name() == walDirName || e.Name() == lockName:
+		case !e.IsDir():
+			c.problem(path, "does not belong here")
+		default:
+			id, err := tenant.Parse(e.Name())
+			if err != nil {
+				c.problem(path, "%v", err)
+				continue
+			}
+			c.checkTenant(id, path)
+		}
+	}
+	return c.checkWAL()
+}
+
+func (c *checker) checkTenant(id tenant.ID, dir string) {
+	c.sum.Tenants++
+	c.generations[id] = nil
+	m, err := readManifest(c.fs, dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		c.problem(dir, "has no %s", manifestName)
+		return
+	}
+	if err != nil {
+		c.problem(filepath.Join(dir, manifestName), "%v", err)
+		return
+	}
+	c.generations[id] = m
+	settings := c.checkSettings(dir)
+	live := map[string]bool{manifestName: true, settingsName: true, idKeyName: true}
+	for _, b := range m.Blocks {
+		live[b.ULID.String()] = true
+		bc := blockChecker{checker: c, id: id, man: m, settings: settings, block: newBlock(c.fs, dir, b)}
+		bc.run()
+	}
+	for _, k := range m.Keys {
+		live[k.Name] = true
+		c.checkKeys(filepath.Join(dir, k.Name), k)
+	}
+	entries, err := c.fs.ReadDir(dir)
+	if err != nil {
+		c.problem(dir, "%v", err)
+	}
+	for _, e := range entries {
+		if !live[e.Name()] {
+			c.leftover(filepath.Join(dir, e.Name()))
+		}
+	}
+}
+
+func (c *checker) checkSettings(dir string) tenant.Settings {
+	path := filepath.Join(dir, settingsName)
+	settings := tenant.DefaultSettings()
+	src, err := c.fs.ReadFile(path)
+	if err == nil {
+		settings, err = tenant.ParseSettings(src, settings)
+	}
+	if err != nil {
+		c.problem(path, "%v", err)
+	}
+	path = filepath.Join(dir, idKeyName)
+	if key, err := c.fs.ReadFile(path); err != nil {
+		c.problem(path, "%v", err)
+	} else if len(key) != len(tenant.Profile{}.IDKey) {
+		c.problem(path, "has %d bytes, want %d", len(key), len(tenant.Profile{}.IDKey))
+	}
+	return settings
+}
+
+func (c *checker) checkKeys(path string, kf keyFile) {
+	keys, err := readKeys(c.fs, path)
+	if err != nil {
+		c.problem(path, "%v", err)
+		return
+	}
+	c.sum.Keys += len(keys)
+	newest := int64(0)
+	for i, k := range keys {
+		newest = max(newest, k.time)
+		if i > 0 && string(keys[i-1].hash[:]) >= string(k.hash[:]) {
+			c.problem(path, "key %d is out of order", i)
+		}
+	}
+	if newest != kf.MaxTime {
+		c.problem(path, "newest key is of %d, the manifest says %d", newest, kf.MaxTime)
+	}
+}
+
+// checkWAL reads the log as opening would, with the one difference that it cuts
+// nothing off.
+func (c *checker) checkWAL() error {
+	dir := filepath.Join(c.dir, walDirName)
+	segments, err := listSegments(c.fs, dir)
+	if err != nil {
+		c.problem(dir, "%v", err)
+		return nil
+	}
+	c.sum.Segments = len(segments)
+	for i := 1; i < len(segments); i++ {
+		if segments[i] != segments[i-1]+1 {
+			c.problem(dir, "segment %d is missing", segments[i-1]+1)
+		}
+	}
+	r := walReader{
+		fs: readOnlyFS{c.fs, c}, dir: dir, metrics: newMetrics(prometheus.NewRegistry()),
+		logger: slog.New(slog.DiscardHandler),
+		report: func(segment uint64, offset int64, cause error) {
+			c.problem(filepath.Join(dir, segmentName(segment)), "at byte %d: %v", offset, cause)
+		},
+	}
+	end, err := r.replay(func(pos position, rec *batchRecord) error {
+		c.sum.Records++
+		return c.checkRecord(dir, pos, rec)
+	})
+	if err != nil {
+		c.problem(dir, "%v", err)
+		return nil
+	}
+	for id, m := range c.generations {
+		if m != nil && m.Watermark.WAL == end.id && m.Watermark.Segment >= end.nextSegment && end.id != (ulid.ULID{}) {
+			c.problem(filepath.Join(c.dir, id.String(), manifestName), "watermark is in segment %d, the log ends before %d", m.Watermark.Segment, end.nextSegment)
+		}
+	}
+	return c.ctx.Err()
+}
+
+func (c *checker) checkRecord(dir string, pos position, rec *batchRecord) error {
+	path := filepath.Join(dir, segmentName(pos.Segment))
+	if _, ok := c.generations[rec.tenant]; !ok {
+		// A deleted tenant's records stay until their segment goes.
+		return nil
+	}
+	for _, li := range rec.increments {
+		if li.series.labels.Get(model.MetricNameLabel) == "" {
+			c.problem(path, "at byte %d: a series has no metric name", pos.Offset)
+		}
+		if li.inc.Kind != li.series.kind {
+			c.problem(path, "at byte %d: increment of kind %s for a %s", pos.Offset, li.inc.Kind, li.series.kind)
+		}
+	}
+	return c.ctx.Err()
+}
+
+// readOnlyFS notes what opening would cut off and leaves it there.
+type readOnlyFS struct {
+	vfs.FS
+	c *checker
+}
+
+func (r readOnlyFS) Truncate(name string, size int64) error {
+	r.c.leftover(fmt.Sprintf("%s from byte %d", name, size))
+	return nil
+}
+
+// Write prints problems and a summary for a person.
+func (s CheckSummary) Write(w io.Writer, problems []Problem) {
+	for _, p := range problems {
+		fmt.Fprintln(w, p)
+	}
+	fmt.Fprintf(w, "%d tenants, %d blocks with %d series, %d chunks and %d windows, %d batch keys, %d log segments with %d records\n",
+		s.Tenants, s.Blocks, s.Series, s.Chunks, s.Windows, s.Keys, s.Segments, s.Records)
+	if n := len(s.Leftovers); n > 0 {
+		fmt.Fprintf(w, "%d leftovers of a crash, which do no harm: %s\n", n, strings.Join(s.Leftovers, ", "))
+	}
+}

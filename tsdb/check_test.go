@@ -1,0 +1,159 @@
+package tsdb
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/quipudb/quipu/internal/increment"
+	"github.com/quipudb/quipu/internal/tenant"
+)
+
+// mustBeSound fails the test where a directory that nobody has open is damaged.
+func mustBeSound(t testing.TB, dir string) CheckSummary {
+	t.Helper()
+	sum, problems, err := Check(context.Background(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Error("check: ", p)
+	}
+	return sum
+}
+
+// variedDir makes a directory with blocks, keys, and a log with every kind.
+func variedDir(t testing.TB) (dir string, stored map[string]float64) {
+	t.Helper()
+	db := openTestDB(t, "", nil)
+	for i := range 60 {
+		ts := testStart.Add(-time.Duration(i) * 37 * time.Minute)
+		h := &increment.Hist{}
+		h.Observe(float64(i))
+		win := floorTo(ts.UnixMilli(), g)
+		b := &increment.Batch{HasKey: true, Key: [16]byte{byte(i), 1}, Increments: []increment.Increment{
+			counterInc("events_total", ts, float64(1+i%3), "page", fmt.Sprint("/", i%5)),
+			{Labels: labels.FromStrings(model.MetricNameLabel, "event_value", "field", "n"), Kind: increment.Histogram, Time: win, Hist: h},
+			{Labels: labels.FromStrings(model.MetricNameLabel, "event_users"), Kind: increment.Distinct, Time: win, IDs: []uint64{uint64(i) * 1e15, 7}},
+		}}
+		if _, err := db.Append(context.Background(), tenant.Default, b); err != nil {
+			t.Fatal(err)
+		}
+		if i == 40 {
+			if err := db.Flush(context.Background(), tenant.Default); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	stored = db.stored(tenant.Default)
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db.DB = nil
+	return db.dir, stored
+}
+
+func TestCheckOfASoundDirectory(t *testing.T) {
+	dir, _ := variedDir(t)
+	sum := mustBeSound(t, dir)
+	if sum.Tenants != 1 || sum.Blocks < 2 || sum.Series == 0 || sum.Windows == 0 || sum.Keys != 41 || sum.Records < 19 {
+		t.Errorf("summary %+v", sum)
+	}
+	db := openTestDB(t, dir, nil)
+	if _, _, err := Check(context.Background(), dir); err == nil || !strings.Contains(err.Error(), "stop the server") {
+		t.Errorf("check of an open directory: %v", err)
+	}
+	_ = db
+	if _, _, err := Check(context.Background(), t.TempDir()); err == nil {
+		t.Error("an empty directory passes as a data directory")
+	}
+}
+
+// A flipped bit anywhere is either found by the check or changes nothing that is
+// stored; opening and reading the damaged directory never panics.
+func TestCheckFindsFlippedBits(t *testing.T) {
+	dir, stored := variedDir(t)
+	var files []string
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && d.Name() != lockName && d.Name() != settingsName {
+			files = append(files, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	found, harmless := 0, 0
+	for _, path := range files {
+		src, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 25 {
+			i := r.IntN(len(src))
+			damaged := append([]byte(nil), src...)
+			damaged[i] ^= 1 << r.IntN(8)
+			if err := os.WriteFile(path, damaged, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			sum, problems, err := Check(context.Background(), dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(problems) > 0 {
+				found++
+			} else {
+				harmless++
+				if err := sameStored(dir, stored); err != nil && len(sum.Leftovers) == 0 && filepath.Base(path) != idKeyName {
+					t.Errorf("%s: byte %d of %d flipped, nothing found, but %v", path, i, len(src), err)
+				}
+			}
+		}
+		if err := os.WriteFile(path, src, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("%d files: %d flips found, %d harmless or a torn tail", len(files), found, harmless)
+	if found < 10*len(files) {
+		t.Errorf("only %d flips were found in %d files", found, len(files))
+	}
+}
+
+// sameStored opens a copy of a directory and compares what it has.
+func sameStored(dir string, want map[string]float64) error {
+	copied, err := os.MkdirTemp("", "quipu-flip-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(copied)
+	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
+		return err
+	}
+	db, err := Open(Options{Dir: copied})
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	s, err := db.store(tenant.Default, false)
+	if err != nil || s == nil {
+		return fmt.Errorf("no tenant: %v", err)
+	}
+	d := &testDB{DB: db, t: discardTB{}}
+	return diff(d.stored(tenant.Default), want)
+}
+
+// discardTB lets helpers of testDB run outside a test that they would fail.
+type discardTB struct{ testing.TB }
+
+func (discardTB) Helper()      {}
+func (discardTB) Fatal(...any) {}
