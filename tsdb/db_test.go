@@ -354,9 +354,10 @@ func TestBatchKeyCountsOnce(t *testing.T) {
 }
 
 // A flush that covers a batch writes its key, however close the two are: the log
-// is gone afterwards.
-func TestKeyOfABatchUnderWayIsFlushedWithIt(t *testing.T) {
-	db := openTestDB(t, "", nil)
+// is gone afterwards. And no segment goes with a batch that no flush has covered,
+// however fast the log grows while that is decided.
+func TestFlushesBesideAppends(t *testing.T) {
+	db := openTestDB(t, "", func(o *Options) { o.WALSegmentBytesMax = 256 })
 	key := func(client, i int) [16]byte { return [16]byte{byte(client), byte(i), byte(i >> 8), 9} }
 	const clients, batches = 4, 150
 	db.mustAppend(tenant.Default, counterInc("c_total", testStart, 1)) // makes the tenant
@@ -389,6 +390,9 @@ func TestKeyOfABatchUnderWayIsFlushedWithIt(t *testing.T) {
 		}
 	}
 	db = db.reopen(nil)
+	if got := total(db.stored(tenant.Default)); got != clients*batches+1 {
+		t.Errorf("%v events are stored, want %d", got, clients*batches+1)
+	}
 	for c := range clients {
 		for i := range batches {
 			b := &increment.Batch{HasKey: true, Key: key(c, i), Increments: []increment.Increment{counterInc("c_total", testStart, 1)}}

@@ -37,7 +37,8 @@
 //	points.go        increments of one series, the form all others meet in
 //	block.go, block_write.go        blocks in Prometheus's format
 //	chunk*.go, bits.go              chunk encodings
-//	wal.go, wal_format.go, wal_record.go, wal_read.go   the write-ahead log
+//	wal*.go          the write-ahead log: writer, format, records, replay, and what
+//	                 a tenant needs of it
 //	querier.go, select.go           queries
 //	view_runs.go, view.go, view_distinct.go             what PromQL sees
 //

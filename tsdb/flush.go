@@ -28,7 +28,7 @@ func (s *store) flush(ctx context.Context) (err error) {
 
 	keys, watermark := s.rotate()
 	if len(s.frozen) == 0 && len(keys) == 0 {
-		s.needs.Store(0)
+		s.hold.flushed()
 		return nil
 	}
 	next := *s.man
@@ -53,7 +53,7 @@ func (s *store) flush(ctx context.Context) (err error) {
 	s.man = &next
 	s.versions.replace(nil, s.frozen, blocks, nil)
 	s.frozen = nil
-	s.needs.Store(0)
+	s.hold.flushed()
 	return nil
 }
 
@@ -70,10 +70,7 @@ func (s *store) rotate() ([]batchKey, position) {
 	}
 	clear(s.routing)
 	s.mu.Unlock()
-	if first, ok := s.neededSegment(); ok {
-		s.needs.Store(first)
-	}
-	s.oldest.Store(0)
+	s.hold.freeze()
 	return s.keys.takeFresh(), s.db.wal.end()
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"sync"
 	"time"
 )
@@ -132,7 +131,7 @@ func (db *DB) flushOldest(ctx context.Context) error {
 	for db.wal.size() > db.opts.WALBytesMax {
 		before := db.wal.oldestSegment()
 		for _, s := range db.openStores() {
-			if first, ok := s.neededSegment(); ok && first <= before {
+			if first, ok := s.hold.first(); ok && first <= before {
 				if err := s.flush(ctx); err != nil {
 					return err
 				}
@@ -150,10 +149,12 @@ func (db *DB) flushOldest(ctx context.Context) error {
 
 // releaseSegments removes the segments whose increments are all in live blocks.
 func (db *DB) releaseSegments() error {
-	keep := uint64(math.MaxUint64)
+	// The end of the log is read first: what is appended while the tenants are
+	// asked is in that segment or later.
+	keep := db.wal.end().Segment
 	db.mu.RLock()
 	for _, s := range db.stores {
-		if first, ok := s.neededSegment(); ok {
+		if first, ok := s.hold.first(); ok {
 			keep = min(keep, first)
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/common/model"
@@ -38,8 +37,7 @@ type store struct {
 	// applied, and exclusively while a flush takes the memtables away: everything
 	// logged before the flush's position is then in what it took (I2).
 	barrier sync.RWMutex
-	// oldest is the first WAL segment with a record that no flush took; 0: none.
-	oldest atomic.Uint64
+	hold    logHold
 
 	keys      *keySet
 	versions  *versions
@@ -48,8 +46,6 @@ type store struct {
 	flushMu sync.Mutex // one flush or retention pass at a time; guards what follows
 	man     *manifest
 	frozen  []*memtable // taken by a flush that failed
-	// needs is the first WAL segment that frozen memtables need; 0: none.
-	needs atomic.Uint64
 
 	mu      sync.Mutex
 	routing map[int64]*memtable // memtables that take appends, by start of their range
@@ -227,7 +223,7 @@ func (s *store) append(ctx context.Context, b *increment.Batch) (duplicate bool,
 		rec.increments[i] = loggedIncrement{&to[i].series.loggedSeries, inc}
 	}
 	if err := s.db.wal.append(func(dst []byte, segment uint64) []byte {
-		s.oldest.CompareAndSwap(0, segment)
+		s.hold.use(segment)
 		return rec.append(dst, segment)
 	}); err != nil {
 		return false, err
@@ -298,7 +294,7 @@ func (s *store) replay(pos position, rec *batchRecord) error {
 		return fmt.Errorf("tenant %s has increments on a grid of %s in the log, but its settings say %s: restore the old grid",
 			s.id, time.Duration(rec.step)*time.Millisecond, s.profile.Grid)
 	}
-	s.oldest.CompareAndSwap(0, pos.Segment)
+	s.hold.use(pos.Segment)
 	for i := range rec.increments {
 		li := &rec.increments[i]
 		m := s.memtable(li.inc.Time)
@@ -323,21 +319,6 @@ func (s *store) memBytes() int64 {
 		n += m.bytes.Load()
 	}
 	return n
-}
-
-// neededSegment is the first WAL segment that this tenant still needs; ok is
-// false where it needs none.
-func (s *store) neededSegment() (uint64, bool) {
-	a, b := s.needs.Load(), s.oldest.Load()
-	switch {
-	case a == 0 && b == 0:
-		return 0, false
-	case a == 0:
-		return b, true
-	case b == 0:
-		return a, true
-	}
-	return min(a, b), true
 }
 
 // idle is the idle timeout in milliseconds.

@@ -259,10 +259,10 @@ func (w *wal) openSegment() error {
 }
 
 // release removes the segments before keep, oldest first: nothing in them is
-// needed any more.
+// needed any more. keep is at most the segment of an end of the log that was read
+// before it was decided.
 func (w *wal) release(keep uint64) error {
 	w.mu.Lock()
-	keep = min(keep, w.durable.Segment)
 	first := w.oldest
 	w.mu.Unlock()
 	for s := first; s < keep; s++ {
