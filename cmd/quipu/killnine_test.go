@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"testing"
@@ -75,6 +77,14 @@ func TestKillNine(t *testing.T) {
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 1))
 	dir := t.TempDir()
+	// Every batch is a series: a fast machine sends more than the usual limit.
+	if err := os.Mkdir(filepath.Join(dir, "default"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	settings := []byte("limits: {series_per_metric: 1000000}\n")
+	if err := os.WriteFile(filepath.Join(dir, "default", "settings.yaml"), settings, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	var all []*killBatch
 	for round := range killRounds {
 		server := startServer(t, "--data.dir="+dir, "--wal.budget=64KiB")
