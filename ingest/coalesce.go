@@ -96,7 +96,7 @@ func (c *coalescer) at(i int, window int64, e *event, numberName []byte) *increm
 	// The labels are cut out of the copy of the key that the index keeps (I5).
 	key := string(c.key)
 	c.index[key] = len(c.increments)
-	inc := increment.Increment{Labels: c.labels(r, key), Keep: r.keep, Kind: r.kind, Time: window}
+	inc := increment.Increment{Labels: c.labels(r, key), Shape: r.shape, Kind: r.kind, Time: window}
 	if r.kind == increment.Histogram {
 		inc.Hist = &increment.Hist{}
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/dchest/siphash"
 	"github.com/valyala/fastjson"
 
+	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/tenant"
 )
 
@@ -28,8 +29,6 @@ const (
 	numberMax = 1e288
 	// futureMax is how far ahead of the present a client's clock may be.
 	futureMax = time.Hour
-	// otherValue stands for values that may not be labels.
-	otherValue = "(other)"
 )
 
 // event is what a decoder found in one JSON text. Its bytes belong to the
@@ -281,7 +280,7 @@ func (d *decoder) readLabels() {
 // bytes.
 func labelValue(b []byte) []byte {
 	if b = validUTF8(b); len(b) > valueBytesMax {
-		return []byte(otherValue)
+		return []byte(increment.Other)
 	}
 	return b
 }

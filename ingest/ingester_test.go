@@ -62,7 +62,7 @@ func (m *memory) Append(_ context.Context, _ tenant.ID, b *increment.Batch) (boo
 		at := fmt.Sprintf("%s @%d", inc.Labels, inc.Time-present)
 		s, ok := m.series[at]
 		if !ok {
-			s = &increment.Increment{Labels: inc.Labels, Keep: inc.Keep, Kind: inc.Kind, Time: inc.Time, Hist: &increment.Hist{}}
+			s = &increment.Increment{Labels: inc.Labels, Shape: inc.Shape, Kind: inc.Kind, Time: inc.Time, Hist: &increment.Hist{}}
 			m.series[at] = s
 		}
 		s.Count += inc.Count

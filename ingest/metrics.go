@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/tenant"
 )
 
@@ -79,7 +80,7 @@ func (m *metrics) tenant(id tenant.ID) *tenantMetrics {
 		return t
 	}
 	if m.other == nil {
-		m.other = m.children(otherValue)
+		m.other = m.children(increment.Other)
 	}
 	return m.other
 }

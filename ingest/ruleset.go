@@ -36,7 +36,7 @@ type compiledRule struct {
 	metric string
 	kind   increment.Kind
 	labels []compiledLabel // sorted by name, the metric's name among them
-	keep   []string
+	shape  *increment.Shape
 }
 
 type compiledLabel struct {
@@ -59,7 +59,7 @@ func compile(rules []Rule) (*ruleset, error) {
 }
 
 func (rs *ruleset) compile(r Rule) (compiledRule, error) {
-	c := compiledRule{metric: r.Metric, kind: r.Kind, keep: r.Keep}
+	c := compiledRule{metric: r.Metric, kind: r.Kind, shape: &increment.Shape{Keep: slices.Sorted(slices.Values(r.Keep))}}
 	if !model.LegacyValidation.IsValidMetricName(r.Metric) {
 		return c, fmt.Errorf("%q is not a metric name", r.Metric)
 	}
@@ -74,7 +74,9 @@ func (rs *ruleset) compile(r Rule) (compiledRule, error) {
 			return c, fmt.Errorf("label %q: %w", l.Name, err)
 		}
 		c.labels = append(c.labels, compiledLabel{l.Name, source})
+		c.shape.Names = append(c.shape.Names, l.Name)
 	}
+	slices.Sort(c.shape.Names)
 	slices.SortFunc(c.labels, func(a, b compiledLabel) int { return strings.Compare(a.name, b.name) })
 	for i := 1; i < len(c.labels); i++ {
 		if c.labels[i].name == c.labels[i-1].name {

@@ -13,9 +13,6 @@ import (
 	"github.com/quipudb/quipu/internal/increment"
 )
 
-// Other replaces the label values of increments past a limit.
-const Other = "(other)"
-
 // KindError says that a metric name is already used for another kind.
 type KindError struct {
 	Metric    string
@@ -29,8 +26,9 @@ func (e *KindError) Error() string {
 // admission decides which series new increments go to: a metric has at most
 // limit series stored, counted over memtables and live blocks. The last
 // hundredth is reserved for folded series, and the very last one takes what even
-// that cannot hold, so that sums stay exact whatever is posted. Safe for
-// concurrent use: a decision and its reservation are one step.
+// that cannot hold, so that sums stay exact whatever is posted. Folded series have
+// all label names of their rule, whichever the increment had. Safe for concurrent
+// use: a decision and its reservation are one step.
 type admission struct {
 	versions *versions
 	limit    int
@@ -38,10 +36,11 @@ type admission struct {
 	mu      sync.Mutex
 	metrics map[string]map[uint64]struct{} // label hashes by metric name, loaded at the first new series
 	kinds   map[string]increment.Kind
+	last    map[string]labels.Labels // the series of the last slot, by metric name
 }
 
 func newAdmission(v *versions, limit int) *admission {
-	return &admission{versions: v, limit: limit, metrics: map[string]map[uint64]struct{}{}, kinds: map[string]increment.Kind{}}
+	return &admission{versions: v, limit: limit, metrics: map[string]map[uint64]struct{}{}, kinds: map[string]increment.Kind{}, last: map[string]labels.Labels{}}
 }
 
 // setKind records the kind of a metric that is already stored.
@@ -81,7 +80,7 @@ func (a *admission) forget() {
 
 // admit returns the labels under which a series that no memtable of its range has
 // is to be stored: ls itself or a folding of it.
-func (a *admission) admit(ctx context.Context, ls labels.Labels, kind increment.Kind, keep []string) (out labels.Labels, folded bool, err error) {
+func (a *admission) admit(ctx context.Context, ls labels.Labels, kind increment.Kind, shape *increment.Shape) (out labels.Labels, folded bool, err error) {
 	name := ls.Get(model.MetricNameLabel)
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -99,12 +98,20 @@ func (a *admission) admit(ctx context.Context, ls labels.Labels, kind increment.
 	if a.take(known, ls, a.limit-reserved) {
 		return ls, false, nil
 	}
-	if out = fold(ls, keep); a.take(known, out, a.limit-1) {
+	if shape == nil {
+		shape = shapeOf(ls)
+	}
+	if out = fold(ls, shape.Names, shape.Keep); a.take(known, out, a.limit-1) {
 		return out, true, nil
 	}
-	out = fold(ls, nil)
-	a.take(known, out, a.limit)
-	return out, true, nil
+	// One series for all the rest, the same whatever shapes come after.
+	last, ok := a.last[name]
+	if !ok {
+		last = fold(ls, shape.Names, nil)
+		a.last[name] = last
+		a.take(known, last, a.limit)
+	}
+	return last, true, nil
 }
 
 // take reports whether ls is among known or still fits below limit, and then adds
@@ -121,17 +128,33 @@ func (a *admission) take(known map[uint64]struct{}, ls labels.Labels, limit int)
 	return true
 }
 
-// fold replaces every label value by Other, those named in keep and the metric
-// name excepted.
-func fold(ls labels.Labels, keep []string) labels.Labels {
-	b := labels.NewScratchBuilder(ls.Len())
-	ls.Range(func(l labels.Label) {
-		if l.Name != model.MetricNameLabel && !slices.Contains(keep, l.Name) {
-			l.Value = Other
+// fold returns the metric name, the labels of keep as they are, and every other one
+// of names as (other).
+func fold(ls labels.Labels, names, keep []string) labels.Labels {
+	b := labels.NewScratchBuilder(len(names) + 1)
+	b.Add(model.MetricNameLabel, ls.Get(model.MetricNameLabel))
+	for _, n := range names {
+		v := increment.Other
+		if slices.Contains(keep, n) {
+			if v = ls.Get(n); v == "" {
+				continue
+			}
 		}
-		b.Add(l.Name, l.Value)
-	})
+		b.Add(n, v)
+	}
+	b.Sort()
 	return b.Labels()
+}
+
+// shapeOf is the shape of an increment that no rule made.
+func shapeOf(ls labels.Labels) *increment.Shape {
+	var s increment.Shape
+	ls.Range(func(l labels.Label) {
+		if l.Name != model.MetricNameLabel {
+			s.Names = append(s.Names, l.Name)
+		}
+	})
+	return &s
 }
 
 // load counts the stored series of one metric.

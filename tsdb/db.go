@@ -97,6 +97,11 @@ type DB struct {
 	wal     *wal
 	refs    atomic.Uint64
 
+	skipped map[tenant.ID]int // records of unknown tenants; only while opening
+	// openMu is held while a tenant is opened or made, so that appends and queries
+	// of others do not wait for its files.
+	openMu sync.Mutex
+
 	mu     sync.RWMutex
 	stores map[tenant.ID]*store
 
@@ -111,19 +116,23 @@ func Open(opts Options) (db *DB, err error) {
 	if err := opts.fill(); err != nil {
 		return nil, err
 	}
-	db = &DB{opts: opts, metrics: newMetrics(opts.Registerer), stores: map[tenant.ID]*store{}, kick: make(chan struct{}, 1), maintained: make(chan struct{})}
+	db = &DB{opts: opts, skipped: map[tenant.ID]int{}, metrics: newMetrics(opts.Registerer), stores: map[tenant.ID]*store{}, kick: make(chan struct{}, 1), maintained: make(chan struct{})}
 	walDir := filepath.Join(opts.Dir, walDirName)
 	if err := opts.FS.MkdirAll(walDir); err != nil {
 		return nil, fmt.Errorf("open storage: %w", err)
 	}
 	if db.lock, _, err = fileutil.Flock(filepath.Join(opts.Dir, lockName)); err != nil {
-		return nil, fmt.Errorf("data directory %s is in use by another process: %w", opts.Dir, err)
+		return nil, fmt.Errorf("lock data directory %s, which one process may have open: %w", opts.Dir, err)
 	}
+	lock := db.lock
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, db.lock.Release())
+			err = errors.Join(err, lock.Release())
 		}
 	}()
+	if err := opts.FS.SyncDir(filepath.Dir(filepath.Clean(opts.Dir))); err != nil {
+		return nil, fmt.Errorf("open storage: %w", err)
+	}
 	started := time.Now()
 	r := walReader{fs: opts.FS, dir: walDir, logger: opts.Logger, metrics: db.metrics}
 	records := 0
@@ -133,6 +142,9 @@ func Open(opts Options) (db *DB, err error) {
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open storage: %w", err)
+	}
+	for id, n := range db.skipped {
+		opts.Logger.Warn("log has records of a tenant that does not exist, deleted it seems: skipped", "tenant", id, "records", n)
 	}
 	if end.id == (ulid.ULID{}) {
 		end.id = db.newULID()
@@ -265,9 +277,17 @@ func (db *DB) store(id tenant.ID, create bool) (*store, error) {
 	if id.IsZero() {
 		return nil, errors.New("no tenant named")
 	}
-	db.mu.Lock()
-	defer db.mu.Unlock()
-	if s := db.stores[id]; s != nil {
+	return db.openStore(id, create)
+}
+
+// openStore opens a tenant, made where create is set; nil where there is none.
+func (db *DB) openStore(id tenant.ID, create bool) (*store, error) {
+	db.openMu.Lock()
+	defer db.openMu.Unlock()
+	db.mu.RLock()
+	s := db.stores[id]
+	db.mu.RUnlock()
+	if s != nil {
 		return s, nil
 	}
 	s, err := openStore(db, id)
@@ -283,6 +303,8 @@ func (db *DB) store(id tenant.ID, create bool) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
+	db.mu.Lock()
+	defer db.mu.Unlock()
 	db.stores[id] = s
 	return s, nil
 }
@@ -299,8 +321,12 @@ func (db *DB) openStores() []*store {
 
 func (db *DB) replay(pos position, rec *batchRecord) error {
 	s, err := db.store(rec.tenant, false)
-	if err != nil || s == nil {
-		return err // nil: the tenant was deleted
+	if err != nil {
+		return err
+	}
+	if s == nil || s.generation != rec.generation {
+		db.skipped[rec.tenant]++
+		return nil
 	}
 	return s.replay(pos, rec)
 }

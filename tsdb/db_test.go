@@ -430,7 +430,7 @@ func TestSeriesLimitFoldsIntoOther(t *testing.T) {
 	db := openTestDB(t, "", func(o *Options) { o.Defaults = settings })
 	for i := range 500 {
 		inc := counterInc("events_total", testStart, 1, "event", fmt.Sprint("e", i%120), "page", fmt.Sprint("/", i))
-		inc.Keep = []string{"event"}
+		inc.Shape = &increment.Shape{Names: []string{"event", "page"}, Keep: []string{"event"}}
 		db.mustAppend(tenant.Default, inc)
 		switch i {
 		case 200:
@@ -457,11 +457,34 @@ func TestSeriesLimitFoldsIntoOther(t *testing.T) {
 	}
 	// A series that was admitted goes on.
 	inc := counterInc("events_total", testStart, 1, "event", "e0", "page", "/0")
-	inc.Keep = []string{"event"}
+	inc.Shape = &increment.Shape{Names: []string{"event", "page"}, Keep: []string{"event"}}
 	db.mustAppend(tenant.Default, inc)
 	m := []*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, "page", "/0")}
 	if got := total(db.stored(tenant.Default, m...)); got != 2 {
 		t.Errorf("the first series has %v, want 2", got)
+	}
+}
+
+// The limit holds whichever of the rule's labels the increments have.
+func TestSeriesLimitHoldsForEveryShape(t *testing.T) {
+	settings := tenant.DefaultSettings()
+	settings.Limits.SeriesPerMetric = 20
+	db := openTestDB(t, "", func(o *Options) { o.Defaults = settings })
+	names := []string{"a", "b", "c", "d", "e", "event", "f", "g", "h"}
+	shape := &increment.Shape{Names: names, Keep: []string{"event"}}
+	for i := range 512 {
+		var lbls []string
+		for j, n := range names {
+			if i>>j&1 == 1 {
+				lbls = append(lbls, n, fmt.Sprint(i%7))
+			}
+		}
+		inc := counterInc("events_total", testStart, 1, lbls...)
+		inc.Shape = shape
+		db.mustAppend(tenant.Default, inc)
+	}
+	if got := db.stored(tenant.Default); total(got) != 512 || len(got) > 20 {
+		t.Errorf("%d series with a sum of %v, want at most 20 and 512", len(got), total(got))
 	}
 }
 
@@ -473,7 +496,7 @@ func TestSeriesLimitKeepsTheKeepList(t *testing.T) {
 	var incs []increment.Increment
 	for i := range 2000 {
 		inc := counterInc("events_total", testStart, 1, "event", fmt.Sprint("e", i%3), "page", fmt.Sprint("/", i))
-		inc.Keep = []string{"event"}
+		inc.Shape = &increment.Shape{Names: []string{"event", "page"}, Keep: []string{"event"}}
 		incs = append(incs, inc)
 	}
 	db.mustAppend(tenant.Default, incs...)

@@ -24,6 +24,8 @@ const (
 type manifest struct {
 	Version    int    `json:"version"`
 	Generation uint64 `json:"generation"`
+	// Grid is the width of the tenant's windows in seconds, for good.
+	Grid int64 `json:"grid"`
 	// Watermark: increments logged before it are in Blocks; replay skips them.
 	Watermark position    `json:"watermark"`
 	Blocks    []blockInfo `json:"blocks"`
@@ -46,8 +48,8 @@ type keyFile struct {
 	MaxTime int64 `json:"maxTime"`
 }
 
-// write replaces the manifest in dir. After an error the old one is still in
-// force, or after a crash either.
+// write replaces the manifest in dir. After an error the old one is in force,
+// unless that is vfs.ErrUncertain: then nothing that either names may go.
 func (m *manifest) write(fsys vfs.FS, dir string) error {
 	m.Version = manifestVersion
 	body, err := json.MarshalIndent(m, "", "  ")

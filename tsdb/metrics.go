@@ -1,6 +1,7 @@
 package tsdb
 
 import (
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -8,6 +9,7 @@ import (
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/tenant"
 )
 
@@ -22,11 +24,18 @@ type metrics struct {
 	compactions    *prometheus.CounterVec
 	blocksDropped  prometheus.Counter
 	folded         *prometheus.CounterVec
+
+	foldedMu   sync.Mutex
+	foldedSeen map[[2]string]struct{} // label values of folded so far
 }
+
+// foldedSeenMax bounds the series of the folded metric.
+const foldedSeenMax = 200
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	f := promauto.With(reg)
 	return &metrics{
+		foldedSeen: map[[2]string]struct{}{},
 		walSyncSeconds: f.NewHistogram(prometheus.HistogramOpts{
 			Name: "quipu_tsdb_wal_sync_seconds", Help: "Time one fsync of the write-ahead log took.",
 			Buckets: prometheus.ExponentialBuckets(0.0001, 2, 14),
@@ -57,5 +66,14 @@ func (m *metrics) startTimer(h prometheus.Histogram) (stop func()) {
 
 // countFolded names the metric that is past its limit.
 func (m *metrics) countFolded(id tenant.ID, ls labels.Labels) {
-	m.folded.WithLabelValues(id.String(), ls.Get(model.MetricNameLabel)).Inc()
+	m.foldedMu.Lock()
+	defer m.foldedMu.Unlock()
+	key := [2]string{id.String(), ls.Get(model.MetricNameLabel)}
+	if _, ok := m.foldedSeen[key]; !ok {
+		if len(m.foldedSeen) >= foldedSeenMax {
+			key = [2]string{increment.Other, increment.Other}
+		}
+		m.foldedSeen[key] = struct{}{}
+	}
+	m.folded.WithLabelValues(key[0], key[1]).Inc()
 }

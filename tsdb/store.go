@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/common/model"
 
 	"github.com/quipudb/quipu/internal/increment"
@@ -45,7 +46,10 @@ type store struct {
 
 	flushMu sync.Mutex // one flush or retention pass at a time; guards what follows
 	man     *manifest
-	frozen  []*memtable // taken by a flush that failed
+	// uncertain is why it is not known which manifest a crash would leave: then
+	// no block is written or removed until the directory is opened again.
+	uncertain error
+	frozen    []*memtable // taken by a flush that failed
 
 	mu      sync.Mutex
 	routing map[int64]*memtable // memtables that take appends, by start of their range
@@ -58,6 +62,11 @@ func (s *store) grid() int64 { return s.profile.GridMillis() }
 func createStore(db *DB, id tenant.ID) error {
 	dir := db.tenantDir(id)
 	if err := db.opts.FS.MkdirAll(dir); err != nil {
+		return fmt.Errorf("create tenant %s: %w", id, err)
+	}
+	// Before anything is in it: what is acknowledged must not lie in a directory
+	// that a power loss takes away.
+	if err := db.opts.FS.SyncDir(db.opts.Dir); err != nil {
 		return fmt.Errorf("create tenant %s: %w", id, err)
 	}
 	entries, err := db.opts.FS.ReadDir(dir)
@@ -82,11 +91,16 @@ func createStore(db *DB, id tenant.ID) error {
 	if err := vfs.WriteFile(db.opts.FS, filepath.Join(dir, idKeyName), random[:16]); err != nil {
 		return fmt.Errorf("create tenant %s: %w", id, err)
 	}
-	m := manifest{Generation: binary.BigEndian.Uint64(random[16:])}
-	if err := m.write(db.opts.FS, dir); err != nil {
+	src, err := db.opts.FS.ReadFile(filepath.Join(dir, settingsName))
+	if err != nil {
 		return fmt.Errorf("create tenant %s: %w", id, err)
 	}
-	if err := db.opts.FS.SyncDir(db.opts.Dir); err != nil {
+	s, err := tenant.ParseSettings(src, db.opts.Defaults)
+	if err != nil {
+		return fmt.Errorf("create tenant %s: %s: %w", id, filepath.Join(dir, settingsName), err)
+	}
+	m := manifest{Generation: binary.BigEndian.Uint64(random[16:]), Grid: s.GridMillis() / 1000}
+	if err := m.write(db.opts.FS, dir); err != nil {
 		return fmt.Errorf("create tenant %s: %w", id, err)
 	}
 	return nil
@@ -106,6 +120,15 @@ func openStore(db *DB, id tenant.ID) (*store, error) {
 		return nil, fmt.Errorf("open tenant %s: %w", id, err)
 	}
 	if err := s.readProfile(); err != nil {
+		return nil, fmt.Errorf("open tenant %s: %w", id, err)
+	}
+	if grid := time.Duration(s.man.Grid) * time.Second; time.Duration(s.profile.Grid) != grid {
+		return nil, fmt.Errorf("open tenant %s: %s says a grid of %s, but it was made with %s, which cannot change",
+			id, filepath.Join(s.dir, settingsName), s.profile.Grid, model.Duration(grid))
+	}
+	// A rename that a crash left undone in the directory must not be undone after
+	// what the old manifest named is gone.
+	if err := db.opts.FS.SyncDir(s.dir); err != nil {
 		return nil, fmt.Errorf("open tenant %s: %w", id, err)
 	}
 	if err := s.sweep(); err != nil {
@@ -175,7 +198,9 @@ func (s *store) sweep() error {
 	}
 	for _, e := range entries {
 		name := e.Name()
-		ours := strings.HasSuffix(name, ".tmp") || strings.HasSuffix(name, keySuffix) || e.IsDir()
+		stem := strings.TrimSuffix(strings.TrimSuffix(name, ".tmp"), keySuffix)
+		_, err := ulid.ParseStrict(stem)
+		ours := err == nil || strings.HasSuffix(name, ".tmp")
 		if live[name] || !ours {
 			continue
 		}
@@ -212,10 +237,14 @@ func (s *store) append(ctx context.Context, b *increment.Batch) (duplicate bool,
 	rec := batchRecord{tenant: s.id, generation: s.generation, key: key, hasKey: b.HasKey, step: s.grid()}
 	rec.increments = make([]loggedIncrement, len(b.Increments))
 	to := make([]routed, len(b.Increments))
+	bytes := 0
 	for i := range b.Increments {
 		inc := &b.Increments[i]
-		if inc.Time%rec.step != 0 {
-			return false, fmt.Errorf("increment of %s at %d is not on the grid of %d ms", inc.Labels, inc.Time, rec.step)
+		if err := inc.Validate(rec.step); err != nil {
+			return false, err
+		}
+		if bytes += encodedMax(inc); bytes > walPayloadMax {
+			return false, fmt.Errorf("batch is larger than a log record may be, %d bytes: split it", walPayloadMax)
 		}
 		if to[i], err = s.route(ctx, inc); err != nil {
 			return false, err
@@ -248,7 +277,7 @@ func (s *store) route(ctx context.Context, inc *increment.Increment) (routed, er
 	hash := inc.Labels.Hash()
 	ser := m.get(hash, inc.Labels)
 	if ser == nil {
-		ls, folded, err := s.admission.admit(ctx, inc.Labels, inc.Kind, inc.Keep)
+		ls, folded, err := s.admission.admit(ctx, inc.Labels, inc.Kind, inc.Shape)
 		if err != nil {
 			return routed{}, err
 		}
@@ -280,9 +309,6 @@ func (s *store) memtable(t int64) *memtable {
 
 // replay applies a logged batch that the watermark does not cover.
 func (s *store) replay(pos position, rec *batchRecord) error {
-	if rec.generation != s.generation {
-		return nil // of a deleted tenant with the same name
-	}
 	covered := pos.before(s.man.Watermark)
 	if rec.hasKey {
 		s.keys.restore(rec.key, !covered)
@@ -291,8 +317,7 @@ func (s *store) replay(pos position, rec *batchRecord) error {
 		return nil
 	}
 	if rec.step != s.grid() {
-		return fmt.Errorf("tenant %s has increments on a grid of %s in the log, but its settings say %s: restore the old grid",
-			s.id, time.Duration(rec.step)*time.Millisecond, s.profile.Grid)
+		return fmt.Errorf("tenant %s has a grid of %s, the log one of %s", s.id, s.profile.Grid, time.Duration(rec.step)*time.Millisecond)
 	}
 	s.hold.use(pos.Segment)
 	for i := range rec.increments {

@@ -49,6 +49,9 @@ func (v viewParams) stretches(win []int64) []stretch {
 		}
 		s.last = min(s.last, open)
 	}
+	if n := len(out); n > 0 && out[n-1].last < out[n-1].first && out[n-1].open == 0 {
+		out = out[:n-1] // only the open window, and the query ends before it
+	}
 	return out
 }
 

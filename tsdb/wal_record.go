@@ -123,6 +123,16 @@ func appendValue(dst []byte, k increment.Kind, inc *increment.Increment) []byte 
 	return dst
 }
 
+// encodedMax is at least what an increment takes in a record, its series' definition
+// included.
+func encodedMax(inc *increment.Increment) int {
+	n := 64 + int(inc.Labels.ByteSize()) + 20*inc.Labels.Len() + 8*len(inc.IDs)
+	if inc.Hist != nil {
+		n += 20 * (len(inc.Hist.Pos) + len(inc.Hist.Neg))
+	}
+	return n
+}
+
 func appendString(dst []byte, s string) []byte {
 	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
 }

@@ -144,11 +144,9 @@ func spans(bs []Bucket, sp []histogram.Span, counts []float64) ([]histogram.Span
 	return sp, counts
 }
 
-// Validate checks what a decoder cannot trust.
+// Validate checks what a decoder cannot trust. Any sum is valid: those of many
+// increments may overflow.
 func (h *Hist) Validate() error {
-	if math.IsNaN(h.Sum) || math.IsInf(h.Sum, 0) {
-		return fmt.Errorf("histogram sum is %v", h.Sum)
-	}
 	for _, bs := range [][]Bucket{h.Pos, h.Neg} {
 		for i, b := range bs {
 			if i > 0 && bs[i-1].Index >= b.Index {

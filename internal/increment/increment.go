@@ -6,6 +6,9 @@
 package increment
 
 import (
+	"fmt"
+	"math"
+
 	"github.com/prometheus/prometheus/model/labels"
 )
 
@@ -36,10 +39,20 @@ func (k Kind) String() string {
 // Valid reports whether k is a kind this version knows.
 func (k Kind) Valid() bool { return k >= Counter && k <= Distinct }
 
+// Other replaces label values that a limit does not allow.
+const Other = "(other)"
+
+// Shape is what a rule says of its metric's labels; it is shared and never changed.
+type Shape struct {
+	// Names are all label names that the rule may set, Keep those of them that
+	// survive when the metric is past its limit of series; both sorted.
+	Names, Keep []string
+}
+
 // Increment is what one batch adds to one window of one series.
 type Increment struct {
 	Labels labels.Labels // with __name__, sorted
-	Keep   []string      // label names that survive when the metric is past its limit of series; never written to
+	Shape  *Shape        // of the rule that made it; nil: the labels it has, none kept
 	Kind   Kind
 	Time   int64 // start of the window: milliseconds since 1970, a multiple of the tenant's grid
 
@@ -48,6 +61,37 @@ type Increment struct {
 	Hist  *Hist   // Histogram
 	IDs   []uint64
 	// Distinct: keyed hashes of the ids seen, in any order, repeats allowed
+}
+
+// Validate checks that the increment is one that can be stored on a grid of step
+// milliseconds; the error names the series.
+func (inc *Increment) Validate(step int64) error {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("increment of %s: %s", inc.Labels, fmt.Sprintf(format, args...))
+	}
+	if inc.Time%step != 0 {
+		return bad("%d is not on the grid of %d ms", inc.Time, step)
+	}
+	switch inc.Kind {
+	case Counter:
+		if math.IsNaN(inc.Count) || math.IsInf(inc.Count, 0) || inc.Count < 0 {
+			return bad("%v is no increment of a counter", inc.Count)
+		}
+	case Histogram:
+		if inc.Hist == nil {
+			return bad("no histogram")
+		}
+		if math.IsNaN(inc.Hist.Sum) || math.IsInf(inc.Hist.Sum, 0) {
+			return bad("the sum is %v", inc.Hist.Sum)
+		}
+		if err := inc.Hist.Validate(); err != nil {
+			return bad("%v", err)
+		}
+	case Distinct:
+	default:
+		return bad("unknown kind %d", inc.Kind)
+	}
+	return nil
 }
 
 // Batch is one request's increments. The receiver owns it until it returns.

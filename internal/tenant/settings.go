@@ -18,7 +18,8 @@ const BlockRange = 2 * time.Hour
 // Settings are what an operator may set for one tenant; they live in
 // <data.dir>/<tenant>/settings.yaml.
 type Settings struct {
-	// Grid is the width of a window: at least 1s, and a divisor of BlockRange.
+	// Grid is the width of a window: at least 1s, a divisor of BlockRange, and a
+	// divisor or multiple of the 5 minutes that a distinct metric shows.
 	// It is fixed when the tenant is created.
 	Grid model.Duration `yaml:"grid"`
 	// IdleTimeout ends a run of a counter or histogram: its view goes stale
@@ -53,6 +54,8 @@ func (s Settings) Validate() error {
 		return fmt.Errorf("grid is %s, it must be at least 1s and divide %s", s.Grid, model.Duration(BlockRange))
 	case grid%time.Second != 0:
 		return fmt.Errorf("grid is %s, it must be whole seconds", s.Grid)
+	case 5*time.Minute%grid != 0 && grid%(5*time.Minute) != 0:
+		return fmt.Errorf("grid is %s, it must divide 5m or be a multiple of it", s.Grid)
 	case idle < grid || idle%grid != 0 || idle > 24*time.Hour:
 		return fmt.Errorf("idle_timeout is %s, it must be a multiple of the grid (%s) and at most 1d", s.IdleTimeout, s.Grid)
 	case s.Retention < 0:

@@ -61,8 +61,13 @@ func (OS) SyncDir(name string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
+// ErrUncertain is in the chain of an error after which a file may hold what it held
+// before or what was written, and a crash may still decide which.
+var ErrUncertain = errors.New("it is not known whether the change is durable")
+
 // WriteFile replaces the file name by data, atomically and durably: after a crash
-// it holds either what it held before or all of data.
+// it holds either what it held before or all of data. So it does after an error,
+// and unless that is ErrUncertain it is what it held before.
 func WriteFile(fsys FS, name string, data []byte) error {
 	tmp := name + ".tmp"
 	f, err := fsys.Create(tmp)
@@ -79,10 +84,10 @@ func WriteFile(fsys FS, name string, data []byte) error {
 		return fmt.Errorf("close %s: %w", tmp, err)
 	}
 	if err := fsys.Rename(tmp, name); err != nil {
-		return fmt.Errorf("rename %s: %w", tmp, err)
+		return errors.Join(fmt.Errorf("rename %s: %w", tmp, err), fsys.Remove(tmp))
 	}
 	if err := fsys.SyncDir(filepath.Dir(name)); err != nil {
-		return fmt.Errorf("sync directory of %s: %w", name, err)
+		return fmt.Errorf("sync directory of %s: %w: %w", name, ErrUncertain, err)
 	}
 	return nil
 }
