@@ -13,7 +13,7 @@ const requestTimeout = 2 * time.Minute
 type remote struct {
 	Server string `default:"http://127.0.0.1:9480" env:"QUIPU_SERVER" placeholder:"URL" help:"Address of the server (default ${default})."`
 	Token  string `env:"QUIPU_TOKEN" placeholder:"TOKEN" help:"Bearer token to send; the variable keeps it out of the process list."`
-	Tenant string `placeholder:"ID" help:"Tenant to send as X-Scope-OrgID; the server must be told to believe it."`
+	Tenant string `placeholder:"ID" help:"Tenant to send as X-Scope-OrgID; the server must run with --tenant.header=X-Scope-OrgID."`
 }
 
 func (r *remote) connect() (*client.Client, error) {

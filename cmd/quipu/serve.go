@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/common/model"
+	"golang.org/x/net/http/httpguts"
 
 	"github.com/quipudb/quipu/api"
 	"github.com/quipudb/quipu/ingest"
@@ -52,10 +53,36 @@ func (s *sizeFlag) UnmarshalText(text []byte) error {
 	return err
 }
 
+// settings are those of new tenants. The idle timeout has no flag, so it follows
+// the grid: the least multiple of it that is not below the default.
 func (c *serveCmd) settings() (tenant.Settings, error) {
 	s := tenant.DefaultSettings()
-	s.Grid, s.Retention = c.Grid, c.Retention
-	return s, s.Validate()
+	s.Grid = c.Grid
+	if rest := s.IdleTimeout % max(1, c.Grid); rest > 0 {
+		s.IdleTimeout += c.Grid - rest
+	}
+	if err := s.Validate(); err != nil {
+		return s, fmt.Errorf("--grid: %w", err)
+	}
+	s.Retention = c.Retention
+	if err := s.Validate(); err != nil {
+		return s, fmt.Errorf("--retention: %w", err)
+	}
+	return s, nil
+}
+
+// checkTenantHeader refuses a name that no request can have, because every
+// request would be of the tenant "default".
+func (c *serveCmd) checkTenantHeader() error {
+	switch name := c.TenantHeader; {
+	case name == "":
+		return nil
+	case !httpguts.ValidHeaderFieldName(name):
+		return fmt.Errorf("--tenant.header=%q is not the name of a header: it has only letters, digits and - _ . and the like, as X-Scope-OrgID", name)
+	case strings.EqualFold(name, "Host"):
+		return fmt.Errorf("--tenant.header=%s: the host is a part of the request's address and not read as a header; name another, as X-Scope-OrgID", name)
+	}
+	return nil
 }
 
 // Run serves until the console's context ends, then finishes the requests under
@@ -66,7 +93,7 @@ func (c *serveCmd) Run(con *console) error {
 	if err != nil {
 		return err
 	}
-	if err := c.checkListen(logger); err != nil {
+	if err := errors.Join(c.checkTenantHeader(), c.checkListen(logger)); err != nil {
 		return err
 	}
 	// The port is taken before the data is: a second server on it fails at once.

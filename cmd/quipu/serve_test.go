@@ -1,0 +1,49 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/common/model"
+)
+
+func TestIdleTimeoutFollowsTheGrid(t *testing.T) {
+	for grid, want := range map[time.Duration]time.Duration{
+		15 * time.Second: time.Hour,
+		5 * time.Minute:  time.Hour,
+		time.Hour:        time.Hour,
+		40 * time.Minute: 80 * time.Minute,
+		2 * time.Hour:    2 * time.Hour,
+	} {
+		s, err := (&serveCmd{Grid: model.Duration(grid)}).settings()
+		if err != nil || time.Duration(s.IdleTimeout) != want {
+			t.Errorf("grid %s: idle timeout %s, %v; want %s", grid, s.IdleTimeout, err, want)
+		}
+	}
+}
+
+// What is refused is refused before anything is made or listened on, and the
+// message names the flag that was given.
+func TestServeNamesTheFlagThatItRefuses(t *testing.T) {
+	for _, tc := range []struct{ flag, want string }{
+		{"--grid=7s", "--grid: grid is 7s"},
+		{"--grid=0s", "--grid: grid is 0s"},
+		{"--grid=500ms", "--grid: grid is 500ms"},
+		{"--grid=3h", "--grid: grid is 3h"},
+		{"--tenant.header=bad header", `--tenant.header="bad header" is not the name of a header`},
+		{"--tenant.header=X-Scope-OrgID:", `--tenant.header="X-Scope-OrgID:" is not the name of a header`},
+		{"--tenant.header=host", "--tenant.header=host: the host is a part"},
+	} {
+		got := runCommand(t, "", "serve", "--data.dir="+t.TempDir(), "--listen=127.0.0.1:0", tc.flag)
+		if got.status != 1 || !strings.HasPrefix(got.err, "quipu: "+tc.want) {
+			t.Errorf("serve %s left %+v, want %q", tc.flag, got, tc.want)
+		}
+	}
+	if err := (&serveCmd{TenantHeader: "X-Scope-OrgID"}).checkTenantHeader(); err != nil {
+		t.Error(err)
+	}
+	if _, err := (&serveCmd{Grid: model.Duration(15 * time.Second), Retention: -1}).settings(); err == nil || !strings.HasPrefix(err.Error(), "--retention: ") {
+		t.Errorf("a negative retention: %v", err)
+	}
+}
