@@ -206,3 +206,26 @@ func TestVersionAndHelp(t *testing.T) {
 		t.Errorf("an unknown command left %+v", got)
 	}
 }
+
+func TestHelpAndVersionAreCommandsToo(t *testing.T) {
+	help, version := runCommand(t, "", "--help"), runCommand(t, "", "--version")
+	if got := runCommand(t, "", "help"); got != help {
+		t.Errorf("help left %+v, want %+v", got, help)
+	}
+	if got := runCommand(t, "", "version"); got != version {
+		t.Errorf("version left %+v, want %+v", got, version)
+	}
+	if got := runCommand(t, "", "help", "query"); got.status != 0 || !strings.Contains(got.out, "quipu query -- '-1'") {
+		t.Errorf("help query left %+v", got)
+	}
+	if got := runCommand(t, ""); got.status != 80 || got.out != "" || got.err != help.out {
+		t.Errorf("no arguments left %+v, want the usage on stderr", got)
+	}
+}
+
+func TestAnExpressionMayBeginWithAMinus(t *testing.T) {
+	s := newCannedServer(t, http.StatusOK, cannedVector)
+	if got := runCommand(t, "", "query", "--server="+s.URL, "--", "-1"); got.status != 0 || s.form.Get("query") != "-1" {
+		t.Errorf("query -- -1 left %+v and asked %v", got, s.form)
+	}
+}

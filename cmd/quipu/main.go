@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -30,8 +31,18 @@ func main() {
 	os.Exit(run(os.Args[1:], standardConsole(ctx)))
 }
 
+// statusMisunderstood is the exit status for a command line that says no command.
+// It is kong's for all that cannot be parsed.
+const statusMisunderstood = 80
+
 // run parses the arguments, runs the command and returns the exit status.
 func run(args []string, con *console) int {
+	if len(args) == 0 {
+		usage := *con
+		usage.out = con.err // I1: nobody asked for it
+		run([]string{"--help"}, &usage)
+		return statusMisunderstood
+	}
 	status := -1
 	parser, err := kong.New(&commandLine{},
 		kong.Name("quipu"),
@@ -44,7 +55,7 @@ func run(args []string, con *console) int {
 	if err != nil {
 		panic(err) // the struct above is not a command line
 	}
-	parsed, err := parser.Parse(args)
+	parsed, err := parser.Parse(flagsOf(args))
 	if status >= 0 {
 		return status // --help or --version said it all
 	}
@@ -59,6 +70,18 @@ func run(args []string, con *console) int {
 		return coder.ExitCode()
 	}
 	return 1
+}
+
+// flagsOf writes "help", "help COMMAND" and "version", which people try, as the
+// flags that they are.
+func flagsOf(args []string) []string {
+	switch {
+	case args[0] == "help":
+		return append(slices.Clone(args[1:]), "--help")
+	case args[0] == "version" && len(args) == 1:
+		return []string{"--version"}
+	}
+	return args
 }
 
 // version is what the build says of itself: a tag, or the commit it was made of.

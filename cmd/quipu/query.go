@@ -20,6 +20,11 @@ type queryCmd struct {
 	Output string `short:"o" enum:"auto,table,json,plot" default:"auto" help:"table, json or plot (default: plot for a range, table otherwise)."`
 }
 
+// Help is shown by "quipu query --help".
+func (c *queryCmd) Help() string {
+	return `An expression that begins with a minus sign goes after two of them, and after all flags: quipu query -- '-1'`
+}
+
 func (c *queryCmd) Run(con *console) error {
 	server, err := c.connect()
 	if err != nil {
