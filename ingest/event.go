@@ -43,7 +43,8 @@ type event struct {
 
 // number is a numeric field of further_data.
 type number struct {
-	name  []byte
+	key   []byte // as it was written
+	name  []byte // key as a label
 	value float64
 }
 
@@ -160,24 +161,40 @@ func (d *decoder) field(key []byte, v *fastjson.Value) {
 	}
 }
 
+// number takes one numeric field; of those of one name the first counts.
 func (d *decoder) number(key []byte, v *fastjson.Value) *rejection {
-	text := d.numberText(v)
+	text, _ := d.textOf(v)
+	if !isNumber(string(text)) {
+		return reject(reasonBadNumber, "further_data.%s is %s, which is not a JSON number", shorten(string(key)), show(v))
+	}
 	f, err := strconv.ParseFloat(string(text), 64)
-	if err != nil || !(math.Abs(f) <= numberMax) || !isNumber(string(text)) {
+	if err != nil || math.Abs(f) > numberMax {
 		return reject(reasonBadNumber, "further_data.%s is %s: numbers are between -%g and %g", shorten(string(key)), show(v), float64(numberMax), float64(numberMax))
+	}
+	for _, n := range d.numbers { // numbersMax at most
+		if bytes.Equal(n.key, key) {
+			return nil
+		}
 	}
 	if len(d.numbers) == numbersMax {
 		return reject(reasonTooManyNumbers, "further_data has more than %d numeric fields, %q is one too many", numbersMax, shorten(string(key)))
 	}
-	d.numbers = append(d.numbers, number{labelValue(key), f})
+	d.numbers = append(d.numbers, number{key, labelValue(key), f})
 	return nil
 }
 
-// numberText is a number as it was written.
-func (d *decoder) numberText(v *fastjson.Value) []byte {
-	start := len(d.text)
-	d.text = v.MarshalTo(d.text)
-	return d.text[start:]
+// textOf is a string's text, or a number as it was written; ok is false for
+// anything else.
+func (d *decoder) textOf(v *fastjson.Value) (text []byte, ok bool) {
+	switch v.Type() {
+	case fastjson.TypeString:
+		return v.GetStringBytes(), true
+	case fastjson.TypeNumber:
+		start := len(d.text)
+		d.text = v.MarshalTo(d.text)
+		return d.text[start:], true
+	}
+	return nil, false
 }
 
 func (d *decoder) readName() *rejection {
@@ -204,13 +221,8 @@ func (d *decoder) readUser() *rejection {
 	if v == nil {
 		return nil
 	}
-	var id []byte
-	switch v.Type() {
-	case fastjson.TypeString:
-		id = v.GetStringBytes()
-	case fastjson.TypeNumber:
-		id = d.numberText(v)
-	default:
+	id, ok := d.textOf(v)
+	if !ok {
 		return reject(reasonBadUserID, "user_id is %s, neither a string nor a number", show(v))
 	}
 	if len(id) > 0 {
@@ -226,13 +238,8 @@ func (d *decoder) readTime() *rejection {
 		d.ms = d.now
 		return nil
 	}
-	var text []byte
-	switch v.Type() {
-	case fastjson.TypeString:
-		text = v.GetStringBytes()
-	case fastjson.TypeNumber:
-		text = d.numberText(v)
-	default:
+	text, ok := d.textOf(v)
+	if !ok {
 		return reject(reasonBadTimestamp, "timestamp is %s, neither a number nor a string", show(v))
 	}
 	ms, ok := parseTimestamp(string(text))
@@ -267,11 +274,8 @@ func (d *decoder) readLabels() {
 		if v == nil {
 			continue
 		}
-		switch v.Type() {
-		case fastjson.TypeString:
-			d.fields[slot] = labelValue(v.GetStringBytes())
-		case fastjson.TypeNumber:
-			d.fields[slot] = labelValue(d.numberText(v))
+		if text, ok := d.textOf(v); ok {
+			d.fields[slot] = labelValue(text)
 		}
 	}
 }

@@ -139,6 +139,7 @@ func TestBodiesThatCannotBeRead(t *testing.T) {
 		{"an element that is not JSON", `[{"event":"a"},{]`, "", "array element 1"},
 		{"a comma before the bracket", `[{},]`, "", "array element 1 is missing"},
 		{"something after the array", `[{}] {}`, "", "2 bytes follow the array"},
+		{"something after an array of several lines", "[{},\n{}] {}\n{}", "", "5 bytes follow the array"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			m := newMemory()

@@ -11,7 +11,7 @@ type form uint8
 
 const (
 	formValue form = iota // one JSON value, over any number of lines
-	formArray             // a JSON array, an element an event
+	formArray             // a JSON array, an element an event; nothing after it
 	formLines             // a JSON value a line, blank lines skipped
 )
 
@@ -32,6 +32,11 @@ func detect(body []byte, contentType string) form {
 		}
 	}
 	if len(body) > 0 && body[0] == '[' {
+		// An array that is closed in a first line, with more lines below, is a
+		// line among lines.
+		if first, _, more := bytes.Cut(body, []byte{'\n'}); more && valueLen(first) > 0 {
+			return formLines
+		}
 		return formArray
 	}
 	if n := valueLen(body); n < len(body) && bytes.IndexByte(body, '\n') >= 0 {
