@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 
 	"github.com/prometheus/prometheus/config"
@@ -12,14 +13,23 @@ import (
 	"github.com/prometheus/prometheus/rules"
 	"github.com/prometheus/prometheus/scrape"
 	"github.com/prometheus/prometheus/storage"
-	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/util/notifications"
 )
 
-// Prometheus's handlers call all of these without asking whether they are nil.
+// absentPaths, in Prometheus's router, are about its own storage. Its handlers
+// would fail inside, so they are not asked.
+var absentPaths = map[string]bool{
+	"/status/tsdb": true, "/status/tsdb/blocks": true, "/status/walreplay": true,
+	"/admin/tsdb/delete_series": true, "/admin/tsdb/clean_tombstones": true, "/admin/tsdb/snapshot": true,
+}
 
-// errAbsent is the answer of what Prometheus has and Quipu has not.
-var errAbsent = errors.New("not available: Quipu does not store data as Prometheus does")
+// absent answers for absentPaths.
+func (a *api) absent(w http.ResponseWriter, r *http.Request) {
+	respondError(w, a.logger, http.StatusNotFound, errorNotFound, fmt.Sprintf("%s is not available: Quipu does not store data as Prometheus does", r.URL.Path))
+}
+
+// Prometheus's handlers call all of the following without asking whether they
+// are nil.
 
 // noTargets: nothing is scraped.
 type noTargets struct{}
@@ -62,18 +72,6 @@ type samplesOnly struct{ storage.Queryable }
 func (samplesOnly) ChunkQuerier(int64, int64) (storage.ChunkQuerier, error) {
 	return nil, errors.New("series are computed on read and have no chunks: ask for samples")
 }
-
-// noTSDB: the storage is not Prometheus's.
-type noTSDB struct{}
-
-func (noTSDB) CleanTombstones() error                                         { return errAbsent }
-func (noTSDB) Delete(context.Context, int64, int64, ...*labels.Matcher) error { return errAbsent }
-func (noTSDB) Snapshot(string, bool) error                                    { return errAbsent }
-func (noTSDB) Stats(string, int) (*tsdb.Stats, error)                         { return nil, errAbsent }
-func (noTSDB) WALReplayStatus() (tsdb.WALReplayStatus, error) {
-	return tsdb.WALReplayStatus{}, errAbsent
-}
-func (noTSDB) BlockMetas() ([]tsdb.BlockMeta, error) { return nil, errAbsent }
 
 func noNotifications() []notifications.Notification { return []notifications.Notification{} }
 

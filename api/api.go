@@ -160,6 +160,7 @@ func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
 		{path: "/-/healthy", methods: get, handler: a.route("/-/healthy", http.HandlerFunc(a.healthy))},
 		{path: "/-/ready", methods: get, handler: a.route("/-/ready", http.HandlerFunc(a.readiness))},
 		{path: "/metrics", methods: get, handler: a.route("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))},
+		{path: "/api/v1/events", methods: []string{http.MethodOptions}, handler: a.route("/api/v1/*", http.HandlerFunc(a.eventsOptions))},
 		{path: "/api/v1/", below: true, methods: []string{http.MethodOptions}, handler: a.route("/api/v1/*", handlers)},
 		{path: "/api/v1/events", handler: a.ours("/api/v1/events", a.events)},
 		{path: "/api/v1/status/range", handler: a.ours("/api/v1/status/range", a.statusRange)},
@@ -174,6 +175,10 @@ func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
 			continue // off, or another method of one that is there
 		}
 		seen[path] = true
+		if absentPaths[path] {
+			out = append(out, endpoint{path: "/api/v1" + path, handler: a.ours("/api/v1"+path, a.absent)})
+			continue
+		}
 		h := handlers
 		switch path {
 		case "/query":

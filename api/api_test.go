@@ -246,14 +246,16 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/api/v1/status/runtimeinfo", 200, `"startTime":"2023-11-14T22:13:20.123Z"`},
 		{"GET", "/api/v1/status/config", 200, `"yaml"`},
 		{"GET", "/api/v1/status/flags", 200, `"data":{}`},
-		{"GET", "/api/v1/status/tsdb", 500, `not available`},
-		{"GET", "/api/v1/status/tsdb/blocks", 500, `not available`},
-		{"GET", "/api/v1/status/walreplay", 500, `not available`},
+		{"GET", "/api/v1/status/tsdb", 404, `"errorType":"not_found","error":"/api/v1/status/tsdb is not available: `},
+		{"GET", "/api/v1/status/tsdb/blocks", 404, `is not available`},
+		{"GET", "/api/v1/status/walreplay", 404, `is not available`},
 		{"GET", "/api/v1/status/self_metrics", 200, `"data":[]`},
 		{"GET", "/api/v1/features", 200, `"data":{}`},
 		{"GET", "/api/v1/notifications", 200, `"data":[]`},
 		{"GET", "/api/v1/notifications/live", 204, ""},
-		{"POST", "/api/v1/admin/tsdb/delete_series?match[]=of_default", 500, `admin APIs disabled`},
+		{"POST", "/api/v1/admin/tsdb/delete_series?match[]=of_default", 404, `is not available`},
+		{"PUT", "/api/v1/admin/tsdb/snapshot", 404, `is not available`},
+		{"POST", "/api/v1/admin/tsdb/clean_tombstones", 404, `is not available`},
 		{"POST", "/api/v1/write", 404, `"errorType":"not_found","error":"there is nothing at \"/api/v1/write\""`},
 		{"POST", "/api/v1/otlp/v1/metrics", 404, `"errorType":"not_found"`},
 		{"GET", "/api/v1/nothing", 404, `{"status":"error","errorType":"not_found","error":"there is nothing at \"/api/v1/nothing\""}`},
@@ -338,10 +340,30 @@ func TestTenantsSeeOnlyTheirs(t *testing.T) {
 	}
 }
 
-func TestTenantHeaderIsOffByDefault(t *testing.T) {
-	_, srv := newWorld(t, func(o *Options) { o.TenantHeader = "" })
-	if code, got, _ := call(t, srv, "GET", "/api/v1/label/tenant/values", "", "X-Scope-OrgID", "a"); code != 200 || !strings.Contains(got, `["default"]`) {
-		t.Errorf("%d %s", code, got)
+// Who names a tenant must not be answered for another one.
+func TestTenantsAreRefusedWithoutATenantHeader(t *testing.T) {
+	w, srv := newWorld(t, func(o *Options) { o.TenantHeader = "" })
+	h := "X-Scope-OrgID"
+	for _, headers := range [][]string{nil, {h, "default"}, {h, ""}} {
+		if code, got, _ := call(t, srv, "GET", "/api/v1/label/tenant/values", "", headers...); code != 200 || !strings.Contains(got, `["default"]`) {
+			t.Errorf("with %q: %d %s", headers, code, got)
+		}
+	}
+	for _, headers := range [][]string{{h, "a"}, {h, "default", h, "a"}, {h, "../x"}} {
+		for _, path := range []string{"/api/v1/label/tenant/values", "/prometheus/api/v1/status/range", "/api/v1/query?query=1"} {
+			code, got, cors := call(t, srv, "GET", path, "", append(headers, "Origin", "http://example.org")...)
+			if code != 400 || !strings.Contains(got, "start it with --tenant.header=X-Scope-OrgID") || cors.Get("Access-Control-Allow-Origin") != "*" {
+				t.Errorf("%s with %q: %d %s", path, headers, code, got)
+			}
+		}
+	}
+	if code, got, _ := call(t, srv, "POST", "/api/v1/events", "{}", h, "a"); code != 400 || len(w.appended) > 0 {
+		t.Errorf("events: %d %s, stored %v", code, got, w.appended)
+	}
+	for _, path := range []string{"/-/ready", "/metrics", "/"} {
+		if code, got, _ := call(t, srv, "GET", path, "", h, "a"); code != 200 {
+			t.Errorf("%s: %d %s", path, code, got)
+		}
 	}
 }
 
@@ -384,6 +406,29 @@ func TestCORS(t *testing.T) {
 		if got := h.Get("Access-Control-Allow-Origin"); got != "*" {
 			t.Errorf("%s %s: allowed origin %q", tc.method, tc.path, got)
 		}
+	}
+}
+
+// A browser asks before it posts with headers that are not plain ones.
+func TestCORSAllowsWhatEventsArePostedWith(t *testing.T) {
+	_, srv := newWorld(t, nil)
+	for _, prefix := range []string{"", "/prometheus"} {
+		code, _, h := call(t, srv, "OPTIONS", prefix+"/api/v1/events", "", "Origin", "http://example.org", "Access-Control-Request-Method", "POST")
+		got := h.Get("Access-Control-Allow-Headers")
+		for _, name := range []string{"Authorization", "Content-Type", "Content-Encoding", "Idempotency-Key"} {
+			if !strings.Contains(got, name) {
+				t.Errorf("%q does not allow %s", got, name)
+			}
+		}
+		if code != 204 || !strings.Contains(h.Get("Access-Control-Allow-Methods"), "POST") {
+			t.Errorf("%d, methods %q", code, h.Get("Access-Control-Allow-Methods"))
+		}
+	}
+	if _, _, h := call(t, srv, "OPTIONS", "/api/v1/query", "", "Origin", "http://example.org"); strings.Contains(h.Get("Access-Control-Allow-Headers"), "Idempotency-Key") {
+		t.Error("queries have no idempotency key")
+	}
+	if _, _, h := call(t, srv, "OPTIONS", "/api/v1/events", ""); h.Get("Access-Control-Allow-Headers") != "" {
+		t.Error("a request of no other origin is told what other origins may do")
 	}
 }
 

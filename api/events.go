@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net/http"
 
+	"github.com/prometheus/prometheus/util/httputil"
+
 	"github.com/quipudb/quipu/ingest"
 	"github.com/quipudb/quipu/internal/scope"
 	"github.com/quipudb/quipu/internal/tenant"
@@ -23,6 +25,18 @@ const (
 	// the metrics see it.
 	statusClientClosed = 499
 )
+
+// eventsOptions tells a browser which headers a page of another origin may post
+// events with: those that Prometheus's handlers allow, and what is particular to
+// a batch.
+func (a *api) eventsOptions(w http.ResponseWriter, r *http.Request) {
+	httputil.SetCORS(w, a.corsOrigin, r)
+	const allowed = "Access-Control-Allow-Headers"
+	if names := w.Header().Get(allowed); names != "" {
+		w.Header().Set(allowed, names+", Content-Encoding, Idempotency-Key")
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
 
 // events answers POST /api/v1/events. The status tells a client what to do with
 // its batch: 200 nothing, 4xx not to send it again, 503 to send it again with

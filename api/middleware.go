@@ -77,7 +77,7 @@ func (a *api) ours(name string, h http.HandlerFunc) http.Handler {
 func (a *api) scope(r *http.Request) (scope.Scope, error) {
 	s := scope.Scope{Tenant: tenant.Default, Now: a.now().UnixMilli()}
 	if a.tenantHeader == "" {
-		return s, nil
+		return s, refuseTenants(r)
 	}
 	values := r.Header.Values(a.tenantHeader)
 	switch len(values) {
@@ -92,6 +92,20 @@ func (a *api) scope(r *http.Request) (scope.Scope, error) {
 		return s, nil
 	}
 	return s, fmt.Errorf("the request has %d headers %s, it may have one", len(values), a.tenantHeader)
+}
+
+// usualTenantHeader is how clients of Prometheus-compatible servers name a tenant.
+const usualTenantHeader = "X-Scope-OrgID"
+
+// refuseTenants fails a request that names a tenant where nothing reads the
+// name: what it is answered would be another tenant's.
+func refuseTenants(r *http.Request) error {
+	for _, value := range r.Header.Values(usualTenantHeader) {
+		if value != "" && value != tenant.Default.String() {
+			return fmt.Errorf("this server has no tenants, so there is no %q: start it with --tenant.header=%s", value, usualTenantHeader)
+		}
+	}
+	return nil
 }
 
 // pinTime makes the present of the request the time of an instant query that

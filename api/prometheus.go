@@ -56,7 +56,7 @@ func (a *api) newUpstream(o Options) *upstream {
 		map[string]string{},
 		v1.GlobalURLOptions{},
 		a.ready,
-		noTSDB{}, "", false, // no administration of a TSDB
+		nil, "", false, // no TSDB of Prometheus's: see absentPaths
 		false, 0, // no search
 		o.Logger,
 		func(context.Context) v1.RulesRetriever { return noRules{} },
