@@ -33,8 +33,11 @@ const chunkBytesMax = 64 << 10
 // blockSeries is one series on its way into a block.
 type blockSeries struct {
 	labels labels.Labels
-	parts  func() ([]points, error) // copies, ascending or not
 	kind   increment.Kind
+	// All windows start in [mint, maxt). parts returns copies of those in a part
+	// of that; where that is a day of UTC it returns no other.
+	mint, maxt int64
+	parts      func(mint, maxt int64) ([]points, error)
 }
 
 // blockSpec is what a block is written from.
@@ -58,7 +61,7 @@ func writeBlock(ctx context.Context, fsys vfs.FS, spec *blockSpec) (bi blockInfo
 	tmp := final + ".tmp"
 	defer func() {
 		if err != nil || !ok {
-			err = errors.Join(err, fsys.RemoveAll(tmp))
+			err = errors.Join(err, fsys.RemoveAll(tmp), fsys.RemoveAll(final))
 		}
 	}()
 	if err := fsys.MkdirAll(tmp); err != nil {
@@ -160,38 +163,63 @@ func addSymbols(iw *index.Writer, series []blockSeries) error {
 
 // addSeries merges the parts of one series and writes its chunks and its entry.
 func addSeries(iw *index.Writer, cw *chunks.Writer, spec *blockSpec, meta *blockMeta, same []blockSeries) error {
-	var parts []points
+	mint, maxt := int64(math.MaxInt64), int64(math.MinInt64)
 	for _, s := range same {
-		p, err := s.parts()
+		mint, maxt = min(mint, s.mint), max(maxt, s.maxt)
+	}
+	var metas []chunks.Meta
+	for day := dayStart(mint); day < maxt; day += dayMillis {
+		// No chunk crosses midnight, so a day at a time is enough in memory.
+		more, err := addDay(cw, spec, meta, same, day)
 		if err != nil {
 			return err
 		}
-		parts = append(parts, p...)
+		metas = append(metas, more...)
 	}
-	p, err := mergePoints(same[0].kind, parts)
-	if err != nil || p.len() == 0 {
-		return err
-	}
-	metas, err := encodeChunks(&p, spec.step)
-	if err != nil {
-		return err
-	}
-	for _, m := range metas {
-		spec.bytes += int64(len(m.Chunk.Bytes()))
-	}
-	if err := cw.WriteChunks(metas...); err != nil {
-		return err
+	if len(metas) == 0 {
+		return nil
 	}
 	if err := iw.AddSeries(storage.SeriesRef(meta.Stats.NumSeries+1), same[0].labels, metas...); err != nil {
 		return err
 	}
 	meta.Stats.NumSeries++
 	meta.Stats.NumChunks += uint64(len(metas))
+	meta.Quipu.Kinds[same[0].labels.Get(model.MetricNameLabel)] = same[0].kind.String()
+	return nil
+}
+
+// addDay writes the chunks of one day of one series and returns where they are.
+func addDay(cw *chunks.Writer, spec *blockSpec, meta *blockMeta, same []blockSeries, day int64) ([]chunks.Meta, error) {
+	var parts []points
+	for _, s := range same {
+		if s.maxt <= day || s.mint >= day+dayMillis {
+			continue
+		}
+		p, err := s.parts(day, day+dayMillis)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, p...)
+	}
+	p, err := mergePoints(same[0].kind, parts)
+	if err != nil || p.len() == 0 {
+		return nil, err
+	}
+	metas, err := encodeChunks(&p, spec.step)
+	if err != nil {
+		return nil, err
+	}
+	if err := cw.WriteChunks(metas...); err != nil {
+		return nil, err
+	}
+	for i := range metas {
+		spec.bytes += int64(len(metas[i].Chunk.Bytes()))
+		metas[i].Chunk = nil // only its reference is needed from here on
+	}
 	meta.Stats.NumSamples += uint64(p.len())
 	meta.MinTime = min(meta.MinTime, p.win[0])
 	meta.MaxTime = max(meta.MaxTime, p.win[p.len()-1]+spec.step)
-	meta.Quipu.Kinds[same[0].labels.Get(model.MetricNameLabel)] = p.kind.String()
-	return nil
+	return metas, nil
 }
 
 // encodeChunks cuts points into chunks. No chunk crosses midnight UTC, where runs

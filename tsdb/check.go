@@ -193,10 +193,14 @@ func (c *checker) checkWAL() error {
 		}
 	}
 	r := walReader{
-		fs: readOnlyFS{c.fs, c}, dir: dir, metrics: newMetrics(prometheus.NewRegistry()),
-		logger: slog.New(slog.DiscardHandler),
-		report: func(segment uint64, offset int64, cause error) {
-			c.problem(filepath.Join(dir, segmentName(segment)), "at byte %d: %v", offset, cause)
+		fs: c.fs, dir: dir, metrics: newMetrics(prometheus.NewRegistry()), logger: slog.New(slog.DiscardHandler),
+		check: &walCheck{
+			damaged: func(segment uint64, offset int64, cause error) {
+				c.problem(filepath.Join(dir, segmentName(segment)), "at byte %d: %v", offset, cause)
+			},
+			torn: func(segment uint64, offset int64) {
+				c.leftover(fmt.Sprintf("%s from byte %d", filepath.Join(dir, segmentName(segment)), offset))
+			},
 		},
 	}
 	end, err := r.replay(func(pos position, rec *batchRecord) error {
@@ -230,17 +234,6 @@ func (c *checker) checkRecord(dir string, pos position, rec *batchRecord) error 
 		}
 	}
 	return c.ctx.Err()
-}
-
-// readOnlyFS notes what opening would cut off and leaves it there.
-type readOnlyFS struct {
-	vfs.FS
-	c *checker
-}
-
-func (r readOnlyFS) Truncate(name string, size int64) error {
-	r.c.leftover(fmt.Sprintf("%s from byte %d", name, size))
-	return nil
 }
 
 // Write prints problems and a summary for a person.

@@ -59,6 +59,11 @@ func (h *chunkHeader) decode(src []byte) (rest []byte, err error) {
 
 // encodeChunk encodes the points i..j of p, which lie on a grid of step ms.
 func encodeChunk(p *points, step int64, i, j int) ([]byte, error) {
+	for _, w := range p.win[i:j] {
+		if w%step != 0 {
+			return nil, fmt.Errorf("encode chunk: window %d is not on a grid of %d ms", w, step)
+		}
+	}
 	h := chunkHeader{step: step, n: j - i, first: p.win[i] / step}
 	dst := h.append(make([]byte, 0, 32))
 	switch p.kind {

@@ -2,6 +2,7 @@ package tsdb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -13,12 +14,20 @@ import (
 	"github.com/quipudb/quipu/internal/increment"
 )
 
+// compactRetry is how long a tenant's merges rest after one failed.
+const compactRetry = 5 * time.Minute
+
 // compact merges blocks until the plan is empty; reads and writes go on. Like a
 // flush it is true when the manifest is in place.
 func (s *store) compact(ctx context.Context, now time.Time) error {
+	if now.Before(s.compactAfter) {
+		return nil
+	}
 	for {
 		did, err := s.compactOnce(ctx, now)
 		if err != nil {
+			// What fails now would most likely fail at the next tick too.
+			s.compactAfter = now.Add(compactRetry)
 			s.db.metrics.compactions.WithLabelValues("failed").Inc()
 			return fmt.Errorf("compact tenant %s: %w", s.id, err)
 		}
@@ -64,10 +73,7 @@ func (s *store) compactOnce(ctx context.Context, now time.Time) (did bool, err e
 		return false, fmt.Errorf("blocks %v have no increments", plan)
 	}
 	merged := newBlock(s.db.opts.FS, s.dir, bi)
-	if err := s.replaceBlocks(sources, []*block{merged}); err != nil {
-		return false, err
-	}
-	return true, nil
+	return true, s.replaceBlocks(sources, []*block{merged})
 }
 
 // replaceBlocks commits a manifest in which next stand for sources and removes
@@ -82,10 +88,9 @@ func (s *store) replaceBlocks(sources, next []*block) error {
 	for _, b := range next {
 		man.Blocks = append(man.Blocks, b.blockInfo)
 	}
-	if err := man.write(s.db.opts.FS, s.dir); err != nil {
-		return err
+	if err := s.commit(&man); err != nil {
+		return errors.Join(err, s.discard(&man))
 	}
-	s.man = &man
 	for _, b := range sources {
 		b.obsolete.Store(true)
 	}
@@ -125,7 +130,9 @@ func (spec *blockSpec) addBlock(ctx context.Context, b *block) error {
 		if err != nil {
 			return err
 		}
-		spec.series = append(spec.series, blockSeries{labels: sel.labels, kind: kind, parts: sel.chunkPoints})
+		spec.series = append(spec.series, blockSeries{
+			labels: sel.labels, kind: kind, mint: b.MinTime, maxt: b.MaxTime, parts: sel.chunkPoints,
+		})
 	}
 	return p.Err()
 }

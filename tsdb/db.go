@@ -122,7 +122,7 @@ func Open(opts Options) (db *DB, err error) {
 		return nil, fmt.Errorf("open storage: %w", err)
 	}
 	if db.lock, _, err = fileutil.Flock(filepath.Join(opts.Dir, lockName)); err != nil {
-		return nil, fmt.Errorf("lock data directory %s, which one process may have open: %w", opts.Dir, err)
+		return nil, fmt.Errorf("data directory %s is in use by another process, or cannot be locked: %w", opts.Dir, err)
 	}
 	lock := db.lock
 	defer func() {

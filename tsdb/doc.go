@@ -53,7 +53,9 @@
 //	I3: The manifest is the commit point. It never names a file that is not synced
 //	    and renamed into place, and what it does not name is garbage.
 //	I4: A reader uses one version for all its selectors. Files of a superseded
-//	    version go when its last reader does.
+//	    version go when its last reader does. Which memtables a version has does
+//	    not change, but those that still take appends grow: two selectors of one
+//	    query may differ by what was appended between them.
 //	I5: The view is a function of a series' merged increments, the tenant's grid
 //	    and idle timeout, and the pinned present; of neither the query's range nor
 //	    how data is stored. Totals begin at a midnight UTC, so a read begins there.
@@ -61,10 +63,12 @@
 //	    their tenant and its generation.
 //	I7: After a failed write or fsync of the log nothing is acknowledged until the
 //	    directory is opened again.
+//	I8: Whoever is told that a batch is stored, as new or as a duplicate, is told
+//	    of something durable: replay rewrites the log's last segment first.
 //
 // # Lock order
 //
-//	store.barrier, store.flushMu, DB.mu, store.mu, versions.swap, admission.mu,
+//	DB.openMu, store.barrier, store.flushMu, DB.mu, store.mu, versions.swap, admission.mu,
 //	versions.mu, memtable.mu, memSeries.mu, wal.mu; keySet.mu and block.mu are
 //	taken last. flushMu is taken before barrier by a flush, which no append holds.
 //	No file is read or written under a lock that a reader of data takes, except

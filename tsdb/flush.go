@@ -5,10 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
+	"path/filepath"
 	"slices"
 
 	"github.com/quipudb/quipu/internal/tenant"
+	"github.com/quipudb/quipu/internal/vfs"
 )
 
 // flush writes all memtables of a tenant to blocks and moves its watermark. It
@@ -39,22 +40,68 @@ func (s *store) flush(ctx context.Context) (err error) {
 		err = s.writeFreshKeys(&next, keys)
 	}
 	if err == nil {
-		err = next.write(s.db.opts.FS, s.dir)
+		err = s.commit(&next)
 	}
 	if err != nil {
-		// What was written is garbage that no manifest names; the memtables stay
-		// frozen and readable, and the next flush takes them again.
+		// The memtables stay frozen and readable, and the next flush takes them
+		// again.
 		s.keys.giveBack(keys)
-		for _, b := range blocks {
-			err = errors.Join(err, s.db.opts.FS.RemoveAll(b.dir))
-		}
-		return fmt.Errorf("flush tenant %s: %w", s.id, err)
+		return fmt.Errorf("flush tenant %s: %w", s.id, errors.Join(err, s.discard(&next)))
 	}
-	s.man = &next
 	s.versions.replace(nil, s.frozen, blocks, nil)
 	s.frozen = nil
 	s.hold.flushed()
 	return nil
+}
+
+// commit replaces the manifest. On success the files that only the old one named
+// are left to their readers, key files excepted.
+//
+// REQUIRES: s.flushMu
+func (s *store) commit(next *manifest) error {
+	if s.uncertain != nil {
+		return fmt.Errorf("restart to find out which blocks are live: %w", s.uncertain)
+	}
+	err := next.write(s.db.opts.FS, s.dir)
+	if errors.Is(err, vfs.ErrUncertain) {
+		s.uncertain = err
+	}
+	if err != nil {
+		return err
+	}
+	old := s.man
+	s.man = next
+	for _, k := range old.Keys {
+		if slices.Contains(next.Keys, k) {
+			continue
+		}
+		if err := s.db.opts.FS.Remove(filepath.Join(s.dir, k.Name)); err != nil {
+			s.db.opts.Logger.Warn("an expired file of batch keys could not be removed, the next start does", "tenant", s.id, "err", err)
+		}
+	}
+	return nil
+}
+
+// discard removes what was written for a manifest that is not in force, unless it
+// may yet be.
+//
+// REQUIRES: s.flushMu
+func (s *store) discard(next *manifest) error {
+	if s.uncertain != nil {
+		return nil
+	}
+	var err error
+	for _, b := range next.Blocks {
+		if !slices.Contains(s.man.Blocks, b) {
+			err = errors.Join(err, s.db.opts.FS.RemoveAll(filepath.Join(s.dir, b.ULID.String())))
+		}
+	}
+	for _, k := range next.Keys {
+		if !slices.Contains(s.man.Keys, k) {
+			err = errors.Join(err, s.db.opts.FS.Remove(filepath.Join(s.dir, k.Name)))
+		}
+	}
+	return err
 }
 
 // rotate takes the memtables that appends went to; those that follow go to new
@@ -91,7 +138,9 @@ func (s *store) writeFrozen(ctx context.Context, m *manifest) ([]*block, error) 
 		}
 		for _, mem := range days[d] {
 			for _, ser := range mem.all() {
-				spec.series = append(spec.series, blockSeries{labels: ser.labels, kind: ser.kind, parts: ser.parts})
+				spec.series = append(spec.series, blockSeries{
+					labels: ser.labels, kind: ser.kind, mint: mem.start, maxt: mem.end, parts: ser.parts,
+				})
 			}
 		}
 		bi, ok, err := writeBlock(ctx, s.db.opts.FS, &spec)
@@ -106,10 +155,10 @@ func (s *store) writeFrozen(ctx context.Context, m *manifest) ([]*block, error) 
 	return out, nil
 }
 
-// parts is all of a memtable's series, copied.
-func (s *memSeries) parts() ([]points, error) {
+// parts is a copy of a memtable's series between two times.
+func (s *memSeries) parts(mint, maxt int64) ([]points, error) {
 	p := points{kind: s.kind}
-	err := s.snapshot(&p, math.MinInt64, math.MaxInt64)
+	err := s.snapshot(&p, mint, maxt)
 	return []points{p}, err
 }
 

@@ -174,7 +174,7 @@ func (sel *selection) shows(win window) bool {
 // read returns the merged increments that start at or after from. They share no
 // memory with what others see.
 func (sel *selection) read(from, to int64) (points, error) {
-	parts, err := sel.chunkPoints()
+	parts, err := sel.chunkPoints(from, to)
 	if err != nil {
 		return points{}, err
 	}
@@ -193,10 +193,14 @@ func (sel *selection) read(from, to int64) (points, error) {
 	return p, nil
 }
 
-// chunkPoints decodes the chunks of a selection.
-func (sel *selection) chunkPoints() ([]points, error) {
+// chunkPoints decodes the chunks of a selection that have windows in [mint, maxt);
+// they may have others too.
+func (sel *selection) chunkPoints(mint, maxt int64) ([]points, error) {
 	parts := make([]points, 0, len(sel.chunks)+len(sel.mems))
 	for _, c := range sel.chunks {
+		if c.meta.MaxTime < mint || c.meta.MinTime >= maxt {
+			continue
+		}
 		ch, _, err := c.reader.ChunkOrIterable(c.meta)
 		if err != nil {
 			return nil, fmt.Errorf("read chunk of %s in block %s: %w", sel.labels, c.block.ULID, err)

@@ -40,6 +40,8 @@ type store struct {
 	barrier sync.RWMutex
 	hold    logHold
 
+	compactAfter time.Time // owned by the goroutine that merges blocks
+
 	keys      *keySet
 	versions  *versions
 	admission *admission

@@ -1,10 +1,11 @@
 package tsdb
 
 import (
-	"errors"
+	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 
 	"github.com/oklog/ulid/v2"
 
@@ -17,17 +18,32 @@ type walReader struct {
 	dir     string
 	logger  *slog.Logger
 	metrics *metrics
-	// report is told of damage; nil: only the log is.
-	report func(segment uint64, offset int64, cause error)
+	// Where check is set nothing is changed on disk, and it is told of damage and
+	// of what opening would cut off.
+	check *walCheck
+}
+
+// walCheck is who reads a log without opening it.
+type walCheck struct {
+	damaged func(segment uint64, offset int64, cause error)
+	torn    func(segment uint64, offset int64)
 }
 
 // replay calls apply for every intact batch, in order, with the position where
 // its record begins, and returns where the log ends. A torn last record, the mark
-// of a crash before its batch was acknowledged, is cut off; damage elsewhere is
-// reported with segment and offset, and everything intact around it is kept.
+// of a crash before its batch was acknowledged, is cut off. Damage elsewhere is
+// reported with segment and offset; intact records around it are kept, except
+// those that use a series which only a damaged one defines: they are reported too.
+//
+// The last segment is written anew before replay returns: its last records may be
+// in the kernel's cache alone, when the process died between write and fsync, and
+// a duplicate of their batches is acknowledged from here on.
 func (r *walReader) replay(apply func(position, *batchRecord) error) (walEnd, error) {
 	segments, err := listSegments(r.fs, r.dir)
 	if err != nil {
+		return walEnd{}, err
+	}
+	if err := r.sweep(); err != nil {
 		return walEnd{}, err
 	}
 	end := walEnd{nextSegment: 1, segments: map[uint64]int64{}}
@@ -36,8 +52,10 @@ func (r *walReader) replay(apply func(position, *batchRecord) error) (walEnd, er
 		if err != nil {
 			return walEnd{}, err
 		}
-		end.segments[s] = size
 		end.nextSegment = s + 1
+		if size > 0 {
+			end.segments[s] = size
+		}
 	}
 	return end, nil
 }
@@ -53,7 +71,7 @@ func (r *walReader) replaySegment(n uint64, last bool, id *ulid.ULID, apply func
 	switch {
 	case err != nil && last && len(src) < segmentHeadSize:
 		// The segment was being made when the process died: nothing was in it.
-		return int64(len(src)), nil
+		return 0, r.settle(n, path, src, 0)
 	case err != nil:
 		r.damaged(n, 0, err)
 		return int64(len(src)), nil
@@ -71,7 +89,11 @@ func (r *walReader) replaySegment(n uint64, last bool, id *ulid.ULID, apply func
 		if err != nil {
 			next := nextFrame(rest, frame)
 			if next < 0 {
-				return r.cutTail(n, last, path, offset, int64(len(src)), err)
+				if last {
+					return offset, r.settle(n, path, src, offset)
+				}
+				r.damaged(n, offset, err)
+				return int64(len(src)), nil
 			}
 			r.damaged(n, offset, err)
 			rest = rest[next:]
@@ -90,8 +112,32 @@ func (r *walReader) replaySegment(n uint64, last bool, id *ulid.ULID, apply func
 			return 0, fmt.Errorf("replay WAL segment %d, offset %d: %w", n, offset, err)
 		}
 	}
-	return int64(len(src)), nil
+	if last {
+		err = r.settle(n, path, src, int64(len(src)))
+	}
+	return int64(len(src)), err
 }
+
+// sweep removes what a crash left of settle.
+func (r *walReader) sweep() error {
+	entries, err := r.fs.ReadDir(r.dir)
+	if err != nil {
+		return fmt.Errorf("list WAL: %w", err)
+	}
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), ".tmp") || r.check != nil {
+			continue
+		}
+		if err := r.fs.Remove(filepath.Join(r.dir, e.Name())); err != nil {
+			return fmt.Errorf("remove leftover of the WAL: %w", err)
+		}
+	}
+	return nil
+}
+
+// resyncMax bounds the search for an intact frame after a damaged one, and the
+// frames it considers: a checksum is tried at every byte.
+const resyncMax = 1 << 20
 
 // nextFrame finds the first intact frame after a damaged one of the claimed size;
 // -1 where there is none.
@@ -101,7 +147,10 @@ func nextFrame(src []byte, claimed int) int {
 			return claimed
 		}
 	}
-	for i := 1; i+frameHeadSize < len(src); i++ {
+	for i := 1; i < resyncMax && i+frameHeadSize < len(src); i++ {
+		if binary.BigEndian.Uint32(src[i:]) > resyncMax {
+			continue
+		}
 		if _, _, err := decodeFrame(src[i:], nil); err == nil {
 			return i
 		}
@@ -109,25 +158,37 @@ func nextFrame(src []byte, claimed int) int {
 	return -1
 }
 
-// cutTail handles damage with nothing intact after it.
-func (r *walReader) cutTail(n uint64, last bool, path string, offset, size int64, cause error) (int64, error) {
-	if !last {
-		r.damaged(n, offset, cause)
-		return size, nil
+// settle makes the first bytes of the last segment durable and drops the rest.
+func (r *walReader) settle(n uint64, path string, src []byte, intact int64) error {
+	torn := int64(len(src)) - intact
+	if r.check != nil {
+		if torn > 0 || intact == 0 {
+			r.check.torn(n, intact)
+		}
+		return nil
 	}
-	r.logger.Warn("write-ahead log ends in a torn record, which was never acknowledged: cut off",
-		"segment", n, "offset", offset, "bytes", size-offset)
-	if err := r.fs.Truncate(path, offset); err != nil {
-		return 0, errors.Join(fmt.Errorf("cut torn record off WAL segment %d: %w", n, err), cause)
+	if torn > 0 && intact > 0 {
+		r.logger.Warn("write-ahead log ends in a torn record, which was never acknowledged: cut off",
+			"segment", n, "offset", intact, "bytes", torn)
 	}
-	return offset, nil
+	var err error
+	if intact == 0 {
+		err = r.fs.Remove(path)
+	} else {
+		err = vfs.WriteFile(r.fs, path, src[:intact])
+	}
+	if err != nil {
+		return fmt.Errorf("settle the last WAL segment %d: %w", n, err)
+	}
+	return nil
 }
 
 func (r *walReader) damaged(segment uint64, offset int64, cause error) {
 	r.metrics.walDamage.Inc()
-	if r.report != nil {
-		r.report(segment, offset, cause)
+	if r.check != nil {
+		r.check.damaged(segment, offset, cause)
+		return
 	}
-	r.logger.Error("write-ahead log is damaged: a record is lost, those around it are kept",
+	r.logger.Error("write-ahead log is damaged: a record is lost",
 		"segment", segment, "offset", offset, "err", cause)
 }

@@ -27,7 +27,6 @@ type FS interface {
 	Rename(from, to string) error
 	Remove(name string) error
 	RemoveAll(name string) error
-	Truncate(name string, size int64) error
 	// SyncDir makes creations, renames and removals in a directory durable.
 	SyncDir(name string) error
 }
@@ -44,14 +43,6 @@ func (OS) MkdirAll(name string) error                 { return os.MkdirAll(name,
 func (OS) Rename(from, to string) error               { return os.Rename(from, to) }
 func (OS) Remove(name string) error                   { return os.Remove(name) }
 func (OS) RemoveAll(name string) error                { return os.RemoveAll(name) }
-
-func (OS) Truncate(name string, size int64) error {
-	f, err := os.OpenFile(name, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Truncate(size), f.Sync(), f.Close())
-}
 
 func (OS) SyncDir(name string) error {
 	d, err := os.Open(name)

@@ -1,0 +1,358 @@
+package tsdb
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
+
+	"github.com/quipudb/quipu/internal/increment"
+	"github.com/quipudb/quipu/internal/tenant"
+	"github.com/quipudb/quipu/internal/vfs"
+)
+
+// hookFS calls hooks before operations; an error they return is the operation's,
+// which then is not done.
+type hookFS struct {
+	vfs.OS
+	mu   sync.Mutex
+	hook func(op, name string) error
+	log  []string
+}
+
+func (f *hookFS) call(op, name string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.log = append(f.log, op+" "+filepath.Base(name))
+	if f.hook == nil {
+		return nil
+	}
+	return f.hook(op, name)
+}
+
+func (f *hookFS) setHook(h func(op, name string) error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hook = h
+}
+
+func (f *hookFS) Rename(from, to string) error {
+	if err := f.call("rename", to); err != nil {
+		return err
+	}
+	return f.OS.Rename(from, to)
+}
+
+func (f *hookFS) SyncDir(name string) error {
+	if err := f.call("syncdir", name); err != nil {
+		return err
+	}
+	return f.OS.SyncDir(name)
+}
+
+// after returns a hook that fails the first op on a base name that follows a
+// first.
+func failAfter(first, op, base string) func(string, string) error {
+	seen := false
+	return func(o, name string) error {
+		if o+" "+filepath.Base(name) == first {
+			seen = true
+			return nil
+		}
+		if seen && o == op && filepath.Base(name) == base {
+			seen = false
+			return errInjected
+		}
+		return nil
+	}
+}
+
+// Where a manifest was renamed but its directory could not be synced, a crash may
+// leave the old one or the new one: what either names stays, and nothing more is
+// flushed until a restart has found out.
+func TestUncertainManifestLosesNothing(t *testing.T) {
+	fault := &hookFS{}
+	db := openTestDB(t, "", func(o *Options) { o.FS = fault })
+	db.fill(10)
+	fault.setHook(failAfter("rename "+manifestName, "syncdir", "default"))
+	if err := db.Flush(context.Background(), tenant.Default); !errors.Is(err, vfs.ErrUncertain) {
+		t.Fatalf("flush: %v", err)
+	}
+	fault.setHook(nil)
+	db.fill(3)
+	if err := db.Flush(context.Background(), tenant.Default); err == nil || !strings.Contains(err.Error(), "restart") {
+		t.Errorf("flush after an uncertain one: %v", err)
+	}
+	if got := total(db.stored(tenant.Default)); got != 13 {
+		t.Errorf("%v events, want 13", got)
+	}
+	db = db.reopen(nil)
+	if got := total(db.stored(tenant.Default)); got != 13 {
+		t.Errorf("%v events after reopening, want 13", got)
+	}
+	if err := db.Flush(context.Background(), tenant.Default); err != nil {
+		t.Error(err)
+	}
+}
+
+// A merge that fails leaves no directory behind and rests before it is tried
+// again.
+func TestFailedMergeLeavesNothingBehind(t *testing.T) {
+	fault := &hookFS{}
+	db := openTestDB(t, "", func(o *Options) { o.FS = fault })
+	for range 2 {
+		db.fill(5)
+		if err := db.Flush(context.Background(), tenant.Default); err != nil {
+			t.Fatal(err)
+		}
+	}
+	*db.now = testStart.Add(48 * time.Hour)
+	failed := 0
+	fault.setHook(func(op, name string) error {
+		if op == "rename" && filepath.Base(name) == manifestName {
+			failed++
+			return errInjected
+		}
+		return nil
+	})
+	for range 5 {
+		if err := db.maintainBlocks(context.Background()); failed == 1 && err == nil {
+			break
+		}
+	}
+	if failed != 1 {
+		t.Errorf("a failing merge was tried %d times in one moment", failed)
+	}
+	blocks, err := filepath.Glob(filepath.Join(db.dir, "default", "*", blockMetaName))
+	if err != nil || len(blocks) != 2 {
+		t.Errorf("%d block directories, want 2 (%v)", len(blocks), err)
+	}
+	fault.setHook(nil)
+	*db.now = db.now.Add(compactRetry)
+	if err := db.maintainBlocks(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if blocks, err = filepath.Glob(filepath.Join(db.dir, "default", "*", blockMetaName)); err != nil || len(blocks) != 1 {
+		t.Errorf("%d block directories after the merge, want 1 (%v)", len(blocks), err)
+	}
+	if got := total(db.stored(tenant.Default)); got != 10 {
+		t.Errorf("%v events, want 10", got)
+	}
+}
+
+// What is wrong with a directory is said, whatever it is; nothing panics, and the
+// lock is given back.
+func TestOpenSaysWhatIsWrong(t *testing.T) {
+	for name, c := range map[string]struct {
+		damage func(dir string) error
+		want   string
+	}{
+		"settings": {func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, "default", settingsName), []byte("gird: 15s\n"), 0o600)
+		}, "gird"},
+		"manifest": {func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, "default", manifestName), []byte("{}\n"), 0o600)
+		}, "checksum is wrong"},
+		"id key": {func(dir string) error { return os.Remove(filepath.Join(dir, "default", idKeyName)) }, "key of user ids"},
+		"grid": {func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, "default", settingsName), []byte("grid: 1m\n"), 0o600)
+		}, "made with 15s, which cannot change"},
+		"stray file in the log": {func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, walDirName, "7.wal"), nil, 0o600)
+		}, "unexpected file 7.wal"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			db := openTestDB(t, "", nil)
+			db.fill(3)
+			if err := db.Close(); err != nil {
+				t.Fatal(err)
+			}
+			dir := db.dir
+			db.DB = nil
+			if err := c.damage(dir); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 { // the second time says the same, not that it is locked
+				if _, err := Open(Options{Dir: dir}); err == nil || !strings.Contains(err.Error(), c.want) {
+					t.Errorf("open: %v, want an error with %q", err, c.want)
+				}
+			}
+		})
+	}
+}
+
+// Records that were read back are durable before anyone is told of them: their
+// batches' keys answer "duplicate".
+func TestReplayedTailIsMadeDurable(t *testing.T) {
+	db := openTestDB(t, "", nil)
+	db.fill(3)
+	fs := &hookFS{}
+	db = db.reopen(func(o *Options) { o.FS = fs })
+	if joined := strings.Join(fs.log, ", "); !strings.Contains(joined, "rename 00000001.wal, syncdir @wal") {
+		t.Errorf("the last segment was not written anew: %s", joined)
+	}
+	if got := total(db.stored(tenant.Default)); got != 3 {
+		t.Errorf("%v events, want 3", got)
+	}
+}
+
+// A tenant's directory is durable before anything in it is acknowledged.
+func TestTenantDirectoryIsDurableFirst(t *testing.T) {
+	fault := &hookFS{}
+	db := openTestDB(t, "", func(o *Options) { o.FS = fault })
+	root := filepath.Base(db.dir)
+	fault.setHook(func(op, name string) error {
+		if op == "syncdir" && filepath.Base(name) == root {
+			return errInjected
+		}
+		return nil
+	})
+	for range 2 {
+		_, err := db.Append(context.Background(), tenant.Default, &increment.Batch{Increments: []increment.Increment{counterInc("c_total", testStart, 1)}})
+		if !errors.Is(err, errInjected) {
+			t.Errorf("append to a tenant whose directory is not durable: %v", err)
+		}
+	}
+}
+
+func histInc(ts time.Time, vals ...float64) increment.Increment {
+	h := &increment.Hist{}
+	for _, v := range vals {
+		h.Observe(v)
+	}
+	return increment.Increment{
+		Labels: labels.FromStrings(model.MetricNameLabel, "event_value"), Kind: increment.Histogram, Time: floorTo(ts.UnixMilli(), g), Hist: h,
+	}
+}
+
+// What could not be read back is refused before it is logged, and what adds up to
+// infinity later is read back.
+func TestIncrementsAreValidatedBeforeTheyAreLogged(t *testing.T) {
+	db := openTestDB(t, "", nil)
+	for name, inc := range map[string]increment.Increment{
+		"negative":      counterInc("c_total", testStart, -1),
+		"NaN":           counterInc("c_total", testStart, math.NaN()),
+		"infinite":      counterInc("c_total", testStart, math.Inf(1)),
+		"no histogram":  {Labels: labels.FromStrings(model.MetricNameLabel, "h"), Kind: increment.Histogram},
+		"infinite sum":  histInc(testStart, 1.7e308, 1.7e308),
+		"off the grid":  {Labels: labels.FromStrings(model.MetricNameLabel, "c_total"), Kind: increment.Counter, Time: 7, Count: 1},
+		"unknown kind":  {Labels: labels.FromStrings(model.MetricNameLabel, "c_total"), Kind: 9, Count: 1},
+		"too many ids":  {Labels: labels.FromStrings(model.MetricNameLabel, "d"), Kind: increment.Distinct, IDs: make([]uint64, walPayloadMax/8+1)},
+		"empty buckets": {Labels: labels.FromStrings(model.MetricNameLabel, "h"), Kind: increment.Histogram, Hist: &increment.Hist{Pos: []increment.Bucket{{Index: 1}}}},
+	} {
+		b := &increment.Batch{Increments: []increment.Increment{counterInc("good_total", testStart, 1), inc}}
+		if _, err := db.Append(context.Background(), tenant.Default, b); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	db.mustAppend(tenant.Default, histInc(testStart, 1.7e308))
+	db.mustAppend(tenant.Default, histInc(testStart, 1.7e308))
+	db.mustAppend(tenant.Default, histInc(testStart.Add(time.Minute), 1))
+	for _, stage := range []string{"memory", "log", "block"} {
+		if got := total(db.stored(tenant.Default)); got != 3 {
+			t.Errorf("from %s: %v observations, want 3", stage, got)
+		}
+		if stage == "memory" {
+			db = db.reopen(nil)
+		} else if err := db.Flush(context.Background(), tenant.Default); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Key files whose keys have expired go from the disk too.
+func TestExpiredKeyFilesAreRemoved(t *testing.T) {
+	db := openTestDB(t, "", nil)
+	for i := range 5 {
+		*db.now = testStart.Add(time.Duration(i) * 25 * time.Hour)
+		b := &increment.Batch{HasKey: true, Key: [16]byte{byte(i)}, Increments: []increment.Increment{counterInc("c_total", testStart, 1)}}
+		if _, err := db.Append(context.Background(), tenant.Default, b); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Flush(context.Background(), tenant.Default); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files, err := filepath.Glob(filepath.Join(db.dir, "default", "*"+keySuffix))
+	if err != nil || len(files) != 1 {
+		t.Errorf("%d key files, want 1 (%v)", len(files), err)
+	}
+}
+
+// A segment that was being made when the process died is no damage, and goes.
+func TestTornSegmentHeaderIsNoDamage(t *testing.T) {
+	db := openTestDB(t, "", nil)
+	db.fill(2)
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db.DB = nil
+	if err := os.WriteFile(filepath.Join(db.dir, walDirName, segmentName(2)), []byte(walMagic), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		var log bytes.Buffer
+		db = openTestDB(t, db.dir, func(o *Options) { o.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+		if strings.Contains(log.String(), "damaged") {
+			t.Error(log.String())
+		}
+		if got := total(db.stored(tenant.Default)); got != 2 {
+			t.Errorf("%v events, want 2", got)
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		db.DB = nil
+	}
+}
+
+// A query that ends before the only, open window of a distinct series has no
+// sample, at no time.
+func TestViewDistinctBeforeItsOnlyWindow(t *testing.T) {
+	p := &points{kind: increment.Distinct}
+	open := testStart.UnixMilli()
+	if _, err := p.add(&increment.Increment{Time: open, IDs: []uint64{1, 2}}); err != nil {
+		t.Fatal(err)
+	}
+	v := viewParams{grid: g, idle: hour, now: open + 10_000, evalEnd: open - 1}
+	if it := newDistinctView(p, v, open-5*minute, open-1); it.Next() != chunkenc.ValNone {
+		t.Errorf("sample at %d", it.AtT())
+	}
+	if it := newDistinctView(p, v, open-5*minute, open-1); it.Seek(open-1) != chunkenc.ValNone {
+		t.Errorf("seek found a sample at %d", it.AtT())
+	}
+}
+
+// Records of a tenant that is gone are skipped, and how many is said.
+func TestRecordsOfADeletedTenantAreSkipped(t *testing.T) {
+	db := openTestDB(t, "", nil)
+	db.mustAppend(tenantID(t, "gone"), counterInc("c_total", testStart, 1))
+	db.fill(2)
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db.DB = nil
+	if err := os.RemoveAll(filepath.Join(db.dir, "gone")); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	db = openTestDB(t, db.dir, func(o *Options) { o.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+	if s := log.String(); !strings.Contains(s, "tenant=gone") || !strings.Contains(s, fmt.Sprint("records=", 1)) {
+		t.Errorf("log does not say what was skipped: %s", s)
+	}
+	if got := total(db.stored(tenant.Default)); got != 2 {
+		t.Errorf("%v events, want 2", got)
+	}
+}
