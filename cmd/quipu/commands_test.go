@@ -157,18 +157,36 @@ const oneLine = `1.2.3.4 - - [20/May/2015:21:00:00 +0000] "GET / HTTP/1.1" 200 5
 func TestImportPrintsItsSummary(t *testing.T) {
 	s := newCannedServer(t, http.StatusOK, `{"accepted":1,"duplicate":1,"filtered":0,"rejected":0,"errors":[]}`)
 	got := runCommand(t, oneLine+"no hit here\n"+oneLine, "import", "accesslog", "--server="+s.URL, "-")
-	if got.status != 0 || !strings.HasPrefix(got.out, "3 lines read, 1 unparsed\n1 events accepted, 1 duplicate, 0 rejected\n") {
+	if got.status != 0 || !strings.HasPrefix(got.out, "3 lines read, 1 unparsed\n1 event accepted, 1 duplicate, 0 rejected\n") {
 		t.Errorf("import left %+v", got)
 	}
-	if want := "-:2: not counted: no time in [dd/Mon/yyyy:hh:mm:ss zone]\n"; got.err != want {
+	want := "-:2: not counted: no time in [dd/Mon/yyyy:hh:mm:ss zone]\n" +
+		"-: the last 3 lines are one short batch: if this file still grows, import it again only after it is rotated\n"
+	if got.err != want {
 		t.Errorf("stderr %q, want %q", got.err, want)
 	}
 }
 
 func TestImportFailsWhenSomethingIsRejected(t *testing.T) {
-	s := newCannedServer(t, http.StatusOK, `{"accepted":0,"duplicate":0,"filtered":0,"rejected":1,"errors":[{"index":0,"reason":"too old"}]}`)
-	got := runCommand(t, oneLine, "import", "accesslog", "--server="+s.URL, "-")
-	if got.status != 1 || !strings.Contains(got.out, "-:1: rejected: too old\n") || got.err != "quipu: 1 events were rejected\n" {
+	for n, want := range map[int]string{1: "1 event was rejected", 2: "2 events were rejected"} {
+		s := newCannedServer(t, http.StatusOK, fmt.Sprintf(`{"accepted":0,"duplicate":0,"filtered":0,"rejected":%d,"errors":[{"index":0,"reason":"too old"}]}`, n))
+		got := runCommand(t, strings.Repeat(oneLine, n), "import", "accesslog", "--server="+s.URL, fmt.Sprintf("--batch-size=%d", n), "-")
+		if got.status != 1 || !strings.Contains(got.out, "-:1: rejected: too old\n") || got.err != "quipu: "+want+"\n" {
+			t.Errorf("import left %+v, want %q", got, want)
+		}
+	}
+}
+
+func TestImportOfAnotherFormatFails(t *testing.T) {
+	got := runCommand(t, "no hit\n", "import", "accesslog", "--server=http://"+freeAddress(t), "-")
+	if got.status != 1 || !strings.HasPrefix(got.out, "1 line read, 1 unparsed\n") || !strings.HasSuffix(got.err, "\nquipu: no line of - could be parsed: is it an access log in the combined or common format?\n") {
+		t.Errorf("import left %+v", got)
+	}
+}
+
+func TestImportOfNothingSaysSo(t *testing.T) {
+	got := runCommand(t, "", "import", "accesslog", "--server=http://"+freeAddress(t), "-")
+	if got.status != 0 || !strings.HasPrefix(got.out, "0 lines read, 0 unparsed\n") || got.err != "" {
 		t.Errorf("import left %+v", got)
 	}
 }

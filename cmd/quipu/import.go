@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/quipudb/quipu/internal/client"
@@ -29,7 +30,9 @@ type importAccesslogCmd struct {
 func (c *importAccesslogCmd) Help() string {
 	return `Every line becomes an event "http_request" with the time of the line, the client address as the user, and page, method, status, bytes, host of the referrer and user agent.
 
-An import that was interrupted is run again with the same arguments: the server counts only what it has not counted yet, as long as its de-duplication window is open (24 hours). Import logs that are no longer written to: when a file has grown, its last batch is another one.`
+An import that was interrupted is run again with the same arguments: the server counts only what it has not counted yet, as long as its de-duplication window is open (24 hours). What it recognizes is a batch of lines at their place in a file, whatever the file is called: a copied or renamed log counts once, and so do two logs of the same content.
+
+Import logs that are no longer written to, as access.log.1. When a file has grown, its last batch is another one, and the lines that it had before count again.`
 }
 
 func (c *importAccesslogCmd) Run(con *console) error {
@@ -55,7 +58,7 @@ func (c *importAccesslogCmd) Run(con *console) error {
 		options.StateDir = filepath.Join(cache, "quipu")
 	}
 	summary, err := importer.Run(con.ctx, server, importer.NewProgress(con.err, con.errTerminal, con.now), options)
-	if summary.Lines > 0 {
+	if summary.Lines > 0 || err == nil {
 		if printErr := summary.Fprint(con.out); printErr != nil {
 			return errors.Join(err, printErr)
 		}
@@ -66,8 +69,13 @@ func (c *importAccesslogCmd) Run(con *console) error {
 		}
 		return err
 	}
-	if summary.Rejected > 0 {
-		return fmt.Errorf("%d events were rejected", summary.Rejected)
+	switch n := summary.Rejected; {
+	case len(summary.Foreign) > 0:
+		return fmt.Errorf("no line of %s could be parsed: is it an access log in the combined or common format?", strings.Join(summary.Foreign, ", nor of "))
+	case n == 1:
+		return errors.New("1 event was rejected")
+	case n > 1:
+		return fmt.Errorf("%s were rejected", importer.Count(n, "event"))
 	}
 	return nil
 }

@@ -90,6 +90,11 @@ func Run(ctx context.Context, post Poster, progress *Progress, o Options) (Summa
 	progress.expect(storedSize(r.Files))
 	err := r.run(ctx)
 	progress.finish()
+	if err == nil {
+		for _, note := range r.short {
+			progress.Printf("%s", note)
+		}
+	}
 	r.summary.Took = time.Since(r.started)
 	if err == nil {
 		err = complete()
@@ -104,6 +109,7 @@ type run struct {
 	progress    *Progress
 	started     time.Time
 	shiftMillis int64
+	short       []string // a note for each file that ends in a short batch (P5)
 
 	mu      sync.Mutex
 	summary Summary
@@ -146,15 +152,18 @@ func (r *run) read(ctx context.Context, batches chan<- *batch) error {
 			return err
 		}
 		cut := &batcher{in: in, lines: r.BatchLines, shifted: r.ShiftToNow, shiftMillis: r.shiftMillis, unparsed: r.unparsed}
+		events, last := 0, (*batch)(nil)
 		for {
 			b, err := cut.next()
 			if err == io.EOF {
+				r.endOf(in, events, last)
 				break
 			}
 			if err != nil {
 				in.close()
 				return err
 			}
+			events, last = events+len(b.events), b
 			r.mu.Lock()
 			r.summary.Lines += b.lines()
 			r.mu.Unlock()
@@ -170,6 +179,25 @@ func (r *run) read(ctx context.Context, batches chan<- *batch) error {
 		}
 	}
 	return nil
+}
+
+// endOf remarks on a file that was read to its end: last is its last batch, nil
+// where it has none.
+func (r *run) endOf(in *input, events int, last *batch) {
+	switch {
+	case last == nil:
+	case events == 0:
+		r.mu.Lock()
+		r.summary.Foreign = append(r.summary.Foreign, in.name)
+		r.mu.Unlock()
+	case last.lines() < r.BatchLines && len(last.events) > 0 && !in.gzipped:
+		// A log is compressed when it is complete: it does not grow.
+		lines := fmt.Sprintf("the last %s lines are", thousands(last.lines()))
+		if last.lines() == 1 {
+			lines = "the last line is"
+		}
+		r.short = append(r.short, fmt.Sprintf("%s: %s one short batch: if this file still grows, import it again only after it is rotated", in.name, lines))
+	}
 }
 
 // unparsedShown is how many lines are named; a file of another format would

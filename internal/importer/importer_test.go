@@ -314,19 +314,19 @@ func TestImportDoesNotRepeatWhatIsWrongForGood(t *testing.T) {
 
 func TestImportNamesUnparsedLines(t *testing.T) {
 	s := newFakeServer(t)
-	file := writeFile(t, "access.log", logLines(1, 3)+"log was rotated\n"+logLines(4, 12)+strings.Repeat("x", lineBytesMax+10)+"\n"+logLines(13, 14)+"cut 1.2.3")
+	file := writeFile(t, "access.log", logLines(1, 3)+"log was rotated\n"+logLines(4, 12)+strings.Repeat("x", lineBytesMax+10)+"\n"+logLines(13, 17)+"cut 1.2.3")
 	var stderr bytes.Buffer
 	summary, err := importInto(t.Context(), s, &stderr, func(o *Options) { o.Files = []string{file} })
 	if err != nil {
 		t.Fatalf("Run: %v", err)
 	}
-	s.wantEachOnce(t, 14)
-	if summary.Lines != 17 || summary.Unparsed != 3 || summary.Accepted != 14 {
+	s.wantEachOnce(t, 17)
+	if summary.Lines != 20 || summary.Unparsed != 3 || summary.Accepted != 17 {
 		t.Errorf("summary %+v", summary)
 	}
 	want := file + ":4: not counted: no time in [dd/Mon/yyyy:hh:mm:ss zone]\n" +
 		file + ":14: not counted: longer than 1 MiB\n" +
-		file + ":17: not counted: no time in [dd/Mon/yyyy:hh:mm:ss zone]\n"
+		file + ":20: not counted: no time in [dd/Mon/yyyy:hh:mm:ss zone]\n"
 	if stderr.String() != want {
 		t.Errorf("stderr\n%swant\n%s", stderr.String(), want)
 	}

@@ -18,12 +18,13 @@ const stdinName = "-"
 
 // input is one open log, uncompressed as it is read.
 type input struct {
-	name   string
-	file   io.ReadCloser
-	read   *countingReader // counts the bytes of the file as it is stored
-	lines  *bufio.Reader
-	offset int64 // of the next line, in the uncompressed file
-	number int   // of the next line, from 1
+	name    string
+	file    io.ReadCloser
+	read    *countingReader // counts the bytes of the file as it is stored
+	lines   *bufio.Reader
+	offset  int64 // of the next line, in the uncompressed file
+	number  int   // of the next line, from 1
+	gzipped bool
 }
 
 // line is one line of an input.
@@ -61,7 +62,7 @@ func openInput(name string, stdin io.Reader) (*input, error) {
 			in.file.Close()
 			return nil, fmt.Errorf("open log %s: %w", name, err)
 		}
-		in.lines = bufio.NewReaderSize(unzipped, 256<<10)
+		in.lines, in.gzipped = bufio.NewReaderSize(unzipped, 256<<10), true
 	}
 	return in, nil
 }

@@ -78,7 +78,7 @@ func (p *Progress) draw(now time.Time) {
 	if took := now.Sub(p.started).Seconds(); took > 0 {
 		rate = int(float64(p.events) / took)
 	}
-	text := fmt.Sprintf("%s lines  %s events/s", thousands(p.lines), thousands(rate))
+	text := fmt.Sprintf("%s  %s events/s", Count(p.lines, "line"), thousands(rate))
 	if p.total > 0 {
 		part := min(1, float64(p.done)/float64(p.total))
 		text = fmt.Sprintf("%3.0f%%  %s", 100*part, text)

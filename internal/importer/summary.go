@@ -21,7 +21,9 @@ type Summary struct {
 	Accepted, Duplicate, Filtered, Rejected int
 	// Rejections are the first rejected lines, as "file:line: reason".
 	Rejections []string
-	Took       time.Duration
+	// Foreign are the files that have lines, but none that could be parsed.
+	Foreign []string
+	Took    time.Duration
 }
 
 // Unsent counts lines that were read and got no verdict.
@@ -48,8 +50,8 @@ func (s *Summary) add(b *batch, v client.Verdicts) {
 // Fprint writes the summary as lines of text.
 func (s *Summary) Fprint(w io.Writer) error {
 	text := &strings.Builder{}
-	fmt.Fprintf(text, "%s lines read, %s unparsed\n", thousands(s.Lines), thousands(s.Unparsed))
-	fmt.Fprintf(text, "%s events accepted, %s duplicate, %s rejected", thousands(s.Accepted), thousands(s.Duplicate), thousands(s.Rejected))
+	fmt.Fprintf(text, "%s read, %s unparsed\n", Count(s.Lines, "line"), thousands(s.Unparsed))
+	fmt.Fprintf(text, "%s accepted, %s duplicate, %s rejected", Count(s.Accepted, "event"), thousands(s.Duplicate), thousands(s.Rejected))
 	if s.Filtered > 0 {
 		fmt.Fprintf(text, ", %s filtered", thousands(s.Filtered))
 	}
@@ -69,6 +71,14 @@ func (s *Summary) Fprint(w io.Writer) error {
 	}
 	_, err := io.WriteString(w, text.String())
 	return err
+}
+
+// Count writes how many things of a name there are: 1 line, 2,000 lines.
+func Count(n int, name string) string {
+	if n != 1 {
+		name += "s"
+	}
+	return thousands(n) + " " + name
 }
 
 // thousands writes 1234567 as 1,234,567.
