@@ -110,6 +110,29 @@ func TestPlotColorsLegendAndLinesAlike(t *testing.T) {
 	}
 }
 
+// Lines of a plot that stand for different values have different labels.
+func TestValueAxisTellsLinesApart(t *testing.T) {
+	for _, course := range [][]float64{
+		{12345.1, 12345.9}, {1e9 + 0.5, 1e9 + 2}, {-0.000123456, -0.000123457}, {0.5, 1e6}, {1e300, 1.0001e300},
+	} {
+		const height = 15
+		axis := valueAxis([][]float64{course}, height)
+		last := ""
+		for line := range height + 1 {
+			label := axis(course[0] + (course[1]-course[0])*float64(line)/height)
+			if label == last {
+				t.Errorf("between %g and %g two lines are at %s", course[0], course[1], label)
+			}
+			last = label
+		}
+	}
+	for f, want := range map[float64]string{0.5: "0.5", 2.0 / 3: "0.6667", 12.3456: "12.35"} {
+		if got := valueAxis([][]float64{{f}}, 15)(f); got != want {
+			t.Errorf("a course of one value is at %s, want %s", got, want)
+		}
+	}
+}
+
 func TestColumns(t *testing.T) {
 	nan := math.NaN()
 	for _, tc := range []struct {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"strconv"
 	"strings"
 	"time"
 
@@ -117,28 +118,15 @@ func columns(course []float64, n int) []float64 {
 }
 
 func (p Plot) draw(data [][]float64) string {
-	integers, labelWidth := true, 0
-	for _, course := range data {
-		for _, f := range course {
-			if !math.IsNaN(f) {
-				integers = integers && f == math.Trunc(f)
-			}
-		}
+	height := p.Height
+	if height == 0 {
+		height = plotHeight
 	}
-	axis := func(f float64) string {
-		if integers {
-			return number(math.Round(f))
-		}
-		return fmt.Sprintf("%.4g", f)
-	}
+	axis, labelWidth := valueAxis(data, height), 0
 	for _, course := range data {
 		for _, f := range course {
 			labelWidth = max(labelWidth, len(axis(f)))
 		}
-	}
-	height := p.Height
-	if height == 0 {
-		height = plotHeight
 	}
 	width := max(plotWidthMin, p.Width-labelWidth-6)
 	for i := range data {
@@ -156,6 +144,32 @@ func (p Plot) draw(data [][]float64) string {
 	}
 	return asciigraph.PlotMany(data, options...)
 }
+
+// valueAxis writes the values at the lines of a plot: integers as such, others
+// with as many digits as tell two lines apart.
+func valueAxis(data [][]float64, height int) func(float64) string {
+	integers, lowest, highest := true, math.Inf(1), math.Inf(-1)
+	for _, course := range data {
+		for _, f := range course {
+			if !math.IsNaN(f) {
+				integers = integers && f == math.Trunc(f)
+				lowest, highest = min(lowest, f), max(highest, f)
+			}
+		}
+	}
+	if integers {
+		return func(f float64) string { return number(math.Round(f)) }
+	}
+	const digitsMin, digitsMax = 4, 17 // a float64 has no more
+	digits := digitsMin
+	if largest, line := max(-lowest, highest), (highest-lowest)/float64(height); line > 0 {
+		digits = min(max(digits, 1+exponent(largest)-exponent(line)), digitsMax)
+	}
+	return func(f float64) string { return strconv.FormatFloat(f, 'g', digits, 64) }
+}
+
+// exponent is the power of ten of f's first digit.
+func exponent(f float64) int { return int(math.Floor(math.Log10(f))) }
 
 // timeAxis writes as much of a time as the range needs.
 func (p Plot) timeAxis() func(float64) string {
