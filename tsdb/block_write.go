@@ -64,11 +64,14 @@ func writeBlock(ctx context.Context, fsys vfs.FS, spec *blockSpec) (bi blockInfo
 			err = errors.Join(err, fsys.RemoveAll(tmp), fsys.RemoveAll(final))
 		}
 	}()
-	if err := fsys.MkdirAll(tmp); err != nil {
+	if err := fsys.MkdirAll(filepath.Join(tmp, blockChunks)); err != nil {
 		return bi, false, fmt.Errorf("make block directory: %w", err)
 	}
 	meta, err := writeBlockFiles(ctx, tmp, spec)
 	if err != nil || meta.Stats.NumSeries == 0 {
+		return bi, false, err
+	}
+	if err := adoptFiles(fsys, tmp); err != nil {
 		return bi, false, err
 	}
 	src, err := json.MarshalIndent(meta, "", "  ")
@@ -94,6 +97,25 @@ func writeBlock(ctx context.Context, fsys vfs.FS, spec *blockSpec) (bi blockInfo
 		return bi, false, fmt.Errorf("size of block index: %w", err)
 	}
 	return blockInfo{ULID: spec.id, MinTime: meta.MinTime, MaxTime: meta.MaxTime, Bytes: spec.bytes + size.Size()}, true, nil
+}
+
+// adoptFiles tells fsys of what upstream's writers made in a block's directory.
+func adoptFiles(fsys vfs.FS, dir string) error {
+	chunkDir := filepath.Join(dir, blockChunks)
+	entries, err := os.ReadDir(chunkDir)
+	if err != nil {
+		return fmt.Errorf("list chunks: %w", err)
+	}
+	names := []string{filepath.Join(dir, blockIndex)}
+	for _, e := range entries {
+		names = append(names, filepath.Join(chunkDir, e.Name()))
+	}
+	for _, n := range names {
+		if err := fsys.Adopt(n); err != nil {
+			return fmt.Errorf("write block: %w", err)
+		}
+	}
+	return nil
 }
 
 // writeBlockFiles writes chunks and index; upstream's writers sync what they

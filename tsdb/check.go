@@ -109,7 +109,12 @@ func (c *checker) checkTenant(id tenant.ID, dir string) {
 	c.generations[id] = nil
 	m, err := readManifest(c.fs, dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		c.problem(dir, "has no %s", manifestName)
+		if err := onlyPreparation(c.fs, dir); err != nil {
+			c.problem(dir, "%v", err)
+		} else {
+			c.leftover(dir) // a crash came before the tenant was there
+		}
+		delete(c.generations, id)
 		return
 	}
 	if err != nil {

@@ -71,14 +71,8 @@ func createStore(db *DB, id tenant.ID) error {
 	if err := db.opts.FS.SyncDir(db.opts.Dir); err != nil {
 		return fmt.Errorf("create tenant %s: %w", id, err)
 	}
-	entries, err := db.opts.FS.ReadDir(dir)
-	if err != nil {
+	if err := onlyPreparation(db.opts.FS, dir); err != nil {
 		return fmt.Errorf("create tenant %s: %w", id, err)
-	}
-	for _, e := range entries {
-		if n := e.Name(); n != settingsName && n != idKeyName && !strings.HasSuffix(n, ".tmp") {
-			return fmt.Errorf("tenant %s has %s but no %s: restore the manifest, or move the directory away", id, filepath.Join(dir, n), manifestName)
-		}
 	}
 	settings := db.opts.Defaults.NewFile()
 	var random [24]byte
@@ -104,6 +98,22 @@ func createStore(db *DB, id tenant.ID) error {
 	m := manifest{Generation: binary.BigEndian.Uint64(random[16:]), Grid: s.GridMillis() / 1000}
 	if err := m.write(db.opts.FS, dir); err != nil {
 		return fmt.Errorf("create tenant %s: %w", id, err)
+	}
+	return nil
+}
+
+// onlyPreparation returns an error unless a directory without a manifest holds
+// nothing but what may be there before a tenant is: then it is no tenant's that
+// lost its manifest.
+func onlyPreparation(fsys vfs.FS, dir string) error {
+	entries, err := fsys.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if n := e.Name(); n != settingsName && n != idKeyName && !strings.HasSuffix(n, ".tmp") {
+			return fmt.Errorf("%s has %s but no %s: restore the manifest, or move the directory away", dir, n, manifestName)
+		}
 	}
 	return nil
 }

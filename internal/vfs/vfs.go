@@ -27,6 +27,9 @@ type FS interface {
 	Rename(from, to string) error
 	Remove(name string) error
 	RemoveAll(name string) error
+	// Adopt takes note of a file that was written and synced without this FS, by a
+	// library that knows only the operating system's.
+	Adopt(name string) error
 	// SyncDir makes creations, renames and removals in a directory durable.
 	SyncDir(name string) error
 }
@@ -43,6 +46,9 @@ func (OS) MkdirAll(name string) error                 { return os.MkdirAll(name,
 func (OS) Rename(from, to string) error               { return os.Rename(from, to) }
 func (OS) Remove(name string) error                   { return os.Remove(name) }
 func (OS) RemoveAll(name string) error                { return os.RemoveAll(name) }
+
+// Adopt has nothing to do.
+func (OS) Adopt(string) error { return nil }
 
 func (OS) SyncDir(name string) error {
 	d, err := os.Open(name)
