@@ -58,9 +58,7 @@ func (s *sizeFlag) UnmarshalText(text []byte) error {
 func (c *serveCmd) settings() (tenant.Settings, error) {
 	s := tenant.DefaultSettings()
 	s.Grid = c.Grid
-	if rest := s.IdleTimeout % max(1, c.Grid); rest > 0 {
-		s.IdleTimeout += c.Grid - rest
-	}
+	s.IdleTimeout = tenant.IdleTimeoutFor(c.Grid)
 	if err := s.Validate(); err != nil {
 		return s, fmt.Errorf("--grid: %w", err)
 	}

@@ -66,14 +66,28 @@ func (s Settings) Validate() error {
 	return nil
 }
 
+// IdleTimeoutFor is the idle timeout where nothing is said: an hour, rounded up to a
+// multiple of the grid.
+func IdleTimeoutFor(grid model.Duration) model.Duration {
+	hour := model.Duration(time.Hour)
+	if rest := hour % max(1, grid); rest > 0 {
+		return hour + grid - rest
+	}
+	return hour
+}
+
 // ParseSettings decodes YAML over the given defaults; unknown fields are errors
-// that name their line.
+// that name their line. An idle timeout that is not set follows the file's grid.
 func ParseSettings(src []byte, defaults Settings) (Settings, error) {
 	s := defaults
+	s.IdleTimeout = 0
 	dec := yaml.NewDecoder(bytes.NewReader(src))
 	dec.KnownFields(true)
 	if err := dec.Decode(&s); err != nil && !errors.Is(err, io.EOF) { // EOF: nothing but comments
 		return Settings{}, err
+	}
+	if s.IdleTimeout == 0 {
+		s.IdleTimeout = IdleTimeoutFor(s.Grid)
 	}
 	return s, s.Validate()
 }

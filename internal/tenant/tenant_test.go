@@ -42,6 +42,25 @@ func TestSettingsFile(t *testing.T) {
 	}
 }
 
+// A tenant's idle timeout follows its own grid, whatever the server's is now.
+func TestIdleTimeoutFollowsTheFilesGrid(t *testing.T) {
+	coarse := DefaultSettings()
+	coarse.Grid = model.Duration(2 * time.Hour)
+	coarse.IdleTimeout = IdleTimeoutFor(coarse.Grid)
+	for _, c := range []struct {
+		file, defaults Settings
+		want           time.Duration
+	}{
+		{coarse, DefaultSettings(), 2 * time.Hour},
+		{DefaultSettings(), coarse, time.Hour},
+	} {
+		got, err := ParseSettings(c.file.NewFile(), c.defaults)
+		if err != nil || time.Duration(got.IdleTimeout) != c.want || got.Grid != c.file.Grid {
+			t.Errorf("grid %s made under %s: idle timeout %s, %v; want %s", got.Grid, c.defaults.Grid, got.IdleTimeout, err, c.want)
+		}
+	}
+}
+
 func TestSettingsErrorsNameTheField(t *testing.T) {
 	for src, want := range map[string]string{
 		"grid: 7s":                          "grid is 7s",
