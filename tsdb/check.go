@@ -208,7 +208,7 @@ func (c *checker) checkWAL() error {
 			},
 		},
 	}
-	end, err := r.replay(func(pos position, rec *batchRecord) error {
+	end, err := r.replay(func(pos position, rec *walRecord) error {
 		c.sum.Records++
 		return c.checkRecord(dir, pos, rec)
 	})
@@ -224,7 +224,7 @@ func (c *checker) checkWAL() error {
 	return c.ctx.Err()
 }
 
-func (c *checker) checkRecord(dir string, pos position, rec *batchRecord) error {
+func (c *checker) checkRecord(dir string, pos position, rec *walRecord) error {
 	path := filepath.Join(dir, segmentName(pos.Segment))
 	if _, ok := c.generations[rec.tenant]; !ok {
 		// A deleted tenant's records stay until their segment goes.

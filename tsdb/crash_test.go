@@ -296,6 +296,15 @@ func (h *history) live(fs vfs.FS, dir string) {
 	_ = h.db.maintainBlocks(ctx)
 	h.send(12, 14)
 	_ = h.db.maintainMemory(ctx)
+	if s, err := h.db.store(tenantID(h.t, "other"), false); err == nil && s != nil {
+		_, _ = s.relog(ctx)
+	}
+	_ = h.db.releaseSegments()
+	h.send(14, 16)
+	_ = h.db.Close()
+	if h.open(fs, dir) != nil {
+		return
+	}
 	flush()
 	_ = h.db.maintainBlocks(ctx)
 	_ = h.db.Close()
@@ -380,7 +389,7 @@ func TestCrashSweep(t *testing.T) {
 			}
 		}
 		if fs.left > 0 {
-			if len(h.acked) != 14 {
+			if len(h.acked) != 16 {
 				t.Errorf("only %d batches were acknowledged without a crash", len(h.acked))
 			}
 			break

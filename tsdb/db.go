@@ -136,7 +136,7 @@ func Open(opts Options) (db *DB, err error) {
 	started := time.Now()
 	r := walReader{fs: opts.FS, dir: walDir, logger: opts.Logger, metrics: db.metrics}
 	records := 0
-	end, err := r.replay(func(pos position, rec *batchRecord) error {
+	end, err := r.replay(func(pos position, rec *walRecord) error {
 		records++
 		return db.replay(pos, rec)
 	})
@@ -165,13 +165,7 @@ func (db *DB) registerGauges() {
 		db.opts.Registerer.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f))
 	}
 	gauge("quipu_tsdb_wal_size_bytes", "Bytes of the write-ahead log on disk.", func() float64 { return float64(db.wal.size()) })
-	gauge("quipu_tsdb_memtable_bytes", "Bytes of increments in memory, about.", func() float64 {
-		n := int64(0)
-		for _, s := range db.openStores() {
-			n += s.memBytes()
-		}
-		return float64(n)
-	})
+	gauge("quipu_tsdb_memtable_bytes", "Bytes of increments in memory, about.", func() float64 { return float64(db.memBytes()) })
 	gauge("quipu_tsdb_open_tenants", "Tenants in memory.", func() float64 { return float64(len(db.openStores())) })
 }
 
@@ -319,7 +313,16 @@ func (db *DB) openStores() []*store {
 	return out
 }
 
-func (db *DB) replay(pos position, rec *batchRecord) error {
+// memBytes is about what all memtables take.
+func (db *DB) memBytes() int64 {
+	n := int64(0)
+	for _, s := range db.openStores() {
+		n += s.memBytes()
+	}
+	return n
+}
+
+func (db *DB) replay(pos position, rec *walRecord) error {
 	s, err := db.store(rec.tenant, false)
 	if err != nil {
 		return err

@@ -653,6 +653,105 @@ func TestWALBudget(t *testing.T) {
 	}
 }
 
+// Quiet tenants are logged again when the log wants its old segments back: no
+// block is written for them, and everything is there after a restart, also sets of
+// ids that are registers by then.
+func TestSmallTenantsAreLoggedAgain(t *testing.T) {
+	small := func(o *Options) {
+		o.WALSegmentBytesMax = 16 << 10
+		o.WALBytesMax = 2 << 20
+		o.MaintainInterval = time.Hour
+	}
+	db := openTestDB(t, "", small)
+	many := make([]uint64, 3000)
+	r := rand.New(rand.NewPCG(4, 4))
+	for i := range many {
+		many[i] = r.Uint64()
+	}
+	var ids []tenant.ID
+	for i := range 30 {
+		ids = append(ids, tenantID(t, fmt.Sprint("t", i)))
+		inc := increment.Increment{Labels: labels.FromStrings(model.MetricNameLabel, "users"), Kind: increment.Distinct, Time: floorTo(testStart.UnixMilli(), g), IDs: many[:i*100]}
+		b := &increment.Batch{HasKey: true, Key: [16]byte{byte(i)}, Increments: []increment.Increment{counterInc("c_total", testStart, 1), inc}}
+		if _, err := db.Append(context.Background(), ids[i], b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := map[tenant.ID]map[string]float64{}
+	for _, id := range ids {
+		want[id] = db.stored(id)
+	}
+	for range 3 {
+		first := db.wal.oldestSegment()
+		for _, s := range db.openStores() {
+			if did, err := s.relog(context.Background()); err != nil || !did {
+				t.Fatalf("log again: %v, %v", did, err)
+			}
+		}
+		if err := db.releaseSegments(); err != nil {
+			t.Fatal(err)
+		}
+		if db.wal.oldestSegment() == first {
+			t.Error("no segment was given back")
+		}
+		for _, id := range ids {
+			if err := diff(db.stored(id), want[id]); err != nil {
+				t.Errorf("tenant %s: %v", id, err)
+			}
+		}
+		db = db.reopen(small)
+	}
+	for i, id := range ids {
+		if err := diff(db.stored(id), want[id]); err != nil {
+			t.Errorf("tenant %s: %v", id, err)
+		}
+		b := &increment.Batch{HasKey: true, Key: [16]byte{byte(i)}, Increments: []increment.Increment{counterInc("c_total", testStart, 1)}}
+		if dup, err := db.Append(context.Background(), id, b); err != nil || !dup {
+			t.Errorf("tenant %s: its key was forgotten: %v, %v", id, dup, err)
+		}
+	}
+	if blocks, err := filepath.Glob(filepath.Join(db.dir, "*", "*", blockMetaName)); err != nil || len(blocks) != 0 {
+		t.Errorf("%d blocks were written (%v)", len(blocks), err)
+	}
+}
+
+// The log's budget holds with many small tenants too, whether they fit into half
+// of it or not.
+func TestWALBudgetOfSmallTenants(t *testing.T) {
+	for _, series := range []int{1, 40} {
+		db := openTestDB(t, "", func(o *Options) {
+			o.WALSegmentBytesMax = 4 << 10
+			o.WALBytesMax = 128 << 10
+			o.MaintainInterval = time.Hour
+		})
+		n := 0
+		for round := range 40 {
+			for i := range 10 {
+				var incs []increment.Increment
+				for s := range series {
+					incs = append(incs, counterInc("c_total", testStart.Add(time.Duration(round)*time.Minute), 1, "page", fmt.Sprint("/a/page/of/some/length/", s)))
+					n++
+				}
+				db.mustAppend(tenantID(t, fmt.Sprint("t", i)), incs...)
+			}
+		}
+		if err := db.maintainMemory(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		if size := db.wal.size(); size > 128<<10 {
+			t.Errorf("log has %d bytes", size)
+		}
+		db = db.reopen(nil)
+		got := 0.0
+		for i := range 10 {
+			got += total(db.stored(tenantID(t, fmt.Sprint("t", i))))
+		}
+		if got != float64(n) {
+			t.Errorf("%v events, want %d", got, n)
+		}
+	}
+}
+
 // Label names and values know matchers and time.
 func TestLabelQueries(t *testing.T) {
 	db := openTestDB(t, "", nil)

@@ -27,6 +27,7 @@
 //	db.go            opening, closing, tenants by id
 //	store.go         one tenant: append, replay
 //	flush.go         memtables to blocks
+//	relog.go         small tenants logged again instead of flushed
 //	maintain.go      retention and background work
 //	compact_plan.go, compact.go     merging of blocks
 //	version.go       immutable states of a tenant's data, pinned by readers

@@ -72,11 +72,15 @@ func (k *keySet) settle(key batchKey, applied bool) {
 	}
 }
 
-// restore puts back a key found on disk; fresh says that no key file has it.
+// restore puts back a key found on disk; fresh says that no key file has it. A key
+// that is there already, as after a tenant's record that repeats it, stays as it is.
 func (k *keySet) restore(key batchKey, fresh bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.applied[key.hash] = max(k.applied[key.hash], key.time)
+	if t, ok := k.applied[key.hash]; ok && t >= key.time {
+		return
+	}
+	k.applied[key.hash] = key.time
 	if fresh {
 		k.fresh = append(k.fresh, key)
 	}
@@ -89,6 +93,13 @@ func (k *keySet) takeFresh() []batchKey {
 	out := k.fresh
 	k.fresh = nil
 	return out
+}
+
+// peekFresh returns a copy of the keys that no file has.
+func (k *keySet) peekFresh() []batchKey {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.fresh)
 }
 
 // giveBack undoes takeFresh after the file could not be written.
@@ -112,6 +123,7 @@ func (k *keySet) expire(oldest int64) {
 			delete(k.applied, key)
 		}
 	}
+	k.fresh = slices.DeleteFunc(k.fresh, func(key batchKey) bool { return key.time < oldest })
 }
 
 // writeKeys writes a key file into dir and returns what the manifest names it.

@@ -37,10 +37,7 @@ func (s *store) retain(now time.Time) error {
 // flushDue reports whether a flush is worth its blocks: a range has passed, has
 // been quiet since, and holds enough.
 func (s *store) flushDue(now time.Time) bool {
-	const (
-		quiet    = 10 * time.Minute
-		bytesMin = 256 << 10 // less is not worth a block
-	)
+	const quiet = 10 * time.Minute
 	v := s.versions.pin()
 	defer s.versions.unpin(v)
 	passed, bytes := false, int64(0)
@@ -49,7 +46,7 @@ func (s *store) flushDue(now time.Time) bool {
 		ended := time.UnixMilli(max(m.end, m.lastAppend.Load())).Add(quiet)
 		passed = passed || now.After(ended)
 	}
-	return passed && bytes >= bytesMin
+	return passed && bytes >= blockBytesMin
 }
 
 // background runs until ctx ends: memory and log are kept within their budgets on
@@ -125,16 +122,27 @@ func (db *DB) flushLargest(ctx context.Context) error {
 	}
 }
 
-// flushOldest flushes the tenants that hold back the oldest segments until the
-// log is within its budget.
+// flushOldest flushes the tenants that hold back the oldest segments until the log
+// is within its budget. Small ones are logged again instead, while all that is in
+// memory would fill at most half the budget: then what is logged again is at most
+// as much as what is new.
 func (db *DB) flushOldest(ctx context.Context) error {
 	for db.wal.size() > db.opts.WALBytesMax {
+		again := db.memBytes() <= db.opts.WALBytesMax/2
 		before := db.wal.oldestSegment()
 		for _, s := range db.openStores() {
-			if first, ok := s.hold.first(); ok && first <= before {
-				if err := s.flush(ctx); err != nil {
+			if first, ok := s.hold.first(); !ok || first > before {
+				continue
+			}
+			if again && s.memBytes() < blockBytesMin {
+				if did, err := s.relog(ctx); err != nil {
 					return err
+				} else if did {
+					continue
 				}
+			}
+			if err := s.flush(ctx); err != nil {
+				return err
 			}
 		}
 		if err := db.releaseSegments(); err != nil {

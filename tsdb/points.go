@@ -61,7 +61,11 @@ func (p *points) add(inc *increment.Increment) (grown int, err error) {
 			grown += 48
 		}
 		before := p.ids[i].Bytes()
-		err = p.ids[i].Add(inc.IDs...)
+		if len(inc.Sketch) > 0 {
+			err = p.ids[i].MergeEncoded(inc.Sketch)
+		} else {
+			err = p.ids[i].Add(inc.IDs...)
+		}
 		grown += p.ids[i].Bytes() - before
 	default:
 		err = fmt.Errorf("increment of unknown kind %d", p.kind)

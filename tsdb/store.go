@@ -246,7 +246,10 @@ func (s *store) append(ctx context.Context, b *increment.Batch) (duplicate bool,
 		}
 		defer func() { s.keys.settle(key, logged) }()
 	}
-	rec := batchRecord{tenant: s.id, generation: s.generation, key: key, hasKey: b.HasKey, step: s.grid()}
+	rec := walRecord{tenant: s.id, generation: s.generation, step: s.grid()}
+	if b.HasKey {
+		rec.keys = []batchKey{key}
+	}
 	rec.increments = make([]loggedIncrement, len(b.Increments))
 	to := make([]routed, len(b.Increments))
 	bytes := 0
@@ -320,10 +323,13 @@ func (s *store) memtable(t int64) *memtable {
 }
 
 // replay applies a logged batch that the watermark does not cover.
-func (s *store) replay(pos position, rec *batchRecord) error {
+func (s *store) replay(pos position, rec *walRecord) error {
 	covered := pos.before(s.man.Watermark)
-	if rec.hasKey {
-		s.keys.restore(rec.key, !covered)
+	if rec.whole && !covered {
+		s.forgetMemory() // the record has it all
+	}
+	for _, k := range rec.keys {
+		s.keys.restore(k, !covered)
 	}
 	if covered {
 		return nil

@@ -29,6 +29,13 @@ func (h *logHold) freeze() {
 	h.open = 0
 }
 
+// moved says that all that is open was logged again, in a segment.
+func (h *logHold) moved(segment uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.open = segment
+}
+
 // flushed says that what was frozen is in live blocks.
 func (h *logHold) flushed() {
 	h.mu.Lock()

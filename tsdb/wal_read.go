@@ -38,7 +38,7 @@ type walCheck struct {
 // The last segment is written anew before replay returns: its last records may be
 // in the kernel's cache alone, when the process died between write and fsync, and
 // a duplicate of their batches is acknowledged from here on.
-func (r *walReader) replay(apply func(position, *batchRecord) error) (walEnd, error) {
+func (r *walReader) replay(apply func(position, *walRecord) error) (walEnd, error) {
 	segments, err := listSegments(r.fs, r.dir)
 	if err != nil {
 		return walEnd{}, err
@@ -60,7 +60,7 @@ func (r *walReader) replay(apply func(position, *batchRecord) error) (walEnd, er
 	return end, nil
 }
 
-func (r *walReader) replaySegment(n uint64, last bool, id *ulid.ULID, apply func(position, *batchRecord) error) (size int64, err error) {
+func (r *walReader) replaySegment(n uint64, last bool, id *ulid.ULID, apply func(position, *walRecord) error) (size int64, err error) {
 	path := filepath.Join(r.dir, segmentName(n))
 	src, err := r.fs.ReadFile(path)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/prometheus/prometheus/model/labels"
 
@@ -12,24 +13,28 @@ import (
 	"github.com/quipudb/quipu/internal/tenant"
 )
 
-// A batch record, the payload of a frame:
+// A record, the payload of a frame, is a batch or all that a tenant has in memory:
 //
-//	type        1 byte: 1
+//	type        1 byte: 1 batch, 2 tenant
 //	tenant      length and bytes
 //	generation  8 bytes: of the tenant, so that one deleted and made again does
 //	            not get its predecessor's data
-//	key         1 byte 0, or 1 and: 16 bytes batch key, varint time ms
+//	keys        uvarint n, then n times: 16 bytes batch key, varint time ms
 //	step        uvarint: width of the windows in seconds
 //	series      uvarint n, then n times: uvarint reference, kind (1 byte), uvarint
 //	            labels, for each name and value (length and bytes)
 //	increments  uvarint n, then n times: uvarint reference, varint window number
 //	            less that of the increment before, value: a counter's number (see
-//	            appendFloat), a histogram as in its chunk, or uvarint n and n ids
-//	            of 8 bytes
+//	            appendFloat), a histogram as in its chunk, or for a distinct series
+//	            uvarint n+1 and n ids of 8 bytes, or 0, uvarint length and a sketch
 //
-// One record is one batch: it is applied whole or not at all. A reference is
-// valid inside one segment.
-const recordBatch = 1
+// A record is applied whole or not at all. A tenant's record stands for all records
+// of the tenant before it, which need not be there any more. A reference is valid
+// inside one segment.
+const (
+	recordBatch  = 1
+	recordTenant = 2
+)
 
 // loggedSeries is a series as records refer to it.
 type loggedSeries struct {
@@ -53,25 +58,28 @@ type batchKey struct {
 	time int64 // when it was first seen, milliseconds since 1970
 }
 
-// batchRecord is a record's content.
-type batchRecord struct {
+// walRecord is a record's content.
+type walRecord struct {
 	tenant     tenant.ID
 	generation uint64
-	key        batchKey
-	hasKey     bool
-	step       int64 // milliseconds
+	whole      bool       // a tenant's record
+	keys       []batchKey // of a batch: at most one
+	step       int64      // milliseconds
 	increments []loggedIncrement
 }
 
-func (b *batchRecord) append(dst []byte, segment uint64) []byte {
-	dst = append(dst, recordBatch)
+func (b *walRecord) append(dst []byte, segment uint64) []byte {
+	if b.whole {
+		dst = append(dst, recordTenant)
+	} else {
+		dst = append(dst, recordBatch)
+	}
 	dst = appendString(dst, b.tenant.String())
 	dst = binary.BigEndian.AppendUint64(dst, b.generation)
-	if b.hasKey {
-		dst = append(append(dst, 1), b.key.hash[:]...)
-		dst = binary.AppendVarint(dst, b.key.time)
-	} else {
-		dst = append(dst, 0)
+	dst = binary.AppendUvarint(dst, uint64(len(b.keys)))
+	for _, k := range b.keys {
+		dst = append(dst, k.hash[:]...)
+		dst = binary.AppendVarint(dst, k.time)
 	}
 	dst = binary.AppendUvarint(dst, uint64(b.step/1000))
 	var fresh []*loggedSeries
@@ -116,7 +124,11 @@ func appendValue(dst []byte, k increment.Kind, inc *increment.Increment) []byte 
 	case increment.Histogram:
 		return appendHist(dst, inc.Hist)
 	}
-	dst = binary.AppendUvarint(dst, uint64(len(inc.IDs)))
+	if len(inc.Sketch) > 0 {
+		dst = binary.AppendUvarint(append(dst, 0), uint64(len(inc.Sketch)))
+		return append(dst, inc.Sketch...)
+	}
+	dst = binary.AppendUvarint(dst, uint64(len(inc.IDs))+1)
 	for _, id := range inc.IDs {
 		dst = binary.BigEndian.AppendUint64(dst, id)
 	}
@@ -126,7 +138,7 @@ func appendValue(dst []byte, k increment.Kind, inc *increment.Increment) []byte 
 // encodedMax is at least what an increment takes in a record, its series' definition
 // included.
 func encodedMax(inc *increment.Increment) int {
-	n := 64 + int(inc.Labels.ByteSize()) + 20*inc.Labels.Len() + 8*len(inc.IDs)
+	n := 64 + int(inc.Labels.ByteSize()) + 20*inc.Labels.Len() + 8*len(inc.IDs) + len(inc.Sketch)
 	if inc.Hist != nil {
 		n += 20 * (len(inc.Hist.Pos) + len(inc.Hist.Neg))
 	}
@@ -137,7 +149,7 @@ func appendString(dst []byte, s string) []byte {
 	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
 }
 
-// recordReader decodes the batch records of one segment.
+// recordReader decodes the records of one segment.
 type recordReader struct {
 	series  map[uint64]*loggedSeries
 	builder labels.ScratchBuilder
@@ -148,13 +160,14 @@ func newRecordReader() *recordReader {
 	return &recordReader{series: map[uint64]*loggedSeries{}, builder: labels.NewScratchBuilder(8)}
 }
 
-// decode returns the batch that payload holds; it keeps no reference to payload.
-func (r *recordReader) decode(payload []byte) (*batchRecord, error) {
+// decode returns the record that payload holds; it keeps no reference to payload.
+func (r *recordReader) decode(payload []byte) (*walRecord, error) {
 	d := decoder{src: payload}
-	if t := d.byte(); t != recordBatch {
+	t := d.byte()
+	if t != recordBatch && t != recordTenant {
 		return nil, fmt.Errorf("record has unknown type %d", t)
 	}
-	var b batchRecord
+	b := walRecord{whole: t == recordTenant}
 	id, err := tenant.Parse(d.string())
 	if err != nil {
 		return nil, errors.Join(d.err, err)
@@ -163,14 +176,11 @@ func (r *recordReader) decode(payload []byte) (*batchRecord, error) {
 	if g := d.bytes(8); g != nil {
 		b.generation = binary.BigEndian.Uint64(g)
 	}
-	switch d.byte() {
-	case 0:
-	case 1:
-		b.hasKey = true
-		copy(b.key.hash[:], d.bytes(16))
-		b.key.time = d.varint()
-	default:
-		return nil, errors.New("record has an unknown key tag")
+	for n := d.uvarint(); n > 0 && d.err == nil; n-- {
+		var k batchKey
+		copy(k.hash[:], d.bytes(16))
+		k.time = d.varint()
+		b.keys = append(b.keys, k)
 	}
 	step := d.uvarint()
 	if d.err == nil && (step == 0 || step > 86_400) {
@@ -210,7 +220,7 @@ func (r *recordReader) define(d *decoder) error {
 	return nil
 }
 
-func (r *recordReader) increments(d *decoder, b *batchRecord) error {
+func (r *recordReader) increments(d *decoder, b *walRecord) error {
 	n := d.uvarint()
 	if n > uint64(len(d.src)) { // an increment takes at least 3 bytes
 		return errCutShort
@@ -250,7 +260,11 @@ func (d *decoder) value(k increment.Kind, inc *increment.Increment) (err error) 
 		return err
 	case increment.Distinct:
 		n := d.uvarint()
-		if n > uint64(len(d.src))/8 {
+		if n == 0 {
+			inc.Sketch = slices.Clone(d.bytes(d.uvarint()))
+			return d.err
+		}
+		if n--; n > uint64(len(d.src))/8 {
 			return errCutShort
 		}
 		inc.IDs = make([]uint64, n)

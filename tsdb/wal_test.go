@@ -23,7 +23,7 @@ import (
 )
 
 // sampleBatch is a batch with every kind and a key.
-func sampleBatch() *batchRecord {
+func sampleBatch() *walRecord {
 	h := &increment.Hist{}
 	h.Observe(0)
 	h.Observe(12.5)
@@ -32,9 +32,9 @@ func sampleBatch() *batchRecord {
 		return &loggedSeries{ref: ref, kind: kind, labels: labels.FromStrings(model.MetricNameLabel, name, "page", "/")}
 	}
 	c := series(1, increment.Counter, "events_total")
-	return &batchRecord{
-		tenant: tenant.Default, generation: 0x0102030405060708, hasKey: true,
-		key: batchKey{hash: [16]byte{0xaa, 0xbb}, time: 1_700_000_000_000}, step: g,
+	return &walRecord{
+		tenant: tenant.Default, generation: 0x0102030405060708,
+		keys: []batchKey{{hash: [16]byte{0xaa, 0xbb}, time: 1_700_000_000_000}}, step: g,
 		increments: []loggedIncrement{
 			{c, &increment.Increment{Kind: increment.Counter, Time: 1_700_000_010_000, Count: 3}},
 			{c, &increment.Increment{Kind: increment.Counter, Time: 1_600_000_005_000, Count: 0.25}},
@@ -44,9 +44,9 @@ func sampleBatch() *batchRecord {
 	}
 }
 
-func describe(b *batchRecord) string {
+func describe(b *walRecord) string {
 	var s strings.Builder
-	fmt.Fprintf(&s, "%s %x %v %v %d\n", b.tenant, b.generation, b.hasKey, b.key, b.step)
+	fmt.Fprintf(&s, "%s %x %v %v %d\n", b.tenant, b.generation, b.whole, b.keys, b.step)
 	for _, li := range b.increments {
 		fmt.Fprintf(&s, "%d %s %s %d %v %v %v\n", li.series.ref, li.series.kind, li.series.labels, li.inc.Time, li.inc.Count, li.inc.Hist, li.inc.IDs)
 	}
@@ -72,6 +72,12 @@ func TestRecordRoundTrip(t *testing.T) {
 	if got, err = newRecordReader().decode(b.append(nil, 6)); err != nil || describe(got) != describe(b) {
 		t.Errorf("next segment: %v, %s", err, describe(got))
 	}
+	whole := sampleBatch()
+	whole.whole = true
+	whole.keys = append(whole.keys, batchKey{hash: [16]byte{9}, time: 5})
+	if got, err = newRecordReader().decode(whole.append(nil, 5)); err != nil || describe(got) != describe(whole) {
+		t.Errorf("a tenant's record: %v, %s", err, describe(got))
+	}
 	if _, err := newRecordReader().decode(b.append(nil, 6)); err == nil || !strings.Contains(err.Error(), "does not define") {
 		t.Errorf("a reference that nothing defines: %v", err)
 	}
@@ -85,6 +91,9 @@ func TestFormatsGolden(t *testing.T) {
 	show("segment-header", h.append(nil))
 	payload := sampleBatch().append(nil, 7)
 	show("batch-record", payload)
+	whole := sampleBatch()
+	whole.whole = true
+	show("tenant-record", whole.append(nil, 7))
 	show("frame", appendFrame(nil, payload))
 	show("frame-compressed", appendFrame(nil, bytes.Repeat(payload, 5)))
 	dir := t.TempDir()

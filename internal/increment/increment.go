@@ -60,7 +60,9 @@ type Increment struct {
 	Count float64 // Counter: finite, not negative
 	Hist  *Hist   // Histogram
 	IDs   []uint64
-	// Distinct: keyed hashes of the ids seen, in any order, repeats allowed
+	// Distinct: keyed hashes of the ids seen, in any order, repeats allowed; or
+	// Sketch, a set of them as package sketch encodes it.
+	Sketch []byte
 }
 
 // Validate checks that the increment is one that can be stored on a grid of step

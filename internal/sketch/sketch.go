@@ -192,6 +192,19 @@ func (s *Sketch) Append(dst []byte) ([]byte, error) {
 	return append(dst, image...), nil
 }
 
+// MergeEncoded puts all ids of an encoded sketch into s.
+func (s *Sketch) MergeEncoded(src []byte) error {
+	var o Sketch
+	rest, err := o.Decode(src)
+	if err != nil {
+		return err
+	}
+	if len(rest) > 0 {
+		return fmt.Errorf("sketch is followed by %d bytes", len(rest))
+	}
+	return s.Merge(&o)
+}
+
 var errShort = errors.New("sketch is cut short")
 
 // Decode sets s to what Append wrote and returns the rest of src. It keeps no
