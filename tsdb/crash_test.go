@@ -2,8 +2,10 @@ package tsdb
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"log/slog"
 	"maps"
 	"os"
@@ -25,18 +27,15 @@ import (
 
 // crashFS passes operations on to the operating system and keeps a model beside
 // it of what a power loss would leave: of a file what was synced, of a directory
-// the entries it had when it was synced. Its k-th changing operation and all that
-// follow fail, as if the machine had stopped there.
+// the entries it had when it was synced. Before each changing operation it shows
+// what the directory would be if the machine stopped there.
 type crashFS struct {
 	vfs.OS
 	mu   sync.Mutex
-	left int // operations until the crash
-	ops  int
 	root *crashNode
 	dir  string
+	stop func(f *crashFS) // called with mu held
 }
-
-var errCrash = errors.New("crashed")
 
 type crashNode struct {
 	data, synced   []byte
@@ -45,20 +44,6 @@ type crashNode struct {
 
 func newCrashDir() *crashNode {
 	return &crashNode{names: map[string]*crashNode{}, durable: map[string]*crashNode{}}
-}
-
-func newCrashFS(dir string, after int) *crashFS {
-	return &crashFS{left: after, root: newCrashDir(), dir: dir}
-}
-
-// op counts one changing operation.
-func (f *crashFS) op() error {
-	if f.left <= 0 {
-		return errCrash
-	}
-	f.left--
-	f.ops++
-	return nil
 }
 
 // REQUIRES: f.mu
@@ -83,9 +68,7 @@ func (f *crashFS) parent(name string) (dir *crashNode, base string) {
 func (f *crashFS) Create(name string) (vfs.File, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.op(); err != nil {
-		return nil, err
-	}
+	f.stop(f)
 	dir, base := f.parent(name)
 	node := &crashNode{}
 	dir.names[base] = node
@@ -102,20 +85,17 @@ type crashFile struct {
 func (c *crashFile) Write(p []byte) (int, error) {
 	c.fs.mu.Lock()
 	defer c.fs.mu.Unlock()
-	if err := c.fs.op(); err != nil {
-		c.node.data = append(c.node.data, p[:len(p)/2]...) // torn
-		return 0, err
-	}
-	c.node.data = append(c.node.data, p...)
+	whole := c.node.data
+	c.node.data = append(whole[:len(whole):len(whole)], p[:len(p)/2]...) // torn
+	c.fs.stop(c.fs)
+	c.node.data = append(whole, p...)
 	return c.File.Write(p)
 }
 
 func (c *crashFile) Sync() error {
 	c.fs.mu.Lock()
 	defer c.fs.mu.Unlock()
-	if err := c.fs.op(); err != nil {
-		return err
-	}
+	c.fs.stop(c.fs)
 	c.node.synced = slices.Clone(c.node.data)
 	return nil // the real file needs no sync: the model is what counts
 }
@@ -123,9 +103,7 @@ func (c *crashFile) Sync() error {
 func (f *crashFS) Adopt(name string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.op(); err != nil {
-		return err
-	}
+	f.stop(f)
 	src, err := os.ReadFile(name)
 	dir, base := f.parent(name)
 	dir.names[base] = &crashNode{data: src, synced: src}
@@ -135,9 +113,7 @@ func (f *crashFS) Adopt(name string) error {
 func (f *crashFS) MkdirAll(name string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.op(); err != nil {
-		return err
-	}
+	f.stop(f)
 	if name != f.dir {
 		f.parent(filepath.Join(name, "x"))
 	}
@@ -147,9 +123,7 @@ func (f *crashFS) MkdirAll(name string) error {
 func (f *crashFS) Rename(from, to string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.op(); err != nil {
-		return err
-	}
+	f.stop(f)
 	src, a := f.parent(from)
 	dst, b := f.parent(to)
 	dst.names[b] = src.names[a]
@@ -162,9 +136,7 @@ func (f *crashFS) Remove(name string) error { return f.RemoveAll(name) }
 func (f *crashFS) RemoveAll(name string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.op(); err != nil {
-		return err
-	}
+	f.stop(f)
 	dir, base := f.parent(name)
 	delete(dir.names, base)
 	return f.OS.RemoveAll(name)
@@ -173,9 +145,7 @@ func (f *crashFS) RemoveAll(name string) error {
 func (f *crashFS) SyncDir(name string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.op(); err != nil {
-		return err
-	}
+	f.stop(f)
 	if rel, err := filepath.Rel(f.dir, name); err != nil || strings.HasPrefix(rel, "..") {
 		return nil // above the data directory
 	}
@@ -184,17 +154,30 @@ func (f *crashFS) SyncDir(name string) error {
 	return nil
 }
 
-// leave writes what the crash leaves into a new directory: only what is durable,
-// or all that was written, as after the process alone has died.
-func (f *crashFS) leave(t *testing.T, all bool) string {
-	t.Helper()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	dir := t.TempDir()
-	if err := f.root.write(dir, all); err != nil {
-		t.Fatal(err)
+// leave writes what a crash now leaves into a directory: only what is durable, or
+// all that was written, as after the process alone has died.
+//
+// REQUIRES: f.mu
+func (f *crashFS) leave(dir string, all bool) error { return f.root.write(dir, all) }
+
+// digest tells states of the directory apart.
+func (n *crashNode) digest(h hash.Hash, all bool) {
+	entries := n.durable
+	if all {
+		entries = n.names
 	}
-	return dir
+	for _, name := range slices.Sorted(maps.Keys(entries)) {
+		c := entries[name]
+		data := c.synced
+		if all {
+			data = c.data
+		}
+		fmt.Fprintf(h, "%s %v %d %x;", name, c.names != nil, len(data), data)
+		if c.names != nil {
+			c.digest(h, all)
+		}
+	}
+	fmt.Fprint(h, "end;")
 }
 
 func (n *crashNode) write(dir string, all bool) error {
@@ -229,6 +212,9 @@ type history struct {
 	now   time.Time
 	acked map[int]bool
 	sent  int
+	// dropped: retention has been at work, so that what is acknowledged may be
+	// gone, but still not in part.
+	dropped bool
 }
 
 func (h *history) open(fs vfs.FS, dir string) error {
@@ -250,7 +236,7 @@ func (h *history) batch(n int) (tenant.ID, *increment.Batch) {
 		id = tenantID(h.t, "other")
 	}
 	page := fmt.Sprint("/", n)
-	ts := testStart.Add(-time.Duration(n*n%50) * time.Hour)
+	ts := testStart.Add(-time.Duration(n%2*30) * time.Hour)
 	hist := &increment.Hist{}
 	hist.Observe(float64(n))
 	win := floorTo(ts.UnixMilli(), g)
@@ -271,43 +257,46 @@ func (h *history) send(from, to int) {
 	}
 }
 
-// live runs the script; after the crash every step fails and changes nothing.
+// live runs the script.
 func (h *history) live(fs vfs.FS, dir string) {
 	ctx := context.Background()
-	if h.open(fs, dir) != nil {
-		return
+	must := func(err error) {
+		h.t.Helper()
+		if err != nil {
+			h.t.Fatal(err)
+		}
 	}
 	flush := func() {
-		_ = h.db.Flush(ctx, tenant.Default) // an error is the crash
-		_ = h.db.Flush(ctx, tenantID(h.t, "other"))
+		must(h.db.Flush(ctx, tenant.Default))
+		must(h.db.Flush(ctx, tenantID(h.t, "other")))
 	}
+	must(h.open(fs, dir))
 	h.send(0, 4)
 	flush()
 	h.send(4, 7)
 	flush()
 	h.send(7, 9)
-	_ = h.db.Close()
-	if h.open(fs, dir) != nil {
-		return
-	}
+	must(h.db.Close())
+	must(h.open(fs, dir))
 	h.send(9, 12)
 	flush()
 	h.now = h.now.Add(5 * 24 * time.Hour)
-	_ = h.db.maintainBlocks(ctx)
+	must(h.db.maintainBlocks(ctx)) // merges
 	h.send(12, 14)
-	_ = h.db.maintainMemory(ctx)
-	if s, err := h.db.store(tenantID(h.t, "other"), false); err == nil && s != nil {
-		_, _ = s.relog(ctx)
-	}
-	_ = h.db.releaseSegments()
+	s, err := h.db.store(tenantID(h.t, "other"), false)
+	must(err)
+	_, err = s.relog(ctx)
+	must(err)
+	must(h.db.releaseSegments())
 	h.send(14, 16)
-	_ = h.db.Close()
-	if h.open(fs, dir) != nil {
-		return
-	}
+	must(h.db.Close())
+	must(h.open(fs, dir))
 	flush()
-	_ = h.db.maintainBlocks(ctx)
-	_ = h.db.Close()
+	must(h.db.maintainBlocks(ctx))
+	h.now = h.now.Add(17 * 24 * time.Hour)
+	h.dropped = true
+	must(h.db.maintainBlocks(ctx)) // retention drops what is oldest
+	must(h.db.Close())
 }
 
 // verify compares a directory that the crash left with the model, sends the
@@ -316,7 +305,7 @@ func (h *history) verify(dir string) error {
 	if err := h.checkSound(dir); err != nil {
 		return err
 	}
-	if err := h.open(vfs.OS{}, dir); err != nil {
+	if err := h.open(noSyncFS{}, dir); err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
 	defer h.db.Close()
@@ -325,8 +314,11 @@ func (h *history) verify(dir string) error {
 		if err != nil {
 			return err
 		}
-		if !got && h.acked[n] {
+		if !got && h.acked[n] && !h.dropped {
 			return fmt.Errorf("acknowledged batch %d is lost", n)
+		}
+		if h.dropped {
+			continue // its key may be known and its increments gone
 		}
 		id, b := h.batch(n)
 		duplicate, err := h.db.Append(context.Background(), id, b)
@@ -373,31 +365,54 @@ func (h *history) counted(n int) (bool, error) {
 	return true, nil
 }
 
+// noSyncFS saves the time of syncing what is thrown away.
+type noSyncFS struct{ vfs.OS }
+
+type noSyncFile struct{ vfs.File }
+
+func (noSyncFS) Create(name string) (vfs.File, error) {
+	f, err := vfs.OS{}.Create(name)
+	return noSyncFile{f}, err
+}
+func (noSyncFS) SyncDir(string) error { return nil }
+func (noSyncFile) Sync() error        { return nil }
+
 // Whatever operation the machine stops at, and whether or not what was not synced
 // survives: every acknowledged batch is there once, every other whole or not at
 // all, and once when it is sent again.
 func TestCrashSweep(t *testing.T) {
-	crashes := 0
-	for k := 0; ; k++ {
-		h := &history{t: t, now: testStart, acked: map[int]bool{}}
-		dir := t.TempDir()
-		fs := newCrashFS(dir, k)
-		h.live(fs, dir)
+	h := &history{t: t, now: testStart, acked: map[int]bool{}}
+	dir, left := t.TempDir(), t.TempDir()
+	stops, states := 0, map[string]bool{}
+	fs := &crashFS{root: newCrashDir(), dir: dir}
+	fs.stop = func(f *crashFS) {
+		stops++
 		for _, all := range []bool{false, true} {
-			if err := h.verify(fs.leave(t, all)); err != nil {
-				t.Fatalf("crash at operation %d, unsynced data kept %v: %v", k, all, err)
+			// The same state with the same acknowledged batches needs no second look.
+			sum := sha256.New()
+			f.root.digest(sum, all)
+			state := fmt.Sprintf("%x %d %v", sum.Sum(nil), len(h.acked), h.dropped)
+			if states[state] {
+				continue
+			}
+			states[state] = true
+			then := &history{t: t, now: h.now, acked: maps.Clone(h.acked), sent: h.sent, dropped: h.dropped}
+			copied := filepath.Join(left, fmt.Sprint(len(states)))
+			if err := errors.Join(os.Mkdir(copied, 0o755), f.leave(copied, all)); err != nil {
+				t.Error(err)
+				return
+			}
+			if err := then.verify(copied); err != nil {
+				t.Errorf("crash at operation %d, unsynced data kept %v: %v", stops, all, err)
+			}
+			if err := os.RemoveAll(copied); err != nil {
+				t.Error(err)
 			}
 		}
-		if fs.left > 0 {
-			if len(h.acked) != 16 {
-				t.Errorf("only %d batches were acknowledged without a crash", len(h.acked))
-			}
-			break
-		}
-		crashes++
 	}
-	t.Logf("%d crashes", crashes)
-	if crashes < 100 {
-		t.Errorf("only %d operations to crash at", crashes)
+	h.live(fs, dir)
+	t.Logf("%d operations, %d states", stops, len(states))
+	if stops < 300 || len(states) < 300 || len(h.acked) != 16 {
+		t.Errorf("%d operations, %d states, %d batches", stops, len(states), len(h.acked))
 	}
 }
