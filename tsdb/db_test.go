@@ -113,27 +113,33 @@ func (d *testDB) stored(id tenant.ID, matchers ...*labels.Matcher) map[string]fl
 		d.t.Fatal(err)
 	}
 	for _, sel := range sels {
-		p, err := sel.read(math.MinInt64/2, never)
+		p, err := sel.read(math.MinInt64/2, never, newest)
 		if err != nil {
 			d.t.Fatal(err)
 		}
-		for i := range p.win {
-			key := fmt.Sprintf("%s %d", sel.labels, p.win[i])
-			switch p.kind {
-			case increment.Counter:
-				out[key] += p.count[i]
-			case increment.Histogram:
-				out[key] += float64(p.hist[i].Count())
-			case increment.Distinct:
-				n, err := p.ids[i].Estimate()
-				if err != nil {
-					d.t.Fatal(err)
-				}
-				out[key] += n
-			}
-		}
+		sumPoints(d.t, out, sel.labels, &p)
 	}
 	return out
+}
+
+// sumPoints adds what the windows of a series hold to out.
+func sumPoints(t testing.TB, out map[string]float64, ls labels.Labels, p *points) {
+	t.Helper()
+	for i := range p.win {
+		key := fmt.Sprintf("%s %d", ls, p.win[i])
+		switch p.kind {
+		case increment.Counter:
+			out[key] += p.count[i]
+		case increment.Histogram:
+			out[key] += float64(p.hist[i].Count())
+		case increment.Distinct:
+			n, err := p.ids[i].Estimate()
+			if err != nil {
+				t.Fatal(err)
+			}
+			out[key] += n
+		}
+	}
 }
 
 func total(m map[string]float64) (sum float64) {

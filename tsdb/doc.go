@@ -35,6 +35,7 @@
 //	keys.go          batch keys that were seen, in memory and on disk
 //	manifest.go      what a tenant's directory holds
 //	memtable.go      increments in memory, with an index
+//	undo.go          cuts: memtables as they were when a reader came
 //	points.go        increments of one series, the form all others meet in
 //	block.go, block_write.go        blocks in Prometheus's format
 //	chunk*.go, bits.go              chunk encodings
@@ -54,9 +55,9 @@
 //	I3: The manifest is the commit point. It never names a file that is not synced
 //	    and renamed into place, and what it does not name is garbage.
 //	I4: A reader uses one version for all its selectors. Files of a superseded
-//	    version go when its last reader does. Which memtables a version has does
-//	    not change, but those that still take appends grow: two selectors of one
-//	    query may differ by what was appended between them.
+//	    version go when its last reader does. Memtables of the version go on
+//	    taking appends; the reader sees them as they were at its cut, a point
+//	    between two batches.
 //	I5: The view is a function of a series' merged increments, the tenant's grid
 //	    and idle timeout, and the pinned present; of neither the query's range nor
 //	    how data is stored. Totals begin at a midnight UTC, so a read begins there.
@@ -70,7 +71,7 @@
 // # Lock order
 //
 //	DB.openMu, store.barrier, store.flushMu, DB.mu, store.mu, versions.swap, admission.mu,
-//	versions.mu, memtable.mu, memSeries.mu, wal.mu; keySet.mu and block.mu are
+//	versions.mu, cuts.applying, memtable.mu, memSeries.mu, wal.mu; keySet.mu and block.mu are
 //	taken last. flushMu is taken before barrier by a flush, which no append holds.
 //	No file is read or written under a lock that a reader of data takes, except
 //	block.mu at a block's first use.

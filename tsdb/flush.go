@@ -158,7 +158,7 @@ func (s *store) writeFrozen(ctx context.Context, m *manifest) ([]*block, error) 
 // parts is a copy of a memtable's series between two times.
 func (s *memSeries) parts(mint, maxt int64) ([]points, error) {
 	p := points{kind: s.kind}
-	err := s.snapshot(&p, mint, maxt)
+	err := s.snapshot(&p, mint, maxt, newest)
 	return []points{p}, err
 }
 

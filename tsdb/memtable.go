@@ -21,6 +21,7 @@ type memSeries struct {
 
 	mu   sync.Mutex
 	data points
+	undo []undo // by ascending cut
 }
 
 // memtable holds the increments of one tenant and one block range that no block
@@ -77,20 +78,35 @@ func (m *memtable) getOrCreate(hash uint64, ls labels.Labels, kind increment.Kin
 	return s
 }
 
-// apply adds one increment to s, a series of m.
-func (m *memtable) apply(s *memSeries, inc *increment.Increment) error {
-	s.mu.Lock()
-	grown, err := s.data.add(inc)
-	s.mu.Unlock()
+// apply adds one increment to s, a series of m. Where keep is set, readers with a
+// cut up to after must not see it.
+func (m *memtable) apply(s *memSeries, inc *increment.Increment, after cut, keep bool) error {
+	grown, err := s.add(inc, after, keep)
 	m.bytes.Add(int64(grown))
 	return err
 }
 
-// snapshot appends copies of s's points that start in [mint, maxt) to dst.
-func (s *memSeries) snapshot(dst *points, mint, maxt int64) error {
+func (s *memSeries) add(inc *increment.Increment, after cut, keep bool) (grown int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return dst.appendRange(&s.data, mint, maxt)
+	if !keep {
+		s.undo = nil
+	} else if s.undo, err = s.data.remember(s.undo, after, inc.Time); err != nil {
+		return 0, err
+	}
+	return s.data.add(inc)
+}
+
+// snapshot sets dst to copies of s's points that start in [mint, maxt), as they
+// were at a cut.
+func (s *memSeries) snapshot(dst *points, mint, maxt int64, at cut) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	dst.reset(s.kind)
+	if err := dst.appendRange(&s.data, mint, maxt); err != nil {
+		return err
+	}
+	return dst.revert(s.undo, at, mint, maxt)
 }
 
 // overlaps reports whether s has a window that starts in [mint, maxt).

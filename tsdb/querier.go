@@ -36,6 +36,7 @@ type querier struct {
 	store   *store
 	scope   scope.Scope
 	version *version
+	cut     cut
 }
 
 // pin resolves the tenant and the version. version is nil where there is no such
@@ -52,6 +53,9 @@ func (q *querier) pin(ctx context.Context) (*version, viewParams, error) {
 		if err != nil || s == nil {
 			return nil, viewParams{}, err
 		}
+		// The cut first: what is appended in between is undone, or, where a flush
+		// comes in between, is in its blocks whole.
+		q.cut = s.cuts.take()
 		q.store, q.scope, q.version = s, sc, s.versions.pin()
 	}
 	if q.scope != sc {
@@ -68,6 +72,7 @@ func (q *querier) Close() error {
 	defer q.mu.Unlock()
 	if q.version != nil {
 		q.store.versions.unpin(q.version)
+		q.store.cuts.giveBack()
 		q.version = nil
 	}
 	return nil
@@ -102,7 +107,7 @@ func (q *querier) Select(ctx context.Context, _ bool, hints *storage.SelectHints
 	}
 	set := &seriesSet{i: -1, warnings: coarseWarnings(sels, params)}
 	for _, sel := range sels {
-		set.series = append(set.series, &viewSeries{sel: sel, v: params, win: win, mint: mint, maxt: maxt})
+		set.series = append(set.series, &viewSeries{sel: sel, at: q.cut, v: params, win: win, mint: mint, maxt: maxt})
 	}
 	return set
 }
@@ -174,7 +179,7 @@ func (db *DB) DistinctSeries(ctx context.Context, mint, maxt int64, matchers ...
 			warnings.Add(fmt.Errorf("%w: %q is a %s, not a distinct metric", annotations.PromQLWarning, sel.labels.Get(model.MetricNameLabel), sel.kind))
 			continue
 		}
-		p, err := sel.read(from, maxt+1)
+		p, err := sel.read(from, maxt+1, q.cut)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -207,6 +212,7 @@ func sketchWindows(p *points, v viewParams, mint, maxt int64) []sketch.Window {
 // viewSeries is the view of one selected series.
 type viewSeries struct {
 	sel        *selection
+	at         cut
 	v          viewParams
 	win        window
 	mint, maxt int64
@@ -215,7 +221,7 @@ type viewSeries struct {
 func (s *viewSeries) Labels() labels.Labels { return s.sel.labels }
 
 func (s *viewSeries) Iterator(chunkenc.Iterator) chunkenc.Iterator {
-	p, err := s.sel.read(s.win.readMin, s.win.showMax+1)
+	p, err := s.sel.read(s.win.readMin, s.win.showMax+1, s.at)
 	switch {
 	case err != nil:
 		return errIterator{Iterator: chunkenc.NewNopIterator(), err: err}

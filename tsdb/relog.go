@@ -62,7 +62,7 @@ func (s *store) relog(ctx context.Context) (bool, error) {
 // that is no longer exact has no ids to log but its registers.
 func (s *memSeries) logged() ([]loggedIncrement, error) {
 	p := points{kind: s.kind}
-	if err := s.snapshot(&p, math.MinInt64, math.MaxInt64); err != nil {
+	if err := s.snapshot(&p, math.MinInt64, math.MaxInt64, newest); err != nil {
 		return nil, err
 	}
 	out := make([]loggedIncrement, p.len())

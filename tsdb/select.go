@@ -52,7 +52,8 @@ type selector struct {
 }
 
 // selectSeries returns the series in no particular order; the version must stay
-// pinned while they are read.
+// pinned while they are read. Some may have been made after the cut: they have no
+// increments at it.
 func selectSeries(ctx context.Context, v *version, win window, matchers []*labels.Matcher) ([]*selection, error) {
 	s := selector{ctx: ctx, win: win, matchers: matchers, byHash: map[uint64][]*selection{}}
 	for _, m := range v.mems {
@@ -171,16 +172,16 @@ func (sel *selection) shows(win window) bool {
 	return false
 }
 
-// read returns the merged increments that start at or after from. They share no
-// memory with what others see.
-func (sel *selection) read(from, to int64) (points, error) {
+// read returns the merged increments that start at or after from, those of memtables
+// as they were at a cut. They share no memory with what others see.
+func (sel *selection) read(from, to int64, at cut) (points, error) {
 	parts, err := sel.chunkPoints(from, to)
 	if err != nil {
 		return points{}, err
 	}
 	for _, m := range sel.mems {
 		p := points{kind: sel.kind}
-		if err := m.snapshot(&p, from, to); err != nil {
+		if err := m.snapshot(&p, from, to, at); err != nil {
 			return points{}, fmt.Errorf("read %s: %w", sel.labels, err)
 		}
 		parts = append(parts, p)

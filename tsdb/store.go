@@ -44,6 +44,7 @@ type store struct {
 
 	keys      *keySet
 	versions  *versions
+	cuts      cuts
 	admission *admission
 
 	flushMu sync.Mutex // one flush or retention pass at a time; guards what follows
@@ -277,8 +278,10 @@ func (s *store) append(ctx context.Context, b *increment.Batch) (duplicate bool,
 }
 
 func (s *store) apply(to []routed, incs []increment.Increment, now int64) error {
+	s.cuts.applying.RLock()
+	defer s.cuts.applying.RUnlock()
 	for i := range to {
-		if err := to[i].mem.apply(to[i].series, &incs[i]); err != nil {
+		if err := to[i].mem.apply(to[i].series, &incs[i], s.cuts.last, s.cuts.out > 0); err != nil {
 			return fmt.Errorf("apply increment of %s: %w", to[i].series.labels, err)
 		}
 		to[i].mem.lastAppend.Store(now)
@@ -345,7 +348,7 @@ func (s *store) replay(pos position, rec *walRecord) error {
 			return err
 		}
 		ser := m.getOrCreate(li.series.labels.Hash(), li.series.labels, li.series.kind, s.db.nextRef)
-		if err := m.apply(ser, li.inc); err != nil {
+		if err := m.apply(ser, li.inc, 0, false); err != nil {
 			return err
 		}
 		m.lastAppend.Store(s.db.opts.Now().UnixMilli())

@@ -36,17 +36,20 @@ type twin struct {
 	from, to time.Time
 }
 
+func newTestEngine() *promql.Engine {
+	return promql.NewEngine(promql.EngineOpts{
+		MaxSamples: 1e8, Timeout: time.Minute, EnableAtModifier: true, EnableNegativeOffset: true,
+		Parser:                   parser.NewParser(parser.Options{EnableExperimentalFunctions: true}),
+		NoStepSubqueryIntervalFn: func(int64) int64 { return minute },
+	})
+}
+
 // newTwin fills both: counters that are dense, sparse, idle for hours, across
 // midnight, and histograms; part of it late, part in blocks.
 func newTwin(t *testing.T, seed uint64) *twin {
 	r := rand.New(rand.NewPCG(seed, 5))
-	p := parser.NewParser(parser.Options{EnableExperimentalFunctions: true})
 	tw := &twin{
-		t: t, ours: openTestDB(t, "", nil), theirs: teststorage.New(t),
-		engine: promql.NewEngine(promql.EngineOpts{
-			MaxSamples: 1e8, Timeout: time.Minute, EnableAtModifier: true, EnableNegativeOffset: true, Parser: p,
-			NoStepSubqueryIntervalFn: func(int64) int64 { return minute },
-		}),
+		t: t, ours: openTestDB(t, "", nil), theirs: teststorage.New(t), engine: newTestEngine(),
 		from: testStart.Add(-30 * time.Hour), to: testStart,
 	}
 	tw.now = testStart.Add(time.Duration(r.IntN(10)) * time.Hour).UnixMilli()
