@@ -139,11 +139,6 @@ func openStore(db *DB, id tenant.ID) (*store, error) {
 		return nil, fmt.Errorf("open tenant %s: %s says a grid of %s, but it was made with %s, which cannot change",
 			id, filepath.Join(s.dir, settingsName), s.profile.Grid, model.Duration(grid))
 	}
-	// A rename that a crash left undone in the directory must not be undone after
-	// what the old manifest named is gone.
-	if err := db.opts.FS.SyncDir(s.dir); err != nil {
-		return nil, fmt.Errorf("open tenant %s: %w", id, err)
-	}
 	if err := s.sweep(); err != nil {
 		return nil, fmt.Errorf("open tenant %s: %w", id, err)
 	}
@@ -209,6 +204,7 @@ func (s *store) sweep() error {
 	for _, k := range s.man.Keys {
 		live[k.Name] = true
 	}
+	synced := false
 	for _, e := range entries {
 		name := e.Name()
 		stem := strings.TrimSuffix(strings.TrimSuffix(name, ".tmp"), keySuffix)
@@ -216,6 +212,14 @@ func (s *store) sweep() error {
 		ours := err == nil || strings.HasSuffix(name, ".tmp")
 		if live[name] || !ours {
 			continue
+		}
+		if !synced {
+			// The manifest that was read may not be durable yet, and the one before
+			// it may name this.
+			if err := s.db.opts.FS.SyncDir(s.dir); err != nil {
+				return fmt.Errorf("remove leftover: %w", err)
+			}
+			synced = true
 		}
 		s.db.opts.Logger.Info("removing what a crash left behind", "tenant", s.id, "name", name)
 		if err := s.db.opts.FS.RemoveAll(filepath.Join(s.dir, name)); err != nil {
