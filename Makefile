@@ -20,7 +20,11 @@ SOAK_COUNT ?= 5
 SOAK_TIMEOUT ?= 2h
 SOAK_FUZZTIME ?= 2m
 
-.PHONY: build test lint demo test-clients soak clean help
+# The part of the full size at which "make bench-tsdb" replays and fills memory: at
+# 1 it replays 24 million increments and holds 1 million series.
+BENCH_SCALE ?= 0.2
+
+.PHONY: build test lint demo test-clients soak bench-tsdb clean help
 
 build: ## build bin/quipu (the default)
 	@[ -e bin/quipu ] || echo "building bin/quipu: the first build compiles Prometheus and takes minutes"
@@ -63,6 +67,10 @@ soak: ## run the tests SOAK_COUNT times in random order, then each fuzz target f
 			$(GO) test -run='^$$' -fuzz="^$$target\$$" -fuzztime=$(SOAK_FUZZTIME) ./$$(dirname $$file); \
 		done; \
 	done
+
+bench-tsdb: ## print what storage costs beside Prometheus's own; BENCH_SCALE=1 for the full size
+	@CGO_ENABLED=0 $(GO) build -o bin/bench-tsdb ./bench/tsdb
+	@bin/bench-tsdb -scale $(BENCH_SCALE)
 
 clean: ## remove what make built
 	rm -rf bin web/test/node_modules
