@@ -1,0 +1,197 @@
+package tsdb
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
+
+	"github.com/quipudb/quipu/internal/increment"
+	"github.com/quipudb/quipu/internal/scope"
+	"github.com/quipudb/quipu/internal/tenant"
+)
+
+// testDB is a DB with a clock that stands still until it is moved, and no
+// background work unless the test asks for it.
+type testDB struct {
+	*DB
+	t   testing.TB
+	dir string
+	now *time.Time
+}
+
+var testStart = time.Date(2026, 3, 4, 15, 0, 0, 0, time.UTC)
+
+func openTestDB(t testing.TB, dir string, change func(*Options)) *testDB {
+	t.Helper()
+	if dir == "" {
+		dir = t.TempDir()
+	}
+	now := testStart
+	opts := Options{
+		Dir: dir, Now: func() time.Time { return now }, MaintainInterval: time.Hour,
+		Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
+	}
+	if change != nil {
+		change(&opts)
+	}
+	db, err := Open(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &testDB{DB: db, t: t, dir: dir, now: &now}
+	t.Cleanup(func() {
+		if d.DB != nil {
+			if err := d.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	return d
+}
+
+// reopen closes and opens the directory again.
+func (d *testDB) reopen(change func(*Options)) *testDB {
+	d.t.Helper()
+	if err := d.Close(); err != nil {
+		d.t.Fatal(err)
+	}
+	d.DB = nil
+	return openTestDB(d.t, d.dir, change)
+}
+
+func counterInc(name string, ts time.Time, n float64, lbls ...string) increment.Increment {
+	return increment.Increment{
+		Labels: labels.FromStrings(append([]string{model.MetricNameLabel, name}, lbls...)...),
+		Kind:   increment.Counter, Time: floorTo(ts.UnixMilli(), g), Count: n,
+	}
+}
+
+func (d *testDB) mustAppend(id tenant.ID, incs ...increment.Increment) {
+	d.t.Helper()
+	if dup, err := d.Append(context.Background(), id, &increment.Batch{Increments: incs}); err != nil || dup {
+		d.t.Fatalf("append: duplicate %v, %v", dup, err)
+	}
+}
+
+// stored returns every stored counter increment of a tenant, by series and
+// window.
+func (d *testDB) stored(id tenant.ID, matchers ...*labels.Matcher) map[string]float64 {
+	d.t.Helper()
+	out := map[string]float64{}
+	s, err := d.store(id, false)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	if s == nil {
+		return out
+	}
+	if len(matchers) == 0 {
+		matchers = []*labels.Matcher{labels.MustNewMatcher(labels.MatchRegexp, model.MetricNameLabel, ".+")}
+	}
+	v := s.versions.pin()
+	defer s.versions.unpin(v)
+	all := window{readMin: math.MinInt64 / 2, showMin: math.MinInt64 / 2, showMax: never}
+	sels, err := selectSeries(context.Background(), v, all, matchers)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	for _, sel := range sels {
+		p, err := sel.read(math.MinInt64/2, never, newest)
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		sumPoints(d.t, out, sel.labels, &p)
+	}
+	return out
+}
+
+// sumPoints adds what the windows of a series hold to out.
+func sumPoints(t testing.TB, out map[string]float64, ls labels.Labels, p *points) {
+	t.Helper()
+	for i := range p.win {
+		key := fmt.Sprintf("%s %d", ls, p.win[i])
+		switch p.kind {
+		case increment.Counter:
+			out[key] += p.count[i]
+		case increment.Histogram:
+			out[key] += float64(p.hist[i].Count())
+		case increment.Distinct:
+			n, err := p.ids[i].Estimate()
+			if err != nil {
+				t.Fatal(err)
+			}
+			out[key] += n
+		}
+	}
+}
+
+func total(m map[string]float64) (sum float64) {
+	for _, v := range m {
+		sum += v
+	}
+	return sum
+}
+
+func diff(got, want map[string]float64) error {
+	for k, w := range want {
+		if got[k] != w {
+			return fmt.Errorf("%s is %v, want %v", k, got[k], w)
+		}
+	}
+	for k := range got {
+		if _, ok := want[k]; !ok {
+			return fmt.Errorf("%s is %v, want nothing", k, got[k])
+		}
+	}
+	return nil
+}
+
+func tenantID(t testing.TB, s string) tenant.ID {
+	t.Helper()
+	id, err := tenant.Parse(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+type boundQuerier struct {
+	storage.Querier
+	ctx context.Context
+}
+
+func (d *testDB) querier(t testing.TB, id tenant.ID, mint, maxt time.Time) boundQuerier {
+	t.Helper()
+	q, err := d.Querier(mint.UnixMilli(), maxt.UnixMilli())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return boundQuerier{q, scope.With(context.Background(), scope.Scope{Tenant: id, Now: d.now.UnixMilli()})}
+}
+
+func countSamples(t testing.TB, set storage.SeriesSet) int {
+	t.Helper()
+	n := 0
+	for set.Next() {
+		it := set.At().Iterator(nil)
+		for it.Next() != chunkenc.ValNone {
+			n++
+		}
+		if err := it.Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := set.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
