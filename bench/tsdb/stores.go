@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
 	promtsdb "github.com/prometheus/prometheus/tsdb"
@@ -102,7 +103,7 @@ func selectOurs(db *tsdb.DB, f func(storage.Series) error, matchers ...*labels.M
 }
 
 // everySeries selects all of the workload.
-var everySeries = labels.MustNewMatcher(labels.MatchNotEqual, labels.MetricName, "")
+var everySeries = labels.MustNewMatcher(labels.MatchNotEqual, model.MetricNameLabel, "")
 
 // lastValue is the last value of a series that is not stale.
 func lastValue(s storage.Series) (float64, error) {
