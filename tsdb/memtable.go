@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/chunks"
 	"github.com/prometheus/prometheus/tsdb/index"
 
@@ -18,6 +19,7 @@ import (
 type memSeries struct {
 	loggedSeries
 	hash uint64
+	next *memSeries // with the same hash
 
 	mu   sync.Mutex
 	data points
@@ -32,14 +34,21 @@ type memtable struct {
 	bytes      atomic.Int64
 	lastAppend atomic.Int64 // milliseconds since 1970
 
+	dropped bool // while the log is replayed: a tenant's record came after it
+
 	mu       sync.RWMutex
 	series   []*memSeries // a posting is the position here plus one
-	byHash   map[uint64][]*memSeries
-	postings *index.MemPostings
+	byHash   map[uint64]*memSeries
+	postings *index.MemPostings // nil while there are few series
 }
 
+// scanMax is how many series a memtable has at most without postings: looking at
+// each is as fast, and upstream's empty postings take 80 KiB, too much for 10,000
+// small tenants.
+const scanMax = 128
+
 func newMemtable(start, end int64) *memtable {
-	return &memtable{start: start, end: end, byHash: map[uint64][]*memSeries{}, postings: index.NewMemPostings()}
+	return &memtable{start: start, end: end, byHash: map[uint64]*memSeries{}}
 }
 
 // get returns the series with these labels, nil where there is none.
@@ -51,7 +60,7 @@ func (m *memtable) get(hash uint64, ls labels.Labels) *memSeries {
 
 // REQUIRES: m.mu
 func (m *memtable) find(hash uint64, ls labels.Labels) *memSeries {
-	for _, s := range m.byHash[hash] {
+	for s := m.byHash[hash]; s != nil; s = s.next {
 		if labels.Equal(s.labels, ls) {
 			return s
 		}
@@ -70,10 +79,20 @@ func (m *memtable) getOrCreate(hash uint64, ls labels.Labels, kind increment.Kin
 	if s := m.find(hash, ls); s != nil {
 		return s
 	}
-	s := &memSeries{loggedSeries: loggedSeries{ref: ref(), kind: kind, labels: ls}, hash: hash, data: points{kind: kind}}
+	s := &memSeries{
+		loggedSeries: loggedSeries{ref: ref(), kind: kind, labels: ls}, hash: hash, next: m.byHash[hash], data: points{kind: kind},
+	}
 	m.series = append(m.series, s)
-	m.byHash[hash] = append(m.byHash[hash], s)
-	m.postings.Add(storage.SeriesRef(len(m.series)), ls)
+	m.byHash[hash] = s
+	switch n := len(m.series); {
+	case m.postings != nil:
+		m.postings.Add(storage.SeriesRef(n), ls)
+	case n > scanMax:
+		m.postings = index.NewMemPostings()
+		for i, s := range m.series {
+			m.postings.Add(storage.SeriesRef(i+1), s.labels)
+		}
+	}
 	m.bytes.Add(int64(ls.ByteSize()) + 400) // measured: a series without data
 	return s
 }
@@ -136,6 +155,67 @@ func (m *memtable) span() (first, last int64, ok bool) {
 	return first, last, ok
 }
 
+// matching calls f with every series that the matchers select.
+func (m *memtable) matching(ctx context.Context, matchers []*labels.Matcher, f func(*memSeries)) error {
+	m.mu.RLock()
+	series, postings := m.series[:len(m.series):len(m.series)], m.postings
+	m.mu.RUnlock()
+	if postings == nil {
+		for _, s := range series {
+			if matchesAll(s.labels, matchers) {
+				f(s)
+			}
+		}
+		return nil
+	}
+	p, err := tsdb.PostingsForMatchers(ctx, memIndex{m, postings}, matchers...)
+	if err != nil {
+		return err
+	}
+	for p.Next() {
+		if ref := int(p.At()); ref <= len(series) { // else made after series was taken
+			f(series[ref-1])
+		}
+	}
+	return p.Err()
+}
+
+func matchesAll(ls labels.Labels, matchers []*labels.Matcher) bool {
+	for _, m := range matchers {
+		if !m.Matches(ls.Get(m.Name)) {
+			return false
+		}
+	}
+	return true
+}
+
+// addStrings adds the names of all labels to set, or the values of one where name is
+// set.
+func (m *memtable) addStrings(ctx context.Context, name string, set map[string]struct{}) {
+	m.mu.RLock()
+	series, postings := m.series[:len(m.series):len(m.series)], m.postings
+	m.mu.RUnlock()
+	if postings == nil {
+		for _, s := range series {
+			s.labels.Range(func(l labels.Label) {
+				if name == "" {
+					set[l.Name] = struct{}{}
+				} else if l.Name == name {
+					set[l.Value] = struct{}{}
+				}
+			})
+		}
+		return
+	}
+	found := postings.LabelNames()
+	if name != "" {
+		found = postings.LabelValues(ctx, name, nil)
+	}
+	for _, s := range found {
+		set[s] = struct{}{}
+	}
+}
+
 // all returns the series there are now.
 func (m *memtable) all() []*memSeries {
 	m.mu.RLock()
@@ -143,8 +223,11 @@ func (m *memtable) all() []*memSeries {
 	return m.series[:len(m.series):len(m.series)]
 }
 
-// memIndex is a memtable as upstream's matcher evaluation wants it.
-type memIndex struct{ *memtable }
+// memIndex is a memtable with postings as upstream's matcher evaluation wants it.
+type memIndex struct {
+	*memtable
+	postings *index.MemPostings
+}
 
 func (m memIndex) Symbols() index.StringIter { return m.postings.Symbols() }
 

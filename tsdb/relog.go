@@ -92,6 +92,9 @@ func (s *store) forgetMemory() {
 	clear(s.routing)
 	v := s.versions.pin()
 	defer s.versions.unpin(v)
+	for _, m := range v.mems {
+		m.dropped = true
+	}
 	s.versions.replace(nil, v.mems, nil, nil)
 	s.hold.moved(0)
 }

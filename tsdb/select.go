@@ -9,7 +9,6 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/chunks"
-	"github.com/prometheus/prometheus/tsdb/index"
 
 	"github.com/quipudb/quipu/internal/increment"
 )
@@ -78,24 +77,12 @@ func selectSeries(ctx context.Context, v *version, win window, matchers []*label
 }
 
 func (s *selector) addMemtable(m *memtable) error {
-	p, err := tsdb.PostingsForMatchers(s.ctx, memIndex{m}, s.matchers...)
-	if err != nil {
-		return err
-	}
-	series := m.all()
-	for p.Next() {
-		ref := int(p.At())
-		if ref > len(series) {
-			continue // made after series was taken
+	return m.matching(s.ctx, s.matchers, func(ser *memSeries) {
+		if ser.overlaps(s.win.readMin, s.win.showMax+1) {
+			sel := s.selection(ser.hash, ser.labels, ser.kind)
+			sel.mems = append(sel.mems, ser)
 		}
-		ser := series[ref-1]
-		if !ser.overlaps(s.win.readMin, s.win.showMax+1) {
-			continue
-		}
-		sel := s.selection(ser.hash, ser.labels, ser.kind)
-		sel.mems = append(sel.mems, ser)
-	}
-	return p.Err()
+	})
 }
 
 func (s *selector) addBlock(b *block) error {
@@ -243,7 +230,7 @@ func collectLabelValues(ctx context.Context, v *version, win window, name string
 		}
 		return sortedKeys(seen), err
 	}
-	return collectIndexed(v, win, func(ix labelIndex) ([]string, error) { return ix.LabelValues(ctx, name, nil) })
+	return collectIndexed(ctx, v, win, name)
 }
 
 func collectLabelNames(ctx context.Context, v *version, win window, matchers []*labels.Matcher) ([]string, error) {
@@ -255,26 +242,16 @@ func collectLabelNames(ctx context.Context, v *version, win window, matchers []*
 		}
 		return sortedKeys(seen), err
 	}
-	return collectIndexed(v, win, func(ix labelIndex) ([]string, error) { return ix.LabelNames(ctx) })
+	return collectIndexed(ctx, v, win, "")
 }
 
-// collectIndexed unites what the indexes of all memtables and blocks in a window
-// say.
-func collectIndexed(v *version, win window, f func(labelIndex) ([]string, error)) ([]string, error) {
+// collectIndexed unites the label names of all memtables and blocks in a window, or
+// the values of one name where that is set.
+func collectIndexed(ctx context.Context, v *version, win window, name string) ([]string, error) {
 	seen := map[string]struct{}{}
-	add := func(ix labelIndex) error {
-		vals, err := f(ix)
-		for _, s := range vals {
-			seen[strings.Clone(s)] = struct{}{} // a block's strings are in its mapped file
-		}
-		return err
-	}
 	for _, m := range v.mems {
-		if m.end <= win.showMin || m.start > win.showMax {
-			continue
-		}
-		if err := add(memIndex{m}); err != nil {
-			return nil, err
+		if m.end > win.showMin && m.start <= win.showMax {
+			m.addStrings(ctx, name, seen)
 		}
 	}
 	for _, b := range v.blocks {
@@ -285,8 +262,15 @@ func collectIndexed(v *version, win window, f func(labelIndex) ([]string, error)
 		if err != nil {
 			return nil, err
 		}
-		if err := add(ix); err != nil {
+		found, err := ix.LabelNames(ctx)
+		if name != "" {
+			found, err = ix.LabelValues(ctx, name, nil)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("labels of block %s: %w", b.ULID, err)
+		}
+		for _, s := range found {
+			seen[strings.Clone(s)] = struct{}{} // a block's strings are in its mapped file
 		}
 	}
 	return sortedKeys(seen), nil
@@ -300,10 +284,3 @@ func sortedKeys(set map[string]struct{}) []string {
 	slices.Sort(out)
 	return out
 }
-
-// labelIndex is what label queries need of an index.
-type labelIndex interface {
-	tsdb.IndexReader
-}
-
-var _ labelIndex = (*index.Reader)(nil)

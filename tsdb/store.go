@@ -347,16 +347,29 @@ func (s *store) replay(pos position, rec *walRecord) error {
 	s.hold.use(pos.Segment)
 	for i := range rec.increments {
 		li := &rec.increments[i]
-		m := s.memtable(li.inc.Time)
-		if err := s.admission.setKind(li.series.labels.Get(model.MetricNameLabel), li.series.kind); err != nil {
+		to := &li.series.replayed
+		if to.mem == nil || li.inc.Time < to.mem.start || li.inc.Time >= to.mem.end || to.mem.dropped {
+			if err := s.routeReplayed(li); err != nil {
+				return err
+			}
+		}
+		if err := to.mem.apply(to.series, li.inc, 0, false); err != nil {
 			return err
 		}
-		ser := m.getOrCreate(li.series.labels.Hash(), li.series.labels, li.series.kind, s.db.nextRef)
-		if err := m.apply(ser, li.inc, 0, false); err != nil {
-			return err
-		}
-		m.lastAppend.Store(s.db.opts.Now().UnixMilli())
 	}
+	return nil
+}
+
+// routeReplayed finds or makes the series of a logged increment, which was admitted
+// before it was logged.
+func (s *store) routeReplayed(li *loggedIncrement) error {
+	ls := li.series.labels
+	if err := s.admission.setKind(ls.Get(model.MetricNameLabel), li.series.kind); err != nil {
+		return err
+	}
+	m := s.memtable(li.inc.Time)
+	m.lastAppend.Store(s.db.opts.Now().UnixMilli())
+	li.series.replayed = routed{m, m.getOrCreate(ls.Hash(), ls, li.series.kind, s.db.nextRef)}
 	return nil
 }
 

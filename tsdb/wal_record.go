@@ -44,6 +44,9 @@ type loggedSeries struct {
 	// segment is the one whose records may refer to the series without defining
 	// it; owned by the log's writer goroutine.
 	segment uint64
+	// replayed is where the increments of the series went last while its segment
+	// is replayed: most of one series' are of one memtable.
+	replayed routed
 }
 
 // loggedIncrement is one resolved increment; inc's Labels and Keep are not used.
