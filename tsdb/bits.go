@@ -1,6 +1,7 @@
 package tsdb
 
 import (
+	"encoding/binary"
 	"errors"
 	"math/bits"
 )
@@ -44,7 +45,17 @@ type bitReader struct {
 	short bool
 }
 
+// fill makes at least 57 bits unread, or all that are left.
 func (r *bitReader) fill() {
+	if len(r.src) >= 8 {
+		r.acc |= binary.BigEndian.Uint64(r.src) >> r.n
+		taken := (64 - r.n) / 8
+		r.src = r.src[taken:]
+		r.n += taken * 8
+		// Bits past n belong to the next byte, which is read again: clear them.
+		r.acc &= ^uint64(0) << (64 - r.n)
+		return
+	}
 	for r.n <= 56 && len(r.src) > 0 {
 		r.acc |= uint64(r.src[0]) << (56 - r.n)
 		r.src = r.src[1:]

@@ -83,11 +83,23 @@ func decodeChunk(e chunkenc.Encoding, src []byte, p *points) (step int64, err er
 	if err != nil {
 		return 0, err
 	}
+	p.reset(kind)
+	return appendChunk(e, src, p)
+}
+
+// appendChunk appends the points of a chunk to p, whose kind is the chunk's.
+func appendChunk(e chunkenc.Encoding, src []byte, p *points) (step int64, err error) {
+	kind, err := kindOf(e)
+	if err != nil {
+		return 0, err
+	}
+	if kind != p.kind {
+		return 0, fmt.Errorf("chunk of a %s among those of a %s", kind, p.kind)
+	}
 	var h chunkHeader
 	if src, err = h.decode(src); err != nil {
 		return 0, err
 	}
-	p.reset(kind)
 	switch kind {
 	case increment.Counter:
 		err = decodeCounts(src, h, p)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"slices"
 )
 
 // A counter chunk, after its header:
@@ -73,6 +74,7 @@ func decodeCounts(src []byte, h chunkHeader, p *points) error {
 	base := 1 - float64(min(mode, 1))
 	xor := xorState{leading: 64}
 	win := h.first
+	p.win, p.count = slices.Grow(p.win, h.n), slices.Grow(p.count, h.n)
 	for i := range h.n {
 		if i > 0 {
 			gap := r.readRice(kGap)

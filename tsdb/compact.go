@@ -126,12 +126,11 @@ func (spec *blockSpec) addBlock(ctx context.Context, b *block) error {
 		for _, m := range metas {
 			sel.chunks = append(sel.chunks, blockChunk{b, cr, m})
 		}
-		kind, err := sel.kindOfFirst()
-		if err != nil {
+		if sel.kind, err = sel.kindOfFirst(); err != nil {
 			return err
 		}
 		spec.series = append(spec.series, blockSeries{
-			labels: sel.labels, kind: kind, mint: b.MinTime, maxt: b.MaxTime, parts: sel.chunkPoints,
+			labels: sel.labels, kind: sel.kind, mint: b.MinTime, maxt: b.MaxTime, parts: sel.chunkPoints,
 		})
 	}
 	return p.Err()

@@ -128,7 +128,7 @@ func (db *DB) flushLargest(ctx context.Context) error {
 // as much as what is new.
 func (db *DB) flushOldest(ctx context.Context) error {
 	for db.wal.size() > db.opts.WALBytesMax {
-		again := db.memBytes() <= db.opts.WALBytesMax/2
+		again := db.logBytes() <= db.opts.WALBytesMax/2
 		before := db.wal.oldestSegment()
 		for _, s := range db.openStores() {
 			if first, ok := s.hold.first(); !ok || first > before {

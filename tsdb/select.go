@@ -184,7 +184,8 @@ func (sel *selection) read(from, to int64, at cut) (points, error) {
 // chunkPoints decodes the chunks of a selection that have windows in [mint, maxt);
 // they may have others too.
 func (sel *selection) chunkPoints(mint, maxt int64) ([]points, error) {
-	parts := make([]points, 0, len(sel.chunks)+len(sel.mems))
+	parts := make([]points, 0, 1+len(sel.mems))
+	var last *block
 	for _, c := range sel.chunks {
 		if c.meta.MaxTime < mint || c.meta.MinTime >= maxt {
 			continue
@@ -193,11 +194,13 @@ func (sel *selection) chunkPoints(mint, maxt int64) ([]points, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read chunk of %s in block %s: %w", sel.labels, c.block.ULID, err)
 		}
-		var p points
-		if _, err := decodeChunk(ch.Encoding(), ch.Bytes(), &p); err != nil {
+		if c.block != last { // those of one block follow one another
+			parts = append(parts, points{kind: sel.kind})
+			last = c.block
+		}
+		if _, err := appendChunk(ch.Encoding(), ch.Bytes(), &parts[len(parts)-1]); err != nil {
 			return nil, fmt.Errorf("decode chunk of %s in block %s: %w", sel.labels, c.block.ULID, err)
 		}
-		parts = append(parts, p)
 	}
 	return parts, nil
 }
