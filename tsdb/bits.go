@@ -96,7 +96,19 @@ func (w *bitWriter) writeRice(v uint64, k uint) {
 	w.write(v, k)
 }
 
+// readRice reads the usual code first: a short unary part, and all bits at hand.
 func (r *bitReader) readRice(k uint) uint64 {
+	q := uint(bits.LeadingZeros64(^r.acc))
+	if n := q + 1 + k; q < riceEscape && n <= r.n {
+		v := uint64(q)<<k | r.acc<<(q+1)>>1>>(63-k)
+		r.acc <<= n
+		r.n -= n
+		return v
+	}
+	return r.readRiceSlow(k)
+}
+
+func (r *bitReader) readRiceSlow(k uint) uint64 {
 	if r.n < riceEscape+1 {
 		r.fill()
 	}
