@@ -322,19 +322,6 @@ func (db *DB) memBytes() int64 {
 	return n
 }
 
-// logBytes is about what all memtables would take in the log, and not less.
-func (db *DB) logBytes() int64 {
-	n := int64(0)
-	for _, s := range db.openStores() {
-		v := s.versions.pin()
-		for _, m := range v.mems {
-			n += m.logBytes()
-		}
-		s.versions.unpin(v)
-	}
-	return n
-}
-
 func (db *DB) replay(pos position, rec *walRecord) error {
 	s, err := db.store(rec.tenant, false)
 	if err != nil {

@@ -123,21 +123,23 @@ func (db *DB) flushLargest(ctx context.Context) error {
 }
 
 // flushOldest flushes the tenants that hold back the oldest segments until the log
-// is within its budget. Small ones are logged again instead, while all that is in
-// memory would fill at most half the budget: then what is logged again is at most
-// as much as what is new.
+// is within its budget. Small ones are logged again instead, until that has filled
+// half the budget: then what is logged again is at most as much as what is new.
 func (db *DB) flushOldest(ctx context.Context) error {
+	again := int64(0)
 	for db.wal.size() > db.opts.WALBytesMax {
-		again := db.logBytes() <= db.opts.WALBytesMax/2
 		before := db.wal.oldestSegment()
 		for _, s := range db.openStores() {
 			if first, ok := s.hold.first(); !ok || first > before {
 				continue
 			}
-			if again && s.memBytes() < blockBytesMin {
-				if did, err := s.relog(ctx); err != nil {
+			if again <= db.opts.WALBytesMax/2 && s.memBytes() < blockBytesMin {
+				size := db.wal.size() // grows by what others append too
+				did, err := s.relog(ctx)
+				if err != nil {
 					return err
-				} else if did {
+				}
+				if again += db.wal.size() - size; did {
 					continue
 				}
 			}

@@ -45,14 +45,6 @@ type memtable struct {
 // seriesBytes is about what a series without data takes beside its labels.
 const seriesBytes = 400
 
-// logBytes is about what a record with all of m would take, and not less: labels
-// are written as they are, a window in half of what it takes in memory.
-func (m *memtable) logBytes() int64 {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	return m.bytes.Load() - seriesBytes*int64(len(m.series))
-}
-
 // scanMax is how many series a memtable has at most without postings: looking at
 // each is as fast, and upstream's empty postings take 80 KiB, too much for 10,000
 // small tenants.
