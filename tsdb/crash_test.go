@@ -282,7 +282,7 @@ func (h *history) live(fs vfs.FS, dir string) {
 	flush()
 	h.now = h.now.Add(5 * 24 * time.Hour)
 	must(h.db.maintainBlocks(ctx)) // merges
-	h.send(12, 15) // the 14th is the other tenant's
+	h.send(12, 15)                 // the 14th is the other tenant's
 	s, err := h.db.store(tenantID(h.t, "other"), false)
 	must(err)
 	_, err = s.relog(ctx)
