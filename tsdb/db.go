@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -237,26 +235,6 @@ func (db *DB) DataRange(_ context.Context, id tenant.ID) (mint, maxt int64, ok b
 		include(b.MinTime, b.MaxTime)
 	}
 	return mint, maxt, ok, nil
-}
-
-// Tenants returns the ids of all tenants, sorted.
-func (db *DB) Tenants() ([]tenant.ID, error) {
-	entries, err := db.opts.FS.ReadDir(db.opts.Dir)
-	if err != nil {
-		return nil, fmt.Errorf("list tenants: %w", err)
-	}
-	var out []tenant.ID
-	for _, e := range entries {
-		id, err := tenant.Parse(e.Name())
-		if err != nil || !e.IsDir() {
-			continue
-		}
-		if _, err := db.opts.FS.ReadFile(filepath.Join(db.tenantDir(id), manifestName)); err == nil {
-			out = append(out, id)
-		}
-	}
-	slices.SortFunc(out, func(a, b tenant.ID) int { return strings.Compare(a.String(), b.String()) })
-	return out, nil
 }
 
 // store returns the tenant's store, opened at its first use. Where there is no

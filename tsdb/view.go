@@ -17,9 +17,7 @@ import (
 // before the first run that matters, and is kept.
 func newView(p *points, v viewParams, mint, maxt int64) chunkenc.Iterator {
 	n := v.visible(p.win)
-	it := &viewIterator{p: p, v: v, maxt: maxt, runs: v.runs(p.win[:n]), run: -1}
-	it.mint = mint
-	return it
+	return &viewIterator{p: p, v: v, mint: mint, maxt: maxt, runs: v.runs(p.win[:n]), run: -1}
 }
 
 // phase is what the iterator's current sample is.
@@ -44,10 +42,9 @@ type viewIterator struct {
 	run   int // current; -1 before the first
 	phase phase
 	t     int64
-	next  int // the first window that is not in the total
-	count float64
-	hist  increment.Hist
-	sum   compensated
+	next  int            // the first window that is not in the total
+	sum   compensated    // the total of a counter
+	hist  increment.Hist // the total of a histogram
 	done  bool
 }
 
@@ -119,8 +116,7 @@ func (it *viewIterator) step() bool {
 
 func (it *viewIterator) enter(i int) {
 	it.run, it.phase, it.next = i, phaseBefore, it.runs[i].from
-	it.count, it.sum = 0, compensated{}
-	it.hist = increment.Hist{}
+	it.sum, it.hist = compensated{}, increment.Hist{}
 }
 
 // settle brings the total up to the current sample.
@@ -144,7 +140,6 @@ func (it *viewIterator) settle() chunkenc.ValueType {
 		}
 		it.next++
 	}
-	it.count = it.sum.value()
 	return it.valueType()
 }
 
@@ -167,7 +162,7 @@ func (it *viewIterator) At() (int64, float64) {
 	case phaseMarker:
 		return it.t, math.Float64frombits(value.StaleNaN)
 	}
-	return it.t, it.count
+	return it.t, it.sum.value()
 }
 
 func (it *viewIterator) AtHistogram(*histogram.Histogram) (int64, *histogram.Histogram) {

@@ -46,9 +46,6 @@ func (u *Union) Add(s *Sketch) error {
 	return u.hll.Add(ids...)
 }
 
-// Empty reports whether no id was added.
-func (u *Union) Empty() bool { return len(u.seen) == 0 && u.hll.hll == nil }
-
 // Exact reports whether Estimate is exact.
 func (u *Union) Exact() bool { return u.hll.hll == nil }
 
