@@ -66,7 +66,7 @@ func (w *world) Append(_ context.Context, id tenant.ID, b *increment.Batch) (boo
 	}
 	for _, inc := range b.Increments {
 		if inc.Labels.Get(model.MetricNameLabel) == "events_total" {
-			w.appended[id] += inc.Count
+			w.appended[id] += inc.Value
 		}
 	}
 	return false, nil

@@ -51,7 +51,7 @@ func (c *coalescer) add(e *event) (counted bool) {
 	for i := range c.rules.rules {
 		switch c.rules.rules[i].kind {
 		case increment.Counter:
-			c.at(i, window, e, nil).Count++
+			c.at(i, window, e, nil).Value++
 			counted = true
 		case increment.Distinct:
 			if e.hasUser {
@@ -96,7 +96,7 @@ func (c *coalescer) at(i int, window int64, e *event, numberName []byte) *increm
 	// The labels are cut out of the copy of the key that the index keeps (I5).
 	key := string(c.key)
 	c.index[key] = len(c.increments)
-	inc := increment.Increment{Labels: c.labels(r, key), Shape: r.shape, Kind: r.kind, Time: window}
+	inc := increment.Increment{Series: increment.NewSeries(c.labels(r, key), r.kind, r.shape), Time: window}
 	if r.kind == increment.Histogram {
 		inc.Hist = &increment.Hist{}
 	}

@@ -62,10 +62,10 @@ func (m *memory) Append(_ context.Context, _ tenant.ID, b *increment.Batch) (boo
 		at := fmt.Sprintf("%s @%d", inc.Labels, inc.Time-present)
 		s, ok := m.series[at]
 		if !ok {
-			s = &increment.Increment{Labels: inc.Labels, Shape: inc.Shape, Kind: inc.Kind, Time: inc.Time, Hist: &increment.Hist{}}
+			s = &increment.Increment{Series: inc.Series, Time: inc.Time, Hist: &increment.Hist{}}
 			m.series[at] = s
 		}
-		s.Count += inc.Count
+		s.Value += inc.Value
 		s.IDs = append(s.IDs, inc.IDs...)
 		if inc.Hist != nil {
 			s.Hist.Merge(inc.Hist)
@@ -83,7 +83,7 @@ func (m *memory) lines() []string {
 	for at, s := range m.series {
 		switch s.Kind {
 		case increment.Counter:
-			at += fmt.Sprintf(" +%v", s.Count)
+			at += fmt.Sprintf(" +%v", s.Value)
 		case increment.Distinct:
 			slices.Sort(s.IDs)
 			at += fmt.Sprintf(" %d users", len(slices.Compact(slices.Clone(s.IDs))))

@@ -75,7 +75,7 @@ func TestBatchEqualsItsEvents(t *testing.T) {
 		total := 0.0
 		for _, s := range apart.series {
 			if s.Labels.Get(model.MetricNameLabel) == "events_total" {
-				total += s.Count
+				total += s.Value
 			}
 		}
 		if int(total) != accepted {
@@ -125,7 +125,7 @@ func (c *checked) Append(_ context.Context, _ tenant.ID, b *increment.Batch) (bo
 			c.t.Errorf("%s has a label twice", at)
 		}
 		if inc.Labels.Get(model.MetricNameLabel) == "events_total" {
-			c.total += inc.Count
+			c.total += inc.Value
 		}
 		if inc.Kind == increment.Histogram {
 			if err := inc.Hist.Validate(); err != nil || inc.Hist.Count() == 0 {

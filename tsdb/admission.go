@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
@@ -21,6 +22,28 @@ type KindError struct {
 
 func (e *KindError) Error() string {
 	return fmt.Sprintf("metric %q is a %s, not a %s", e.Metric, e.Have, e.Got)
+}
+
+// LimitError says that a metric is at its limit of series and that values of its
+// kind cannot be folded into one.
+type LimitError struct {
+	Metric string
+	Limit  int
+}
+
+func (e *LimitError) Error() string {
+	return fmt.Sprintf("metric %q is at its limit of %d series (limits.series_per_metric), and values of gauges and samples do not add up: no new series is taken", e.Metric, e.Limit)
+}
+
+// AgeError says that an increment is older than what the tenant keeps.
+type AgeError struct {
+	Series    labels.Labels
+	Time      int64
+	Retention model.Duration
+}
+
+func (e *AgeError) Error() string {
+	return fmt.Sprintf("%s at %s is older than the retention of %s", e.Series, time.UnixMilli(e.Time).UTC().Format(time.RFC3339), e.Retention)
 }
 
 // admission decides which series new increments go to: a metric has at most
@@ -80,7 +103,8 @@ func (a *admission) forget() {
 
 // admit returns the labels under which a series that no memtable of its range has
 // is to be stored: ls itself or a folding of it.
-func (a *admission) admit(ctx context.Context, ls labels.Labels, kind increment.Kind, shape *increment.Shape) (out labels.Labels, folded bool, err error) {
+func (a *admission) admit(ctx context.Context, series *increment.Series) (out labels.Labels, folded bool, err error) {
+	ls, kind, shape := series.Labels, series.Kind, series.Shape
 	name := ls.Get(model.MetricNameLabel)
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -97,6 +121,9 @@ func (a *admission) admit(ctx context.Context, ls labels.Labels, kind increment.
 	reserved := max(1, a.limit/100)
 	if a.take(known, ls, a.limit-reserved) {
 		return ls, false, nil
+	}
+	if kind == increment.Gauge || kind == increment.Sample {
+		return labels.EmptyLabels(), false, &LimitError{Metric: name, Limit: a.limit}
 	}
 	if shape == nil {
 		shape = shapeOf(ls)

@@ -21,7 +21,7 @@ func TestOneKindAName(t *testing.T) {
 	db := openTestDB(t, "", nil)
 	db.mustAppend(tenant.Default, counterInc("x", testStart, 1, "a", "1"))
 	wrong := increment.Batch{Increments: []increment.Increment{
-		{Labels: labels.FromStrings(model.MetricNameLabel, "x", "a", "2"), Kind: increment.Distinct, Time: 0, IDs: []uint64{1}},
+		{Series: increment.NewSeries(labels.FromStrings(model.MetricNameLabel, "x", "a", "2"), increment.Distinct, nil), Time: 0, IDs: []uint64{1}},
 	}}
 	for range 2 {
 		_, err := db.Append(context.Background(), tenant.Default, &wrong)

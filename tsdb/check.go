@@ -12,9 +12,9 @@ import (
 
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/tsdb/fileutil"
 
+	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/tenant"
 	"github.com/quipudb/quipu/internal/vfs"
 )
@@ -133,6 +133,12 @@ func (c *checker) checkTenant(id tenant.ID, dir string) {
 		live[k.Name] = true
 		c.checkKeys(filepath.Join(dir, k.Name), k)
 	}
+	if m.Exemplars != "" {
+		live[m.Exemplars] = true
+		if _, err := readExemplars(c.fs, filepath.Join(dir, m.Exemplars)); err != nil {
+			c.problem(filepath.Join(dir, m.Exemplars), "%v", err)
+		}
+	}
 	entries, err := c.fs.ReadDir(dir)
 	if err != nil {
 		c.problem(dir, "%v", err)
@@ -230,12 +236,10 @@ func (c *checker) checkRecord(dir string, pos position, rec *walRecord) error {
 		// A deleted tenant's records stay until their segment goes.
 		return nil
 	}
-	for _, li := range rec.increments {
-		if li.series.labels.Get(model.MetricNameLabel) == "" {
-			c.problem(path, "at byte %d: a series has no metric name", pos.Offset)
-		}
-		if li.inc.Kind != li.series.kind {
-			c.problem(path, "at byte %d: increment of kind %s for a %s", pos.Offset, li.inc.Kind, li.series.kind)
+	for i := range rec.runs {
+		run := &rec.runs[i]
+		if run.kind != increment.Sample && run.time%rec.step != 0 {
+			c.problem(path, "at byte %d: a window starts at %d, which is not on a grid of %d ms", pos.Offset, run.time, rec.step)
 		}
 	}
 	return c.ctx.Err()

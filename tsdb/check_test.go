@@ -42,8 +42,8 @@ func variedDir(t testing.TB) (dir string, stored map[string]float64) {
 		win := floorTo(ts.UnixMilli(), g)
 		b := &increment.Batch{HasKey: true, Key: [16]byte{byte(i), 1}, Increments: []increment.Increment{
 			counterInc("events_total", ts, float64(1+i%3), "page", fmt.Sprint("/", i%5)),
-			{Labels: labels.FromStrings(model.MetricNameLabel, "event_value", "field", "n"), Kind: increment.Histogram, Time: win, Hist: h},
-			{Labels: labels.FromStrings(model.MetricNameLabel, "event_users"), Kind: increment.Distinct, Time: win, IDs: []uint64{uint64(i) * 1e15, 7}},
+			{Series: increment.NewSeries(labels.FromStrings(model.MetricNameLabel, "event_value", "field", "n"), increment.Histogram, nil), Time: win, Hist: h},
+			{Series: increment.NewSeries(labels.FromStrings(model.MetricNameLabel, "event_users"), increment.Distinct, nil), Time: win, IDs: []uint64{uint64(i) * 1e15, 7}},
 		}}
 		if _, err := db.Append(context.Background(), tenant.Default, b); err != nil {
 			t.Fatal(err)

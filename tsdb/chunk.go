@@ -13,7 +13,7 @@ import (
 )
 
 // encodingBase is added to a kind to give its encoding in a block's chunk files:
-// 0x71 counter, 0x72 histogram, 0x73 distinct. They are clear of upstream's; a
+// 0x71 counter, 0x72 histogram, 0x73 distinct, 0x74 gauge. They are clear of upstream's; a
 // changed layout gets a new number.
 const encodingBase chunkenc.Encoding = 0x70
 
@@ -68,11 +68,13 @@ func encodeChunk(p *points, step int64, i, j int) ([]byte, error) {
 	dst := h.append(make([]byte, 0, 32))
 	switch p.kind {
 	case increment.Counter:
-		return appendCounts(dst, p.win[i:j], p.count[i:j], step), nil
+		return appendCounts(dst, p.win[i:j], p.value[i:j], step), nil
 	case increment.Histogram:
 		return appendHists(dst, p.win[i:j], p.hist[i:j], step), nil
 	case increment.Distinct:
 		return appendSketches(dst, p.win[i:j], p.ids[i:j], step)
+	case increment.Gauge:
+		return appendGauges(dst, p.win[i:j], p.at[i:j], p.value[i:j], step), nil
 	}
 	return nil, fmt.Errorf("encode chunk of unknown kind %d", p.kind)
 }
@@ -107,6 +109,8 @@ func appendChunk(e chunkenc.Encoding, src []byte, p *points) (step int64, err er
 		err = decodeHists(src, h, p)
 	case increment.Distinct:
 		err = decodeSketches(src, h, p)
+	case increment.Gauge:
+		err = decodeGauges(src, h, p)
 	}
 	return h.step, err
 }
@@ -240,8 +244,8 @@ func (it *chunkIterator) Seek(t int64) chunkenc.ValueType {
 }
 
 func (it *chunkIterator) At() (int64, float64) {
-	if it.p.kind == increment.Counter {
-		return it.AtT(), it.p.count[it.i]
+	if it.p.kind != increment.Distinct {
+		return it.AtT(), it.p.value[it.i]
 	}
 	v, err := it.p.ids[it.i].Estimate()
 	if err != nil {

@@ -74,7 +74,7 @@ func decodeCounts(src []byte, h chunkHeader, p *points) error {
 	base := 1 - float64(min(mode, 1))
 	xor := xorState{leading: 64}
 	win := h.first
-	p.win, p.count = slices.Grow(p.win, h.n), slices.Grow(p.count, h.n)
+	p.win, p.value = slices.Grow(p.win, h.n), slices.Grow(p.value, h.n)
 	for i := range h.n {
 		if i > 0 {
 			gap := r.readRice(kGap)
@@ -93,7 +93,7 @@ func decodeCounts(src []byte, h chunkHeader, p *points) error {
 			return errChunkShort
 		}
 		p.win = append(p.win, win*h.step)
-		p.count = append(p.count, v)
+		p.value = append(p.value, v)
 	}
 	return nil
 }

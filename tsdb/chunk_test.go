@@ -26,20 +26,20 @@ func randomPoints(r *rand.Rand, kind increment.Kind, n int, shape string) points
 	t := int64(1_700_000_000_000) / testStep * testStep
 	for range n {
 		t += testStep * int64(1+r.IntN(4)*r.IntN(2))
-		inc := increment.Increment{Kind: kind, Time: t}
+		inc := increment.Increment{Series: &increment.Series{Kind: kind}, Time: t}
 		switch kind {
 		case increment.Counter:
 			switch shape {
 			case "ones":
-				inc.Count = 1
+				inc.Value = 1
 			case "zeros":
-				inc.Count = float64(r.IntN(3))
+				inc.Value = float64(r.IntN(3))
 			case "floats":
-				inc.Count = r.ExpFloat64() * 12.5
+				inc.Value = r.ExpFloat64() * 12.5
 			case "outliers":
-				inc.Count = float64(1 + r.IntN(4))
+				inc.Value = float64(1 + r.IntN(4))
 				if r.IntN(20) == 0 {
-					inc.Count = math.Trunc(r.Float64() * (1 << 52))
+					inc.Value = math.Trunc(r.Float64() * (1 << 52))
 				}
 			}
 		case increment.Histogram:
@@ -61,7 +61,7 @@ func randomPoints(r *rand.Rand, kind increment.Kind, n int, shape string) points
 				}
 			}
 		}
-		if _, err := p.add(&inc); err != nil {
+		if err := p.add(&inc); err != nil {
 			panic(err)
 		}
 	}
@@ -76,8 +76,8 @@ func equalPoints(a, b points) error {
 	for i := range a.win {
 		switch a.kind {
 		case increment.Counter:
-			if a.count[i] != b.count[i] {
-				return fmt.Errorf("window %d: count %v, want %v", a.win[i], a.count[i], b.count[i])
+			if a.value[i] != b.value[i] {
+				return fmt.Errorf("window %d: count %v, want %v", a.win[i], a.value[i], b.value[i])
 			}
 		case increment.Histogram:
 			if !a.hist[i].Float(nil).Equals(b.hist[i].Float(nil)) {
@@ -187,7 +187,7 @@ func TestDenseCounterIsSmall(t *testing.T) {
 			windows++
 			if n > 0 {
 				p.win = append(p.win, int64(i)*testStep)
-				p.count = append(p.count, float64(n))
+				p.value = append(p.value, float64(n))
 			}
 		}
 		if p.len() == 0 {

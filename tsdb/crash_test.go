@@ -242,8 +242,8 @@ func (h *history) batch(n int) (tenant.ID, *increment.Batch) {
 	win := floorTo(ts.UnixMilli(), g)
 	return id, &increment.Batch{HasKey: true, Key: [16]byte{byte(n), 1}, Increments: []increment.Increment{
 		counterInc("events_total", ts, float64(n+1), "page", page),
-		{Labels: labels.FromStrings(model.MetricNameLabel, "event_value", "page", page), Kind: increment.Histogram, Time: win, Hist: hist},
-		{Labels: labels.FromStrings(model.MetricNameLabel, "event_users", "page", page), Kind: increment.Distinct, Time: win, IDs: []uint64{uint64(n) + 1}},
+		{Series: increment.NewSeries(labels.FromStrings(model.MetricNameLabel, "event_value", "page", page), increment.Histogram, nil), Time: win, Hist: hist},
+		{Series: increment.NewSeries(labels.FromStrings(model.MetricNameLabel, "event_users", "page", page), increment.Distinct, nil), Time: win, IDs: []uint64{uint64(n) + 1}},
 	}}
 }
 

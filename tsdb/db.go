@@ -44,6 +44,9 @@ type Options struct {
 	// WALSegmentBytesMax is where a segment ends; default an eighth of
 	// WALBytesMax.
 	WALSegmentBytesMax int64
+	// WALSyncEvery is how often the log is synced while batches do not wait for it: a
+	// power loss takes what was acknowledged since. 0: every batch waits.
+	WALSyncEvery time.Duration
 	// MemtableBytesMax is the budget of all memtables: past it the largest tenant
 	// is flushed; default 2 GiB.
 	MemtableBytesMax int64
@@ -94,6 +97,8 @@ type DB struct {
 	lock    fileutil.Releaser
 	wal     *wal
 	refs    atomic.Uint64
+	// memtables numbers them: see increment.Series.Place.
+	memtables atomic.Uint32
 
 	skipped map[tenant.ID]int // records of unknown tenants; only while opening
 	// openMu is held while a tenant is opened or made, so that appends and queries

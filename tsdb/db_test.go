@@ -59,7 +59,7 @@ func TestModel(t *testing.T) {
 					}
 					mapped := map[string]float64{}
 					for _, inc := range b.Increments {
-						mapped[fmt.Sprintf("%s %d", inc.Labels, inc.Time)] += inc.Count
+						mapped[fmt.Sprintf("%s %d", inc.Labels, inc.Time)] += inc.Value
 					}
 					scoped := b.Key
 					scoped[15] = id.String()[0]
@@ -103,8 +103,8 @@ func TestKindsSurviveFlushAndReopen(t *testing.T) {
 	h.Observe(-12.5)
 	incs := []increment.Increment{
 		counterInc("c_total", testStart, 2.5, "a", "b"),
-		{Labels: labels.FromStrings(model.MetricNameLabel, "h"), Kind: increment.Histogram, Time: floorTo(testStart.UnixMilli(), g), Hist: h},
-		{Labels: labels.FromStrings(model.MetricNameLabel, "d"), Kind: increment.Distinct, Time: floorTo(testStart.UnixMilli(), g), IDs: []uint64{5, 6, 5}},
+		{Series: increment.NewSeries(labels.FromStrings(model.MetricNameLabel, "h"), increment.Histogram, nil), Time: floorTo(testStart.UnixMilli(), g), Hist: h},
+		{Series: increment.NewSeries(labels.FromStrings(model.MetricNameLabel, "d"), increment.Distinct, nil), Time: floorTo(testStart.UnixMilli(), g), IDs: []uint64{5, 6, 5}},
 	}
 	db.mustAppend(tenant.Default, incs...)
 	want := db.stored(tenant.Default)
@@ -129,7 +129,7 @@ func TestKindsSurviveFlushAndReopen(t *testing.T) {
 	}
 	// A second part of the same windows merges with the block's.
 	db.mustAppend(tenant.Default, counterInc("c_total", testStart, 1, "a", "b"),
-		increment.Increment{Labels: incs[2].Labels, Kind: increment.Distinct, Time: incs[2].Time, IDs: []uint64{6, 7}})
+		increment.Increment{Series: increment.NewSeries(incs[2].Labels, increment.Distinct, nil), Time: incs[2].Time, IDs: []uint64{6, 7}})
 	if got := total(db.stored(tenant.Default)); got != 3.5+2+3 {
 		t.Errorf("after more increments: %v", db.stored(tenant.Default))
 	}

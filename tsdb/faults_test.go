@@ -232,9 +232,7 @@ func histInc(ts time.Time, vals ...float64) increment.Increment {
 	for _, v := range vals {
 		h.Observe(v)
 	}
-	return increment.Increment{
-		Labels: labels.FromStrings(model.MetricNameLabel, "event_value"), Kind: increment.Histogram, Time: floorTo(ts.UnixMilli(), g), Hist: h,
-	}
+	return increment.Increment{Series: series(increment.Histogram, "event_value"), Time: floorTo(ts.UnixMilli(), g), Hist: h}
 }
 
 // What could not be read back is refused before it is logged, and what adds up to
@@ -245,12 +243,12 @@ func TestIncrementsAreValidatedBeforeTheyAreLogged(t *testing.T) {
 		"negative":      counterInc("c_total", testStart, -1),
 		"NaN":           counterInc("c_total", testStart, math.NaN()),
 		"infinite":      counterInc("c_total", testStart, math.Inf(1)),
-		"no histogram":  {Labels: labels.FromStrings(model.MetricNameLabel, "h"), Kind: increment.Histogram},
+		"no histogram":  {Series: series(increment.Histogram, "h")},
 		"infinite sum":  histInc(testStart, 1.7e308, 1.7e308),
-		"off the grid":  {Labels: labels.FromStrings(model.MetricNameLabel, "c_total"), Kind: increment.Counter, Time: 7, Count: 1},
-		"unknown kind":  {Labels: labels.FromStrings(model.MetricNameLabel, "c_total"), Kind: 9, Count: 1},
-		"too many ids":  {Labels: labels.FromStrings(model.MetricNameLabel, "d"), Kind: increment.Distinct, IDs: make([]uint64, walPayloadMax/8+1)},
-		"empty buckets": {Labels: labels.FromStrings(model.MetricNameLabel, "h"), Kind: increment.Histogram, Hist: &increment.Hist{Pos: []increment.Bucket{{Index: 1}}}},
+		"off the grid":  {Series: increment.NewSeries(labels.FromStrings(model.MetricNameLabel, "c_total"), increment.Counter, nil), Time: 7, Value: 1},
+		"unknown kind":  {Series: increment.NewSeries(labels.FromStrings(model.MetricNameLabel, "c_total"), 9, nil), Value: 1},
+		"too many ids":  {Series: increment.NewSeries(labels.FromStrings(model.MetricNameLabel, "d"), increment.Distinct, nil), IDs: make([]uint64, walPayloadMax/8+1)},
+		"empty buckets": {Series: increment.NewSeries(labels.FromStrings(model.MetricNameLabel, "h"), increment.Histogram, nil), Hist: &increment.Hist{Pos: []increment.Bucket{{Index: 1}}}},
 	} {
 		b := &increment.Batch{Increments: []increment.Increment{counterInc("good_total", testStart, 1), inc}}
 		if _, err := db.Append(context.Background(), tenant.Default, b); err == nil {
@@ -323,7 +321,7 @@ func TestTornSegmentHeaderIsNoDamage(t *testing.T) {
 func TestViewDistinctBeforeItsOnlyWindow(t *testing.T) {
 	p := &points{kind: increment.Distinct}
 	open := testStart.UnixMilli()
-	if _, err := p.add(&increment.Increment{Time: open, IDs: []uint64{1, 2}}); err != nil {
+	if err := p.add(&increment.Increment{Time: open, IDs: []uint64{1, 2}}); err != nil {
 		t.Fatal(err)
 	}
 	v := viewParams{grid: g, idle: hour, now: open + 10_000, evalEnd: open - 1}

@@ -27,8 +27,8 @@ func (s *store) flush(ctx context.Context) (err error) {
 		s.db.metrics.flushes.WithLabelValues(result).Inc()
 	}()
 
-	keys, watermark := s.rotate()
-	if len(s.frozen) == 0 && len(keys) == 0 {
+	keys, watermark, noted := s.rotate()
+	if len(s.frozen) == 0 && len(keys) == 0 && noted == nil {
 		s.hold.flushed()
 		return nil
 	}
@@ -39,6 +39,9 @@ func (s *store) flush(ctx context.Context) (err error) {
 	if err == nil {
 		err = s.writeFreshKeys(&next, keys)
 	}
+	if err == nil && noted != nil {
+		err = s.writeNotes(&next, noted)
+	}
 	if err == nil {
 		err = s.commit(&next)
 	}
@@ -46,6 +49,7 @@ func (s *store) flush(ctx context.Context) (err error) {
 		// The memtables stay frozen and readable, and the next flush takes them
 		// again.
 		s.keys.giveBack(keys)
+		s.notes.giveBack()
 		return fmt.Errorf("flush tenant %s: %w", s.id, errors.Join(err, s.discard(&next)))
 	}
 	s.versions.replace(nil, s.frozen, blocks, nil)
@@ -71,12 +75,12 @@ func (s *store) commit(next *manifest) error {
 	}
 	old := s.man
 	s.man = next
-	for _, k := range old.Keys {
-		if slices.Contains(next.Keys, k) {
+	for _, name := range old.files() {
+		if slices.Contains(next.files(), name) {
 			continue
 		}
-		if err := s.db.opts.FS.Remove(filepath.Join(s.dir, k.Name)); err != nil {
-			s.db.opts.Logger.Warn("an expired file of batch keys could not be removed, the next start does", "tenant", s.id, "err", err)
+		if err := s.db.opts.FS.Remove(filepath.Join(s.dir, name)); err != nil {
+			s.db.opts.Logger.Warn("a file that was superseded could not be removed, the next start does", "tenant", s.id, "name", name, "err", err)
 		}
 	}
 	return nil
@@ -96,9 +100,9 @@ func (s *store) discard(next *manifest) error {
 			err = errors.Join(err, s.db.opts.FS.RemoveAll(filepath.Join(s.dir, b.ULID.String())))
 		}
 	}
-	for _, k := range next.Keys {
-		if !slices.Contains(s.man.Keys, k) {
-			err = errors.Join(err, s.db.opts.FS.Remove(filepath.Join(s.dir, k.Name)))
+	for _, name := range next.files() {
+		if !slices.Contains(s.man.files(), name) {
+			err = errors.Join(err, s.db.opts.FS.Remove(filepath.Join(s.dir, name)))
 		}
 	}
 	return err
@@ -108,7 +112,7 @@ func (s *store) discard(next *manifest) error {
 // ones. Every record before the returned position is in what was taken (I2).
 //
 // REQUIRES: s.flushMu
-func (s *store) rotate() ([]batchKey, position) {
+func (s *store) rotate() ([]batchKey, position, *notesSnapshot) {
 	s.barrier.Lock()
 	defer s.barrier.Unlock()
 	s.mu.Lock()
@@ -118,7 +122,7 @@ func (s *store) rotate() ([]batchKey, position) {
 	clear(s.routing)
 	s.mu.Unlock()
 	s.hold.freeze()
-	return s.keys.takeFresh(), s.db.wal.end()
+	return s.keys.takeFresh(), s.db.wal.end(), s.notes.takeFresh()
 }
 
 // writeFrozen writes one block for each UTC day that the frozen memtables touch
@@ -153,13 +157,6 @@ func (s *store) writeFrozen(ctx context.Context, m *manifest) ([]*block, error) 
 		}
 	}
 	return out, nil
-}
-
-// parts is a copy of a memtable's series between two times.
-func (s *memSeries) parts(mint, maxt int64) ([]points, error) {
-	p := points{kind: s.kind}
-	err := s.snapshot(&p, mint, maxt, newest)
-	return []points{p}, err
 }
 
 // writeFreshKeys adds a file with keys to m and leaves out the files whose keys

@@ -68,11 +68,31 @@ func (d *testDB) reopen(change func(*Options)) *testDB {
 	return openTestDB(d.t, d.dir, change)
 }
 
+// series names a series of tests.
+func series(kind increment.Kind, name string, lbls ...string) *increment.Series {
+	return increment.NewSeries(labels.FromStrings(append([]string{model.MetricNameLabel, name}, lbls...)...), kind, nil)
+}
+
 func counterInc(name string, ts time.Time, n float64, lbls ...string) increment.Increment {
-	return increment.Increment{
-		Labels: labels.FromStrings(append([]string{model.MetricNameLabel, name}, lbls...)...),
-		Kind:   increment.Counter, Time: floorTo(ts.UnixMilli(), g), Count: n,
+	return increment.Increment{Series: series(increment.Counter, name, lbls...), Time: floorTo(ts.UnixMilli(), g), Value: n}
+}
+
+// add merges one increment into its window.
+func (p *points) add(inc *increment.Increment) error {
+	s := memSeries{}
+	s.kind = p.kind
+	if _, err := s.add(inc, 0, false); err != nil {
+		return err
 	}
+	one := points{kind: p.kind}
+	if err := s.snapshot(&one, math.MinInt64, math.MaxInt64, newest); err != nil {
+		return err
+	}
+	merged, err := mergePoints(p.kind, []points{*p, one})
+	if err == nil {
+		*p = merged
+	}
+	return err
 }
 
 func (d *testDB) mustAppend(id tenant.ID, incs ...increment.Increment) {
@@ -120,8 +140,15 @@ func sumPoints(t testing.TB, out map[string]float64, ls labels.Labels, p *points
 	for i := range p.win {
 		key := fmt.Sprintf("%s %d", ls, p.win[i])
 		switch p.kind {
-		case increment.Counter:
-			out[key] += p.count[i]
+		case increment.Counter, increment.Gauge:
+			out[key] += p.value[i]
+		case increment.Sample:
+			out[key] += p.value[i] + 1
+			if n := p.native[i]; n != nil && n.Int != nil {
+				out[key] += float64(n.Int.Count)
+			} else if n != nil {
+				out[key] += n.Float.Count
+			}
 		case increment.Histogram:
 			out[key] += float64(p.hist[i].Count())
 		case increment.Distinct:

@@ -206,7 +206,7 @@ func TestSmallTenantsAreLoggedAgain(t *testing.T) {
 	var ids []tenant.ID
 	for i := range 30 {
 		ids = append(ids, tenantID(t, fmt.Sprint("t", i)))
-		inc := increment.Increment{Labels: labels.FromStrings(model.MetricNameLabel, "users"), Kind: increment.Distinct, Time: floorTo(testStart.UnixMilli(), g), IDs: many[:i*100]}
+		inc := increment.Increment{Series: increment.NewSeries(labels.FromStrings(model.MetricNameLabel, "users"), increment.Distinct, nil), Time: floorTo(testStart.UnixMilli(), g), IDs: many[:i*100]}
 		b := &increment.Batch{HasKey: true, Key: [16]byte{byte(i)}, Increments: []increment.Increment{counterInc("c_total", testStart, 1), inc}}
 		if _, err := db.Append(context.Background(), ids[i], b); err != nil {
 			t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/oklog/ulid/v2"
 
+	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/vfs"
 )
 
@@ -31,6 +32,22 @@ type manifest struct {
 	Blocks    []blockInfo `json:"blocks"`
 	// Keys are the files of batch keys logged before Watermark.
 	Keys []keyFile `json:"keys"`
+	// Exemplars is the file of the exemplars logged before Watermark; "" for none.
+	Exemplars string `json:"exemplars,omitempty"`
+	// Metadata is what was said of metrics before Watermark.
+	Metadata []increment.Metadata `json:"metadata,omitempty"`
+}
+
+// files are the names of the files it names, blocks apart.
+func (m *manifest) files() []string {
+	var out []string
+	for _, k := range m.Keys {
+		out = append(out, k.Name)
+	}
+	if m.Exemplars != "" {
+		out = append(out, m.Exemplars)
+	}
+	return out
 }
 
 // blockInfo is what is known of a block without opening it.

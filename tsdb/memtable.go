@@ -2,6 +2,7 @@ package tsdb
 
 import (
 	"context"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -15,55 +16,64 @@ import (
 	"github.com/quipudb/quipu/internal/increment"
 )
 
-// memSeries is one series of one memtable.
-type memSeries struct {
-	loggedSeries
-	hash uint64
-	next *memSeries // with the same hash
-
-	mu   sync.Mutex
-	data points
-	undo []undo // by ascending cut
-}
-
 // memtable holds the increments of one tenant and one block range that no block
 // holds yet. It has an index of its own, so that dropping it returns all memory
 // of its series. Safe for concurrent use.
 type memtable struct {
-	start, end int64 // window starts are in [start, end), milliseconds since 1970
+	id         uint32 // of no other memtable of this process
+	start, end int64  // window starts are in [start, end), milliseconds since 1970
 	bytes      atomic.Int64
 	lastAppend atomic.Int64 // milliseconds since 1970
+	// first and last are the times of the first and the last window.
+	first, last atomic.Int64
 
 	dropped bool // while the log is replayed: a tenant's record came after it
 
-	mu       sync.RWMutex
-	series   []*memSeries // a posting is the position here plus one
-	byHash   map[uint64]*memSeries
+	// shards find series by labels. There is one while there are few series. An
+	// array that was superseded stays right for what it has.
+	shards atomic.Pointer[[]memShard]
+
+	mu       sync.RWMutex       // one series is made at a time
+	series   []*memSeries       // a posting is the position here plus one
 	postings *index.MemPostings // nil while there are few series
+}
+
+// memShard is the series whose hash is the shard's number modulo their number.
+type memShard struct {
+	mu     sync.RWMutex
+	byHash map[uint64]*memSeries
 }
 
 // seriesBytes is about what a series without data takes beside its labels.
 const seriesBytes = 400
 
-// scanMax is how many series a memtable has at most without postings: looking at
-// each is as fast, and upstream's empty postings take 80 KiB, too much for 10,000
-// small tenants.
+// scanMax is how many series a memtable has at most without postings and shards:
+// looking at each is as fast, and upstream's empty postings take 80 KiB, too much
+// for 10,000 small tenants.
 const scanMax = 128
 
-func newMemtable(start, end int64) *memtable {
-	return &memtable{start: start, end: end, byHash: map[uint64]*memSeries{}}
+// shardCount is the number of shards of a memtable with more series.
+const shardCount = 32
+
+func newMemtable(id uint32, start, end int64) *memtable {
+	m := &memtable{id: id, start: start, end: end}
+	m.shards.Store(&[]memShard{{byHash: map[uint64]*memSeries{}}})
+	m.first.Store(math.MaxInt64)
+	m.last.Store(math.MinInt64)
+	return m
+}
+
+func (m *memtable) shard(hash uint64) *memShard {
+	shards := *m.shards.Load()
+	return &shards[hash%uint64(len(shards))]
 }
 
 // get returns the series with these labels, nil where there is none.
 func (m *memtable) get(hash uint64, ls labels.Labels) *memSeries {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	return m.find(hash, ls)
-}
-
-// REQUIRES: m.mu
-func (m *memtable) find(hash uint64, ls labels.Labels) *memSeries {
-	for s := m.byHash[hash]; s != nil; s = s.next {
+	sh := m.shard(hash)
+	sh.mu.RLock()
+	defer sh.mu.RUnlock()
+	for s := sh.byHash[hash]; s != nil; s = s.next {
 		if labels.Equal(s.labels, ls) {
 			return s
 		}
@@ -79,94 +89,87 @@ func (m *memtable) getOrCreate(hash uint64, ls labels.Labels, kind increment.Kin
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if s := m.find(hash, ls); s != nil {
+	if s := m.get(hash, ls); s != nil {
 		return s
 	}
-	s := &memSeries{
-		loggedSeries: loggedSeries{ref: ref(), kind: kind, labels: ls}, hash: hash, next: m.byHash[hash], data: points{kind: kind},
-	}
+	s := &memSeries{hash: hash}
+	s.ref, s.kind, s.labels, s.place = ref(), kind, ls, uint64(m.id)<<32|uint64(len(m.series))
 	m.series = append(m.series, s)
-	m.byHash[hash] = s
 	switch n := len(m.series); {
 	case m.postings != nil:
 		m.postings.Add(storage.SeriesRef(n), ls)
+		m.shard(hash).insert(s)
 	case n > scanMax:
-		m.postings = index.NewMemPostings()
-		for i, s := range m.series {
-			m.postings.Add(storage.SeriesRef(i+1), s.labels)
-		}
+		m.split()
+	default:
+		m.shard(hash).insert(s)
 	}
 	m.bytes.Add(int64(ls.ByteSize()) + seriesBytes)
 	return s
 }
 
-// apply adds one increment to s, a series of m. Where keep is set, readers with a
-// cut up to after must not see it.
-func (m *memtable) apply(s *memSeries, inc *increment.Increment, after cut, keep bool) error {
-	grown, err := s.add(inc, after, keep)
+// split makes postings and shards of all series. Who still looks into the shard
+// there was finds what it has.
+//
+// REQUIRES: m.mu
+func (m *memtable) split() {
+	old := &(*m.shards.Load())[0]
+	old.mu.Lock() // a reader of it follows the same chains
+	defer old.mu.Unlock()
+	m.postings = index.NewMemPostings()
+	shards := make([]memShard, shardCount)
+	for i := range shards {
+		shards[i].byHash = map[uint64]*memSeries{}
+	}
+	for i, s := range m.series {
+		m.postings.Add(storage.SeriesRef(i+1), s.labels)
+		shards[s.hash%shardCount].insert(s)
+	}
+	m.shards.Store(&shards)
+}
+
+func (sh *memShard) insert(s *memSeries) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	s.next = sh.byHash[s.hash]
+	sh.byHash[s.hash] = s
+}
+
+// all returns the series there are now.
+func (m *memtable) all() []*memSeries {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.series[:len(m.series):len(m.series)]
+}
+
+// wrote notes windows of [first, last] and growth by a number of bytes.
+func (m *memtable) wrote(first, last int64, grown int) {
+	for old := m.first.Load(); first < old && !m.first.CompareAndSwap(old, first); old = m.first.Load() {
+	}
+	for old := m.last.Load(); last > old && !m.last.CompareAndSwap(old, last); old = m.last.Load() {
+	}
 	m.bytes.Add(int64(grown))
-	return err
 }
 
-func (s *memSeries) add(inc *increment.Increment, after cut, keep bool) (grown int, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !keep {
-		s.undo = nil
-	} else if s.undo, err = s.data.remember(s.undo, after, inc.Time); err != nil {
-		return 0, err
-	}
-	return s.data.add(inc)
-}
-
-// snapshot sets dst to copies of s's points that start in [mint, maxt), as they
-// were at a cut.
-func (s *memSeries) snapshot(dst *points, mint, maxt int64, at cut) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	dst.reset(s.kind)
-	if err := dst.appendRange(&s.data, mint, maxt); err != nil {
-		return err
-	}
-	return dst.revert(s.undo, at, mint, maxt)
-}
-
-// overlaps reports whether s has a window that starts in [mint, maxt).
-func (s *memSeries) overlaps(mint, maxt int64) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	i, _ := slices.BinarySearch(s.data.win, mint)
-	return i < len(s.data.win) && s.data.win[i] < maxt
-}
-
-// span returns the starts of the first and last window of all series; ok is
-// false where there is none.
+// span returns the times of the first and last window of all series; ok is false
+// where there is none.
 func (m *memtable) span() (first, last int64, ok bool) {
-	for _, s := range m.all() {
-		s.mu.Lock()
-		if n := len(s.data.win); n > 0 {
-			if !ok || s.data.win[0] < first {
-				first = s.data.win[0]
-			}
-			if !ok || s.data.win[n-1] > last {
-				last = s.data.win[n-1]
-			}
-			ok = true
-		}
-		s.mu.Unlock()
-	}
-	return first, last, ok
+	first, last = m.first.Load(), m.last.Load()
+	return first, last, first <= last
 }
 
 // matching calls f with every series that the matchers select.
-func (m *memtable) matching(ctx context.Context, matchers []*labels.Matcher, f func(*memSeries)) error {
+func (m *memtable) matching(ctx context.Context, matchers []*labels.Matcher, f func(*memSeries) error) error {
 	m.mu.RLock()
 	series, postings := m.series[:len(m.series):len(m.series)], m.postings
 	m.mu.RUnlock()
 	if postings == nil {
 		for _, s := range series {
-			if matchesAll(s.labels, matchers) {
-				f(s)
+			if !matchesAll(s.labels, matchers) {
+				continue
+			}
+			if err := f(s); err != nil {
+				return err
 			}
 		}
 		return nil
@@ -176,8 +179,12 @@ func (m *memtable) matching(ctx context.Context, matchers []*labels.Matcher, f f
 		return err
 	}
 	for p.Next() {
-		if ref := int(p.At()); ref <= len(series) { // else made after series was taken
-			f(series[ref-1])
+		ref := int(p.At())
+		if ref > len(series) {
+			continue // made after series was taken
+		}
+		if err := f(series[ref-1]); err != nil {
+			return err
 		}
 	}
 	return p.Err()
@@ -217,13 +224,6 @@ func (m *memtable) addStrings(ctx context.Context, name string, set map[string]s
 	for _, s := range found {
 		set[s] = struct{}{}
 	}
-}
-
-// all returns the series there are now.
-func (m *memtable) all() []*memSeries {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	return m.series[:len(m.series):len(m.series)]
 }
 
 // memIndex is a memtable with postings as upstream's matcher evaluation wants it.

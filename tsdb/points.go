@@ -1,7 +1,9 @@
 package tsdb
 
 import (
+	"cmp"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/quipudb/quipu/internal/increment"
@@ -9,97 +11,109 @@ import (
 )
 
 // points are the increments of one series, one value a window, by ascending
-// window start. Exactly one of count, hist and ids is used, by kind, and is as
-// long as win. It is the one in-memory form of data: memtables grow it, chunks
-// encode and decode it, readers merge it.
+// window start; or its samples, by ascending timestamp. It is the one decoded form
+// of data: memtables and chunks are decoded into it, readers merge it, blocks are
+// encoded from it.
+//
+// Each kind uses some of the columns, which are then as long as win:
+//
+//	counter    value
+//	histogram  hist
+//	distinct   ids
+//	gauge      value, at
+//	sample     value, at (start timestamps), native (nil: value)
 type points struct {
-	kind  increment.Kind
-	win   []int64 // window starts, milliseconds since 1970
-	count []float64
-	hist  []*increment.Hist
-	ids   []*sketch.Sketch
+	kind   increment.Kind
+	win    []int64 // window starts or timestamps, milliseconds since 1970
+	value  []float64
+	at     []int64
+	hist   []*increment.Hist
+	ids    []*sketch.Sketch
+	native []*increment.Native
 }
 
 // reset empties p for series of kind k; it keeps capacity.
 func (p *points) reset(k increment.Kind) {
 	p.kind = k
-	p.win, p.count, p.hist, p.ids = p.win[:0], p.count[:0], p.hist[:0], p.ids[:0]
+	p.cut(0, 0)
 }
 
 func (p *points) len() int { return len(p.win) }
 
-// add merges one increment into its window and returns by about how many bytes
-// p grew.
-func (p *points) add(inc *increment.Increment) (grown int, err error) {
-	i := len(p.win)
-	found := false
-	if i > 0 && inc.Time <= p.win[i-1] {
-		i, found = slices.BinarySearch(p.win, inc.Time)
-	}
-	if !found {
-		p.win = slices.Insert(p.win, i, inc.Time)
-		grown += 8
-	}
-	switch p.kind {
-	case increment.Counter:
-		if !found {
-			p.count = slices.Insert(p.count, i, 0)
-			grown += 8
-		}
-		p.count[i] += inc.Count
-	case increment.Histogram:
-		if !found {
-			p.hist = slices.Insert(p.hist, i, &increment.Hist{})
-			grown += 64
-		}
-		before := len(p.hist[i].Pos) + len(p.hist[i].Neg)
-		p.hist[i].Merge(inc.Hist)
-		grown += 16 * (len(p.hist[i].Pos) + len(p.hist[i].Neg) - before)
-	case increment.Distinct:
-		if !found {
-			p.ids = slices.Insert(p.ids, i, &sketch.Sketch{})
-			grown += 48
-		}
-		before := p.ids[i].Bytes()
-		if len(inc.Sketch) > 0 {
-			err = p.ids[i].MergeEncoded(inc.Sketch)
-		} else {
-			err = p.ids[i].Add(inc.IDs...)
-		}
-		grown += p.ids[i].Bytes() - before
-	default:
-		err = fmt.Errorf("increment of unknown kind %d", p.kind)
-	}
-	return grown, err
+// cut keeps the points [lo, hi).
+func (p *points) cut(lo, hi int) {
+	p.win = p.win[lo:hi]
+	p.value = cutColumn(p.value, lo, hi)
+	p.at = cutColumn(p.at, lo, hi)
+	p.hist = cutColumn(p.hist, lo, hi)
+	p.ids = cutColumn(p.ids, lo, hi)
+	p.native = cutColumn(p.native, lo, hi)
 }
 
-// appendRange appends deep copies of those of src's points whose windows start
-// in [mint, maxt); they must all be after p's.
-func (p *points) appendRange(src *points, mint, maxt int64) error {
-	lo, _ := slices.BinarySearch(src.win, mint)
-	hi, _ := slices.BinarySearch(src.win, maxt)
-	p.win = append(p.win, src.win[lo:hi]...)
+// cutColumn is column[lo:hi], or nothing where the kind does not use it.
+func cutColumn[T any](column []T, lo, hi int) []T {
+	if len(column) == 0 {
+		return column
+	}
+	return column[lo:hi]
+}
+
+// between keeps the points in [mint, maxt).
+func (p *points) between(mint, maxt int64) {
+	lo, _ := slices.BinarySearch(p.win, mint)
+	hi, _ := slices.BinarySearch(p.win, maxt)
+	p.cut(lo, max(lo, hi))
+}
+
+// take appends src's i-th point without copying its value.
+func (p *points) take(src *points, i int) {
+	p.win = append(p.win, src.win[i])
 	switch p.kind {
 	case increment.Counter:
-		p.count = append(p.count, src.count[lo:hi]...)
+		p.value = append(p.value, src.value[i])
 	case increment.Histogram:
-		for _, h := range src.hist[lo:hi] {
-			p.hist = append(p.hist, h.Clone())
-		}
+		p.hist = append(p.hist, src.hist[i])
 	case increment.Distinct:
-		for _, s := range src.ids[lo:hi] {
-			c, err := s.Clone()
-			if err != nil {
-				return err
-			}
-			p.ids = append(p.ids, &c)
+		p.ids = append(p.ids, src.ids[i])
+	case increment.Gauge:
+		p.value, p.at = append(p.value, src.value[i]), append(p.at, src.at[i])
+	case increment.Sample:
+		p.value, p.at = append(p.value, src.value[i]), append(p.at, src.at[i])
+		p.native = append(p.native, src.native[i])
+	}
+}
+
+// mergeLast merges src's i-th value into p's last, which it may change. Of samples
+// the one of src was written later.
+func (p *points) mergeLast(src *points, i int) error {
+	last := len(p.win) - 1
+	switch p.kind {
+	case increment.Counter:
+		p.value[last] += src.value[i]
+	case increment.Histogram:
+		p.hist[last].Merge(src.hist[i])
+	case increment.Distinct:
+		return p.ids[last].Merge(src.ids[i])
+	case increment.Gauge:
+		if gaugeAfter(src.at[i], src.value[i], p.at[last], p.value[last]) {
+			p.value[last], p.at[last] = src.value[i], src.at[i]
 		}
+	case increment.Sample:
+		p.value[last], p.at[last], p.native[last] = src.value[i], src.at[i], src.native[i]
 	}
 	return nil
 }
 
-// mergePoints returns the union of parts, values of one window merged. It may
-// take over and change the parts.
+// gaugeAfter reports whether a gauge's value v at time at stands after another: of
+// two values of one time the larger bit pattern does, so that order of arrival does
+// not matter.
+func gaugeAfter(at int64, v float64, otherAt int64, other float64) bool {
+	return cmp.Or(cmp.Compare(at, otherAt), cmp.Compare(math.Float64bits(v), math.Float64bits(other))) > 0
+}
+
+// mergePoints returns the union of parts, values of one window merged. Of samples
+// of one time the one of the later part stays. It may take over and change the
+// parts.
 func mergePoints(kind increment.Kind, parts []points) (points, error) {
 	parts = slices.DeleteFunc(parts, func(p points) bool { return p.len() == 0 })
 	switch len(parts) {
@@ -108,7 +122,9 @@ func mergePoints(kind increment.Kind, parts []points) (points, error) {
 	case 1:
 		return parts[0], nil
 	}
-	slices.SortStableFunc(parts, func(a, b points) int { return int(min(max(a.win[0]-b.win[0], -1), 1)) })
+	if kind != increment.Sample {
+		slices.SortStableFunc(parts, func(a, b points) int { return cmp.Compare(a.win[0], b.win[0]) })
+	}
 	out := parts[0]
 	for i := 1; i < len(parts); i++ {
 		var err error
@@ -119,15 +135,18 @@ func mergePoints(kind increment.Kind, parts []points) (points, error) {
 	return out, nil
 }
 
+// mergeTwo merges b into a; samples of b were written later.
 func mergeTwo(a, b points) (points, error) {
 	if a.kind != b.kind {
 		return points{}, fmt.Errorf("merge a %s with a %s", a.kind, b.kind)
 	}
 	if a.win[len(a.win)-1] < b.win[0] { // the usual case: parts follow one another
 		a.win = append(a.win, b.win...)
-		a.count = append(a.count, b.count...)
+		a.value = append(a.value, b.value...)
+		a.at = append(a.at, b.at...)
 		a.hist = append(a.hist, b.hist...)
 		a.ids = append(a.ids, b.ids...)
+		a.native = append(a.native, b.native...)
 		return a, nil
 	}
 	out := points{kind: a.kind, win: make([]int64, 0, len(a.win)+len(b.win))}
@@ -152,29 +171,26 @@ func mergeTwo(a, b points) (points, error) {
 	return out, nil
 }
 
-// take appends src's i-th point without copying its value.
-func (p *points) take(src *points, i int) {
-	p.win = append(p.win, src.win[i])
-	switch p.kind {
-	case increment.Counter:
-		p.count = append(p.count, src.count[i])
-	case increment.Histogram:
-		p.hist = append(p.hist, src.hist[i])
-	case increment.Distinct:
-		p.ids = append(p.ids, src.ids[i])
+// settle sorts points that are in order of writing and merges those of one window.
+func (p *points) settle() error {
+	if slices.IsSortedFunc(p.win, func(a, b int64) int { return cmp.Compare(a, b+1) }) {
+		return nil // strictly ascending
 	}
-}
-
-// mergeLast merges src's i-th value into p's last.
-func (p *points) mergeLast(src *points, i int) error {
-	last := len(p.win) - 1
-	switch p.kind {
-	case increment.Counter:
-		p.count[last] += src.count[i]
-	case increment.Histogram:
-		p.hist[last].Merge(src.hist[i])
-	case increment.Distinct:
-		return p.ids[last].Merge(src.ids[i])
+	order := make([]int, len(p.win))
+	for i := range order {
+		order[i] = i
 	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(p.win[a], p.win[b]) })
+	out := points{kind: p.kind, win: make([]int64, 0, len(p.win))}
+	for _, i := range order {
+		if n := len(out.win); n > 0 && out.win[n-1] == p.win[i] {
+			if err := out.mergeLast(p, i); err != nil {
+				return err
+			}
+			continue
+		}
+		out.take(p, i)
+	}
+	*p = out
 	return nil
 }

@@ -2,10 +2,8 @@ package tsdb
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
-	"math"
-
-	"github.com/quipudb/quipu/internal/increment"
 )
 
 // blockBytesMin is the least that memtables must hold for a block to be worth its
@@ -25,32 +23,18 @@ func (s *store) relog(ctx context.Context) (bool, error) {
 	}
 	s.barrier.Lock()
 	defer s.barrier.Unlock()
-	rec := walRecord{tenant: s.id, generation: s.generation, whole: true, step: s.grid(), keys: s.keys.peekFresh()}
+	head := recordHead{tenant: s.id, generation: s.generation, step: s.grid(), keys: s.keys.peekFresh()}
+	head.exemplars, head.metadata = s.notes.all()
 	v := s.versions.pin()
 	defer s.versions.unpin(v)
-	bytes := 24 * len(rec.keys)
-	for _, m := range v.mems {
-		for _, ser := range m.all() {
-			if err := ctx.Err(); err != nil {
-				return false, err
-			}
-			more, err := ser.logged()
-			if err != nil {
-				return false, fmt.Errorf("log tenant %s again: %w", s.id, err)
-			}
-			for i := range more {
-				if bytes += encodedMax(more[i].inc); bytes > walPayloadMax {
-					return false, nil
-				}
-			}
-			rec.increments = append(rec.increments, more...)
-		}
+	payload, to, err := encodeMemory(ctx, &head, v.mems)
+	if err != nil {
+		return false, fmt.Errorf("log tenant %s again: %w", s.id, err)
 	}
-	segment := uint64(0)
-	err := s.db.wal.append(func(dst []byte, n uint64) []byte {
-		segment = n
-		return rec.append(dst, n)
-	})
+	if len(payload) > walPayloadMax {
+		return false, nil
+	}
+	segment, err := s.db.wal.append(walWrite{frame: appendFrame(nil, payload), to: to, sync: true})
 	if err != nil {
 		return false, fmt.Errorf("log tenant %s again: %w", s.id, err)
 	}
@@ -58,31 +42,35 @@ func (s *store) relog(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// logged is a copy of a series of a memtable as increments of a record. A sketch
-// that is no longer exact has no ids to log but its registers.
-func (s *memSeries) logged() ([]loggedIncrement, error) {
-	p := points{kind: s.kind}
-	if err := s.snapshot(&p, math.MinInt64, math.MaxInt64, newest); err != nil {
-		return nil, err
-	}
-	out := make([]loggedIncrement, p.len())
-	for i, win := range p.win {
-		inc := &increment.Increment{Kind: s.kind, Time: win, Labels: s.labels}
-		switch s.kind {
-		case increment.Counter:
-			inc.Count = p.count[i]
-		case increment.Histogram:
-			inc.Hist = p.hist[i]
-		case increment.Distinct:
-			enc, err := p.ids[i].Append(nil)
-			if err != nil {
-				return nil, err
-			}
-			inc.Sketch = enc
+// encodeMemory makes the record of all that memtables hold, and returns the series
+// that it refers to.
+func encodeMemory(ctx context.Context, h *recordHead, mems []*memtable) (payload []byte, to []routed, err error) {
+	for _, m := range mems {
+		for _, ser := range m.all() {
+			to = append(to, routed{m, ser})
 		}
-		out[i] = loggedIncrement{&s.loggedSeries, inc}
 	}
-	return out, nil
+	var logs []byte
+	n := 0
+	for _, r := range to {
+		if err := ctx.Err(); err != nil {
+			return nil, nil, err
+		}
+		log, err := r.series.logged()
+		if err != nil {
+			return nil, nil, err
+		}
+		if log.n == 0 {
+			continue // made for a batch that was not logged
+		}
+		logs = binary.AppendUvarint(logs, r.series.ref)
+		logs = binary.AppendUvarint(logs, uint64(len(log.bytes)))
+		logs = append(logs, log.bytes...)
+		n++
+	}
+	payload = h.append([]byte{recordTenant})
+	payload = binary.AppendUvarint(payload, uint64(n))
+	return append(payload, logs...), to, nil
 }
 
 // forgetMemory drops all memtables of a tenant while the log is replayed.
@@ -96,5 +84,6 @@ func (s *store) forgetMemory() {
 		m.dropped = true
 	}
 	s.versions.replace(nil, v.mems, nil, nil)
+	s.notes.reset()
 	s.hold.moved(0)
 }

@@ -2,6 +2,7 @@ package tsdb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -17,8 +18,14 @@ import (
 type selection struct {
 	labels labels.Labels
 	kind   increment.Kind
-	mems   []*memSeries
+	mems   []memPart
 	chunks []blockChunk
+}
+
+// memPart is the part of a series that a memtable has.
+type memPart struct {
+	mem    *memtable
+	series *memSeries
 }
 
 type blockChunk struct {
@@ -73,15 +80,23 @@ func selectSeries(ctx context.Context, v *version, win window, matchers []*label
 	}
 	// Series with increments only before what can show were taken along for the
 	// totals of those that show.
-	return slices.DeleteFunc(s.out, func(sel *selection) bool { return !sel.shows(win) }), nil
+	var err error
+	out := slices.DeleteFunc(s.out, func(sel *selection) bool {
+		shows, e := sel.shows(win)
+		err = errors.Join(err, e)
+		return !shows
+	})
+	return out, err
 }
 
 func (s *selector) addMemtable(m *memtable) error {
-	return m.matching(s.ctx, s.matchers, func(ser *memSeries) {
-		if ser.overlaps(s.win.readMin, s.win.showMax+1) {
+	return m.matching(s.ctx, s.matchers, func(ser *memSeries) error {
+		in, err := ser.overlaps(m.start, m.end, s.win.readMin, s.win.showMax+1)
+		if err == nil && in {
 			sel := s.selection(ser.hash, ser.labels, ser.kind)
-			sel.mems = append(sel.mems, ser)
+			sel.mems = append(sel.mems, memPart{m, ser})
 		}
+		return err
 	})
 }
 
@@ -145,18 +160,19 @@ func (s *selector) selection(hash uint64, ls labels.Labels, kind increment.Kind)
 	return sel
 }
 
-func (sel *selection) shows(win window) bool {
+func (sel *selection) shows(win window) (bool, error) {
 	for _, c := range sel.chunks {
 		if c.meta.MaxTime >= win.showMin && c.meta.MinTime <= win.showMax {
-			return true
+			return true, nil
 		}
 	}
 	for _, m := range sel.mems {
-		if m.overlaps(win.showMin, win.showMax+1) {
-			return true
+		in, err := m.series.overlaps(m.mem.start, m.mem.end, win.showMin, win.showMax+1)
+		if err != nil || in {
+			return in, err
 		}
 	}
-	return false
+	return false, nil
 }
 
 // read returns the merged increments that start at or after from, those of memtables
@@ -168,7 +184,7 @@ func (sel *selection) read(from, to int64, at cut) (points, error) {
 	}
 	for _, m := range sel.mems {
 		p := points{kind: sel.kind}
-		if err := m.snapshot(&p, from, to, at); err != nil {
+		if err := m.series.snapshot(&p, from, to, at); err != nil {
 			return points{}, fmt.Errorf("read %s: %w", sel.labels, err)
 		}
 		parts = append(parts, p)
@@ -177,7 +193,8 @@ func (sel *selection) read(from, to int64, at cut) (points, error) {
 	if err != nil {
 		return points{}, fmt.Errorf("read %s: %w", sel.labels, err)
 	}
-	p.trimBefore(from)
+	i, _ := slices.BinarySearch(p.win, from) // a chunk may begin before
+	p.cut(i, p.len())
 	return p, nil
 }
 
@@ -203,21 +220,6 @@ func (sel *selection) chunkPoints(mint, maxt int64) ([]points, error) {
 		}
 	}
 	return parts, nil
-}
-
-// trimBefore drops the windows that start before t: totals begin at a midnight,
-// and a chunk may begin the day before.
-func (p *points) trimBefore(t int64) {
-	i, _ := slices.BinarySearch(p.win, t)
-	p.win = p.win[i:]
-	switch p.kind {
-	case increment.Counter:
-		p.count = p.count[i:]
-	case increment.Histogram:
-		p.hist = p.hist[i:]
-	case increment.Distinct:
-		p.ids = p.ids[i:]
-	}
 }
 
 // labelNames and labelValues of series that show in a window.

@@ -46,6 +46,7 @@ type store struct {
 	versions  *versions
 	cuts      cuts
 	admission *admission
+	notes     notes
 
 	flushMu sync.Mutex // one flush or retention pass at a time; guards what follows
 	man     *manifest
@@ -169,6 +170,9 @@ func openStore(db *DB, id tenant.ID) (*store, error) {
 			s.keys.restore(k, false)
 		}
 	}
+	if err := s.openNotes(); err != nil {
+		return nil, fmt.Errorf("open tenant %s: %w", id, err)
+	}
 	return s, nil
 }
 
@@ -201,13 +205,13 @@ func (s *store) sweep() error {
 	for _, b := range s.man.Blocks {
 		live[b.ULID.String()] = true
 	}
-	for _, k := range s.man.Keys {
-		live[k.Name] = true
+	for _, name := range s.man.files() {
+		live[name] = true
 	}
 	synced := false
 	for _, e := range entries {
 		name := e.Name()
-		stem := strings.TrimSuffix(strings.TrimSuffix(name, ".tmp"), keySuffix)
+		stem := strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(name, ".tmp"), keySuffix), exemplarSuffix)
 		_, err := ulid.ParseStrict(stem)
 		ours := err == nil || strings.HasSuffix(name, ".tmp")
 		if live[name] || !ours {
@@ -229,7 +233,7 @@ func (s *store) sweep() error {
 	return nil
 }
 
-// routed is one increment with the memtable it goes to.
+// routed is where one increment goes.
 type routed struct {
 	mem    *memtable
 	series *memSeries
@@ -251,68 +255,21 @@ func (s *store) append(ctx context.Context, b *increment.Batch) (duplicate bool,
 		}
 		defer func() { s.keys.settle(key, logged) }()
 	}
-	rec := walRecord{tenant: s.id, generation: s.generation, step: s.grid()}
+	work := appenders.Get().(*appender)
+	defer work.release()
+	if err := work.route(ctx, s, b, now); err != nil {
+		return false, err
+	}
+	head := recordHead{tenant: s.id, generation: s.generation, step: s.grid(), exemplars: b.Exemplars, metadata: b.Metadata}
 	if b.HasKey {
-		rec.keys = []batchKey{key}
+		head.keys = []batchKey{key}
 	}
-	rec.increments = make([]loggedIncrement, len(b.Increments))
-	to := make([]routed, len(b.Increments))
-	bytes := 0
-	for i := range b.Increments {
-		inc := &b.Increments[i]
-		if err := inc.Validate(rec.step); err != nil {
-			return false, err
-		}
-		if bytes += encodedMax(inc); bytes > walPayloadMax {
-			return false, fmt.Errorf("batch is larger than a log record may be, %d bytes: split it", walPayloadMax)
-		}
-		if to[i], err = s.route(ctx, inc); err != nil {
-			return false, err
-		}
-		rec.increments[i] = loggedIncrement{&to[i].series.loggedSeries, inc}
-	}
-	if err := s.db.wal.append(func(dst []byte, segment uint64) []byte {
-		s.hold.use(segment)
-		return rec.append(dst, segment)
-	}); err != nil {
+	work.encode(s.db.wal, &head, b.Increments)
+	if _, err := s.db.wal.append(walWrite{frame: work.frame, to: work.to, segment: work.segment, fresh: work.fresh, hold: &s.hold}); err != nil {
 		return false, err
 	}
 	logged = true // from here on a replay would count it
-	return false, s.apply(to, b.Increments, now)
-}
-
-func (s *store) apply(to []routed, incs []increment.Increment, now int64) error {
-	s.cuts.applying.RLock()
-	defer s.cuts.applying.RUnlock()
-	for i := range to {
-		if err := to[i].mem.apply(to[i].series, &incs[i], s.cuts.last, s.cuts.out > 0); err != nil {
-			return fmt.Errorf("apply increment of %s: %w", to[i].series.labels, err)
-		}
-		to[i].mem.lastAppend.Store(now)
-	}
-	return nil
-}
-
-// route finds or makes the series of an increment, with admission.
-func (s *store) route(ctx context.Context, inc *increment.Increment) (routed, error) {
-	m := s.memtable(inc.Time)
-	hash := inc.Labels.Hash()
-	ser := m.get(hash, inc.Labels)
-	if ser == nil {
-		ls, folded, err := s.admission.admit(ctx, inc.Labels, inc.Kind, inc.Shape)
-		if err != nil {
-			return routed{}, err
-		}
-		if folded {
-			s.db.metrics.countFolded(s.id, ls)
-			hash = ls.Hash()
-		}
-		ser = m.getOrCreate(hash, ls, inc.Kind, s.db.nextRef)
-	}
-	if ser.kind != inc.Kind {
-		return routed{}, &KindError{Metric: inc.Labels.Get(model.MetricNameLabel), Have: ser.kind, Got: inc.Kind}
-	}
-	return routed{m, ser}, nil
+	return false, work.apply(s, b, now)
 }
 
 // memtable returns the one for the range of t, made where there is none.
@@ -322,14 +279,14 @@ func (s *store) memtable(t int64) *memtable {
 	defer s.mu.Unlock()
 	m := s.routing[start]
 	if m == nil {
-		m = newMemtable(start, start+tenant.BlockRange.Milliseconds())
+		m = newMemtable(s.db.memtables.Add(1), start, start+tenant.BlockRange.Milliseconds())
 		s.routing[start] = m
 		s.versions.replace([]*memtable{m}, nil, nil, nil)
 	}
 	return m
 }
 
-// replay applies a logged batch that the watermark does not cover.
+// replay applies a logged record that the watermark does not cover.
 func (s *store) replay(pos position, rec *walRecord) error {
 	covered := pos.before(s.man.Watermark)
 	if rec.whole && !covered {
@@ -345,32 +302,68 @@ func (s *store) replay(pos position, rec *walRecord) error {
 		return fmt.Errorf("tenant %s has a grid of %s, the log one of %s", s.id, s.profile.Grid, time.Duration(rec.step)*time.Millisecond)
 	}
 	s.hold.use(pos.Segment)
-	for i := range rec.increments {
-		li := &rec.increments[i]
-		to := &li.series.replayed
-		if to.mem == nil || li.inc.Time < to.mem.start || li.inc.Time >= to.mem.end || to.mem.dropped {
-			if err := s.routeReplayed(li); err != nil {
-				return err
-			}
-		}
-		if err := to.mem.apply(to.series, li.inc, 0, false); err != nil {
+	s.notes.replay(rec)
+	for i := range rec.runs {
+		if err := s.replayRun(&rec.runs[i]); err != nil {
 			return err
 		}
+	}
+	for i := range rec.logs {
+		l := &rec.logs[i]
+		to, err := s.routeReplayed(l.series, l.points.win[0])
+		if err != nil {
+			return err
+		}
+		grown, err := to.series.absorb(&l.points)
+		if err != nil {
+			return err
+		}
+		to.mem.wrote(l.points.win[0], l.points.win[l.points.len()-1], grown)
+	}
+	return nil
+}
+
+func (s *store) replayRun(run *recordRun) error {
+	inc := increment.Increment{}
+	var mem *memtable
+	grown := 0
+	for i, rs := range run.series {
+		to, err := s.routeReplayed(rs, run.time)
+		if err != nil {
+			return err
+		}
+		if to.mem != mem {
+			if mem != nil {
+				mem.wrote(run.time, run.time, grown)
+			}
+			mem, grown = to.mem, 0
+		}
+		run.increment(i, &inc)
+		more, err := to.series.add(&inc, 0, false)
+		if err != nil {
+			return err
+		}
+		grown += more
+	}
+	if mem != nil {
+		mem.wrote(run.time, run.time, grown)
 	}
 	return nil
 }
 
 // routeReplayed finds or makes the series of a logged increment, which was admitted
 // before it was logged.
-func (s *store) routeReplayed(li *loggedIncrement) error {
-	ls := li.series.labels
-	if err := s.admission.setKind(ls.Get(model.MetricNameLabel), li.series.kind); err != nil {
-		return err
+func (s *store) routeReplayed(rs *replayedSeries, t int64) (routed, error) {
+	if to := rs.to; to.mem != nil && t >= to.mem.start && t < to.mem.end && !to.mem.dropped {
+		return to, nil
 	}
-	m := s.memtable(li.inc.Time)
+	if err := s.admission.setKind(rs.labels.Get(model.MetricNameLabel), rs.kind); err != nil {
+		return routed{}, err
+	}
+	m := s.memtable(t)
 	m.lastAppend.Store(s.db.opts.Now().UnixMilli())
-	li.series.replayed = routed{m, m.getOrCreate(ls.Hash(), ls, li.series.kind, s.db.nextRef)}
-	return nil
+	rs.to = routed{m, m.getOrCreate(rs.labels.Hash(), rs.labels, rs.kind, s.db.nextRef)}
+	return rs.to, nil
 }
 
 // memBytes is about what the tenant's memtables take.

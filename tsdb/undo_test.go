@@ -27,10 +27,10 @@ func TestReaderSeesItsCut(t *testing.T) {
 			inc := counterInc("c_total", ts, float64(1+r.IntN(3)), "page", fmt.Sprint(r.IntN(6)))
 			switch r.IntN(3) {
 			case 1:
-				inc.Kind, inc.Labels, inc.Hist = increment.Histogram, labels.FromStrings(model.MetricNameLabel, "h", "page", fmt.Sprint(r.IntN(4))), &increment.Hist{}
+				inc.Series, inc.Hist = series(increment.Histogram, "h", "page", fmt.Sprint(r.IntN(4))), &increment.Hist{}
 				inc.Hist.Observe(float64(r.IntN(100)))
 			case 2:
-				inc.Kind, inc.Labels = increment.Distinct, labels.FromStrings(model.MetricNameLabel, "d")
+				inc.Series = series(increment.Distinct, "d")
 				inc.IDs = []uint64{uint64(r.IntN(50)) << 40}
 			}
 			return inc

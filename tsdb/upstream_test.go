@@ -96,15 +96,15 @@ func (tw *twin) randomSeries(r *rand.Rand, kind increment.Kind, ls labels.Labels
 	all := points{kind: kind}
 	mean := []float64{20_000, 120_000, 1_500_000, 3_000_000}[i%4]
 	for ts := tw.from.UnixMilli(); ts < tw.to.UnixMilli(); ts += int64(r.ExpFloat64() * mean) {
-		inc := increment.Increment{Labels: ls, Kind: kind, Time: floorTo(ts, g), Count: float64(1 + r.IntN(5))}
+		inc := increment.Increment{Series: increment.NewSeries(ls, kind, nil), Time: floorTo(ts, g), Value: float64(1 + r.IntN(5))}
 		if kind == increment.Histogram {
 			inc.Hist = &increment.Hist{}
-			for range int(inc.Count) {
+			for range int(inc.Value) {
 				inc.Hist.Observe(float64(r.IntN(400)))
 			}
 		}
 		incs = append(incs, inc)
-		if _, err := all.add(&inc); err != nil {
+		if err := all.add(&inc); err != nil {
 			tw.t.Fatal(err)
 		}
 	}
@@ -123,7 +123,7 @@ func (tw *twin) randomSeries(r *rand.Rand, kind increment.Kind, ls labels.Labels
 		case s.stale:
 			d.v = math.Float64frombits(value.StaleNaN)
 		default:
-			for _, n := range all.count[s.from:s.to] {
+			for _, n := range all.value[s.from:s.to] {
 				d.v += n
 			}
 		}

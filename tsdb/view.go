@@ -134,7 +134,7 @@ func (it *viewIterator) settle() chunkenc.ValueType {
 	}
 	for it.next < r.to && it.p.win[it.next] <= upTo {
 		if it.p.kind == increment.Counter {
-			it.sum.add(it.p.count[it.next])
+			it.sum.add(it.p.value[it.next])
 		} else {
 			it.hist.Merge(it.p.hist[it.next])
 		}

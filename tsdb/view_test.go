@@ -46,8 +46,8 @@ func clock(t int64) string {
 func counts(pairs ...any) *points {
 	p := &points{kind: increment.Counter}
 	for i := 0; i < len(pairs); i += 2 {
-		inc := increment.Increment{Time: floorTo(at(pairs[i].(string)), g), Count: float64(pairs[i+1].(int))}
-		if _, err := p.add(&inc); err != nil {
+		inc := increment.Increment{Time: floorTo(at(pairs[i].(string)), g), Value: float64(pairs[i+1].(int))}
+		if err := p.add(&inc); err != nil {
 			panic(err)
 		}
 	}
@@ -140,8 +140,8 @@ func TestViewMidnightEndsARun(t *testing.T) {
 // before, it comes 1 ms later and replaces the marker.
 func TestViewZeroSampleAfterMidnightComesOneMillisecondLater(t *testing.T) {
 	p := counts("23:59:50", 7)
-	inc := increment.Increment{Time: 2 * dayMillis, Count: 3}
-	if _, err := p.add(&inc); err != nil {
+	inc := increment.Increment{Time: 2 * dayMillis, Value: 3}
+	if err := p.add(&inc); err != nil {
 		t.Fatal(err)
 	}
 	v := present(2*dayMillis + 40_000)
@@ -155,8 +155,8 @@ func TestViewLateIncrementsChangeTheirOwnDayOnly(t *testing.T) {
 	two := func(first int) *points {
 		p := counts("10:00:00", first, "12:00:00", 1)
 		for _, h := range []int64{10, 12} {
-			inc := increment.Increment{Time: 2*dayMillis + h*hour, Count: 1}
-			if _, err := p.add(&inc); err != nil {
+			inc := increment.Increment{Time: 2*dayMillis + h*hour, Value: 1}
+			if err := p.add(&inc); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -275,7 +275,7 @@ func plainOracle(p *points, v viewParams) string {
 	var parts []string
 	for _, s := range oracle(p.win, v) {
 		val := 0.0
-		for _, n := range p.count[s.from:s.to] {
+		for _, n := range p.value[s.from:s.to] {
 			val += n
 		}
 		if s.stale {
@@ -303,8 +303,8 @@ func TestViewEqualsItsDefinition(t *testing.T) {
 		start := dayMillis + dayMillis - int64(r.IntN(120))*g // near a midnight
 		w := start
 		for range 1 + r.IntN(12) {
-			inc := increment.Increment{Time: w, Count: float64(1 + r.IntN(9))}
-			if _, err := p.add(&inc); err != nil {
+			inc := increment.Increment{Time: w, Value: float64(1 + r.IntN(9))}
+			if err := p.add(&inc); err != nil {
 				t.Fatal(err)
 			}
 			w += g * int64(1+r.IntN(3)*r.IntN(int(v.idle/g)+3))
@@ -384,7 +384,7 @@ func TestViewHistogramIsCumulative(t *testing.T) {
 		for _, v := range vals {
 			inc.Hist.Observe(v)
 		}
-		if _, err := p.add(&inc); err != nil {
+		if err := p.add(&inc); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -414,7 +414,7 @@ func TestViewDistinctIsTheTrailingFiveMinutes(t *testing.T) {
 	p := &points{kind: increment.Distinct}
 	add := func(clock string, ids ...uint64) {
 		inc := increment.Increment{Time: floorTo(at(clock), g), IDs: ids}
-		if _, err := p.add(&inc); err != nil {
+		if err := p.add(&inc); err != nil {
 			t.Fatal(err)
 		}
 	}

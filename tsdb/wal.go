@@ -6,9 +6,12 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/oklog/ulid/v2"
 
@@ -35,15 +38,31 @@ func (p position) before(q position) bool {
 
 // walWrite is one record on its way to disk.
 type walWrite struct {
-	// encode appends the record's payload for the given segment. It runs on the
-	// writer goroutine, alone.
-	encode func(dst []byte, segment uint64) []byte
-	done   chan error // receives once: nil when the record is durable
+	frame []byte // of the record; nil: only what is before it is waited for
+	// to are the series that the record refers to. Those of them that segment
+	// does not define yet are fresh; the writer looks again where another segment
+	// has begun since.
+	to      []routed
+	segment uint64
+	fresh   []*loggedSeries
+	// hold is told of the segment before the record is written there; may be nil.
+	hold *logHold
+	// sync asks for an fsync where --wal.fsync=interval would wait with it.
+	sync bool
+	done chan walDone // receives once
+}
+
+// walDone is how a write ended: nil and the segment it is in when it is durable, as
+// far as the log's mode goes.
+type walDone struct {
+	segment uint64
+	err     error
 }
 
 // wal is the write-ahead log of all tenants: segments of framed, checksummed
 // records, written by one goroutine that gathers all waiting records into one
-// write and one fsync.
+// write and one fsync. Where syncEvery is set an answer does not wait for the fsync,
+// which comes at that interval: a power loss takes what was written since.
 type wal struct {
 	fs         vfs.FS
 	dir        string
@@ -51,12 +70,15 @@ type wal struct {
 	logger     *slog.Logger
 	metrics    *metrics
 	segmentMax int64
-	grown      func() // called after every group, without locks
+	syncEvery  time.Duration // 0: every group
+	grown      func()        // called after every group, without locks
+	segment    atomic.Uint64 // the one that is written to; changed by the writer
 
 	mu      sync.Mutex
 	wake    *sync.Cond
 	queue   []walWrite
 	closing bool
+	syncDue bool     // syncEvery has passed
 	failed  error    // ErrReadOnly with its cause; sticks
 	durable position // end of what is durable
 	oldest  uint64   // the first segment on disk
@@ -64,11 +86,17 @@ type wal struct {
 
 	// Owned by the writer goroutine.
 	file    vfs.File
-	segment uint64
 	offset  int64
+	dirty   bool // written and not synced
 	buf     []byte
 	payload []byte
+	defined []*loggedSeries
+	// again is the frame that defines the series of the last group that had any. It
+	// is written a second time with the next group, so that damage in one place does
+	// not take the records that refer to them.
+	again   []byte
 	stopped chan struct{}
+	ticking chan struct{} // closed to stop the ticker of syncEvery
 }
 
 // walEnd is where the log ended when it was opened.
@@ -81,9 +109,10 @@ type walEnd struct {
 // startWAL begins a new segment after what is on disk and starts the writer.
 func startWAL(o *Options, dir string, end walEnd, m *metrics, grown func()) (*wal, error) {
 	w := &wal{
-		fs: o.FS, dir: dir, id: end.id, logger: o.Logger, metrics: m, segmentMax: o.WALSegmentBytesMax, grown: grown,
-		bytes: end.segments, segment: end.nextSegment, stopped: make(chan struct{}),
+		fs: o.FS, dir: dir, id: end.id, logger: o.Logger, metrics: m, segmentMax: o.WALSegmentBytesMax, syncEvery: o.WALSyncEvery,
+		grown: grown, bytes: end.segments, stopped: make(chan struct{}), ticking: make(chan struct{}),
 	}
+	w.segment.Store(end.nextSegment)
 	if w.bytes == nil {
 		w.bytes = map[uint64]int64{}
 	}
@@ -95,28 +124,49 @@ func startWAL(o *Options, dir string, end walEnd, m *metrics, grown func()) (*wa
 	if err := w.openSegment(); err != nil {
 		return nil, err
 	}
-	w.durable = position{w.id, w.segment, w.offset}
+	w.durable = position{w.id, w.segment.Load(), w.offset}
 	go w.run()
+	if w.syncEvery > 0 {
+		go w.tick()
+	}
 	return w, nil
 }
 
-// append makes a record durable. It blocks for at most one group before it and
-// its own.
-func (w *wal) append(encode func(dst []byte, segment uint64) []byte) error {
-	wr := walWrite{encode: encode, done: make(chan error, 1)}
+// tick asks for an fsync at every interval.
+func (w *wal) tick() {
+	t := time.NewTicker(w.syncEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-w.ticking:
+			return
+		case <-t.C:
+		}
+		w.mu.Lock()
+		w.syncDue = true
+		w.mu.Unlock()
+		w.wake.Signal()
+	}
+}
+
+// append makes a record durable and returns its segment. It blocks for at most one
+// group before it and its own.
+func (w *wal) append(wr walWrite) (segment uint64, err error) {
+	wr.done = make(chan walDone, 1)
 	w.mu.Lock()
 	switch {
 	case w.failed != nil:
 		w.mu.Unlock()
-		return w.failed
+		return 0, w.failed
 	case w.closing:
 		w.mu.Unlock()
-		return errors.New("storage is closed")
+		return 0, errors.New("storage is closed")
 	}
 	w.queue = append(w.queue, wr)
 	w.mu.Unlock()
 	w.wake.Signal()
-	return <-wr.done
+	done := <-wr.done
+	return done.segment, done.err
 }
 
 // end is a position after every record that was acknowledged so far.
@@ -148,13 +198,18 @@ func (w *wal) oldestSegment() uint64 {
 func (w *wal) close() error {
 	w.mu.Lock()
 	w.closing = true
+	failed := w.failed
 	w.mu.Unlock()
 	w.wake.Signal()
 	<-w.stopped
-	if w.file == nil {
+	close(w.ticking)
+	switch {
+	case w.file == nil:
 		return nil
+	case failed != nil:
+		return w.file.Close()
 	}
-	return w.file.Close()
+	return w.finishSegment()
 }
 
 func (w *wal) run() {
@@ -162,21 +217,22 @@ func (w *wal) run() {
 	var group []walWrite
 	for {
 		w.mu.Lock()
-		for len(w.queue) == 0 && !w.closing {
+		for len(w.queue) == 0 && !w.closing && !(w.syncDue && w.dirty) {
 			w.wake.Wait()
 		}
-		if len(w.queue) == 0 {
+		if len(w.queue) == 0 && w.closing {
 			w.mu.Unlock()
 			return
 		}
 		group, w.queue = w.queue, group[:0]
-		failed := w.failed
+		failed, syncDue := w.failed, w.syncDue
+		w.syncDue = false
 		w.mu.Unlock()
 		if failed == nil {
-			failed = w.commit(group)
+			failed = w.commit(group, syncDue)
 		}
 		for i := range group {
-			group[i].done <- failed
+			group[i].done <- walDone{w.segment.Load(), failed}
 			group[i] = walWrite{}
 		}
 		w.grown()
@@ -185,8 +241,12 @@ func (w *wal) run() {
 
 // commit writes one group and syncs it. A failure poisons the log: the fsync is
 // never tried again, because the kernel may have dropped what it could not write.
-func (w *wal) commit(group []walWrite) error {
+func (w *wal) commit(group []walWrite, syncDue bool) error {
 	err := w.writeGroup(group)
+	sync := w.syncEvery == 0 || syncDue || slices.ContainsFunc(group, func(wr walWrite) bool { return wr.sync })
+	if err == nil && sync {
+		err = w.sync()
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err != nil {
@@ -194,39 +254,95 @@ func (w *wal) commit(group []walWrite) error {
 		w.logger.Error("write-ahead log failed, refusing writes until restart", "err", err)
 		return w.failed
 	}
-	w.durable = position{w.id, w.segment, w.offset}
-	w.bytes[w.segment] = w.offset
+	w.durable = position{w.id, w.segment.Load(), w.offset}
+	w.bytes[w.segment.Load()] = w.offset
+	return nil
+}
+
+// sync makes what was written durable.
+func (w *wal) sync() error {
+	if !w.dirty {
+		return nil
+	}
+	timer := w.metrics.startTimer(w.metrics.walSyncSeconds)
+	if err := w.file.Sync(); err != nil {
+		return fmt.Errorf("sync WAL segment %d: %w", w.segment.Load(), err)
+	}
+	timer()
+	w.dirty = false
 	return nil
 }
 
 func (w *wal) writeGroup(group []walWrite) error {
 	if w.offset >= w.segmentMax {
-		if err := w.file.Close(); err != nil {
-			return fmt.Errorf("close WAL segment %d: %w", w.segment, err)
+		if err := w.finishSegment(); err != nil {
+			return err
 		}
-		w.segment++
+		w.segment.Add(1)
 		if err := w.openSegment(); err != nil {
 			return err
 		}
 	}
-	w.buf = w.buf[:0]
+	w.buf = append(w.buf[:0], w.again...)
+	w.again = w.again[:0]
+	if err := w.define(group); err != nil {
+		return err
+	}
 	for i := range group {
-		w.payload = group[i].encode(w.payload[:0], w.segment)
-		if len(w.payload) > walPayloadMax {
-			return fmt.Errorf("WAL record of %d bytes, at most %d are allowed", len(w.payload), walPayloadMax)
+		if group[i].hold != nil {
+			group[i].hold.use(w.segment.Load())
 		}
-		w.buf = appendFrame(w.buf, w.payload)
+		w.buf = append(w.buf, group[i].frame...)
 	}
+	return w.write(len(group))
+}
+
+// define puts a record of the series that a group is the first to use in the
+// segment before the group's.
+func (w *wal) define(group []walWrite) error {
+	segment := w.segment.Load()
+	w.defined = w.defined[:0]
+	define := func(s *loggedSeries) {
+		if s.segment.Load() != segment {
+			s.segment.Store(segment)
+			w.defined = append(w.defined, s)
+		}
+	}
+	for i := range group {
+		wr := &group[i]
+		if wr.segment == segment {
+			for _, s := range wr.fresh {
+				define(s)
+			}
+			continue
+		}
+		for _, r := range wr.to {
+			define(&r.series.loggedSeries)
+		}
+	}
+	if len(w.defined) == 0 {
+		return nil
+	}
+	w.payload = encodeSeries(w.payload[:0], w.defined)
+	if len(w.payload) > walPayloadMax {
+		return fmt.Errorf("WAL record of %d bytes, at most %d are allowed", len(w.payload), walPayloadMax)
+	}
+	w.again = appendFrame(w.again, w.payload)
+	w.buf = append(w.buf, w.again...)
+	return nil
+}
+
+// write writes what is in the buffer, some records.
+func (w *wal) write(records int) error {
+	if len(w.buf) == 0 {
+		return nil
+	}
+	w.dirty = true
 	if _, err := w.file.Write(w.buf); err != nil {
-		return fmt.Errorf("write WAL segment %d: %w", w.segment, err)
+		return fmt.Errorf("write WAL segment %d: %w", w.segment.Load(), err)
 	}
-	timer := w.metrics.startTimer(w.metrics.walSyncSeconds)
-	if err := w.file.Sync(); err != nil {
-		return fmt.Errorf("sync WAL segment %d: %w", w.segment, err)
-	}
-	timer()
 	w.metrics.walBytes.Add(float64(len(w.buf)))
-	w.metrics.walRecords.Add(float64(len(group)))
+	w.metrics.walRecords.Add(float64(records))
 	w.offset += int64(len(w.buf))
 	if cap(w.buf) > 16<<20 {
 		w.buf, w.payload = nil, nil
@@ -234,13 +350,30 @@ func (w *wal) writeGroup(group []walWrite) error {
 	return nil
 }
 
+// finishSegment writes what is left of the open segment and closes it.
+func (w *wal) finishSegment() error {
+	w.buf = append(w.buf[:0], w.again...)
+	w.again = nil
+	err := w.write(0)
+	if err == nil {
+		err = w.sync()
+	}
+	w.mu.Lock()
+	w.bytes[w.segment.Load()] = w.offset
+	w.mu.Unlock()
+	if err = errors.Join(err, w.file.Close()); err != nil {
+		return fmt.Errorf("close WAL segment %d: %w", w.segment.Load(), err)
+	}
+	return nil
+}
+
 func (w *wal) openSegment() error {
-	name := segmentName(w.segment)
+	name := segmentName(w.segment.Load())
 	f, err := w.fs.Create(filepath.Join(w.dir, name))
 	if err != nil {
 		return fmt.Errorf("create WAL segment: %w", err)
 	}
-	h := segmentHeader{wal: w.id, segment: w.segment}
+	h := segmentHeader{wal: w.id, segment: w.segment.Load()}
 	n, err := f.Write(h.append(nil))
 	if err == nil {
 		err = f.Sync()
@@ -253,7 +386,7 @@ func (w *wal) openSegment() error {
 	}
 	w.file, w.offset = f, int64(n)
 	w.mu.Lock()
-	w.bytes[w.segment] = w.offset
+	w.bytes[w.segment.Load()] = w.offset
 	w.mu.Unlock()
 	return nil
 }

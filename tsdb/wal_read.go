@@ -32,8 +32,8 @@ type walCheck struct {
 // replay calls apply for every intact batch, in order, with the position where
 // its record begins, and returns where the log ends. A torn last record, the mark
 // of a crash before its batch was acknowledged, is cut off. Damage elsewhere is
-// reported with segment and offset; intact records around it are kept, except
-// those that use a series which only a damaged one defines: they are reported too.
+// reported with segment and offset; intact records around it are kept. Series are
+// defined twice in a segment, so that those after it do not need what was damaged.
 //
 // The last segment is written anew before replay returns: its last records may be
 // in the kernel's cache alone, when the process died between write and fsync, and
@@ -97,18 +97,22 @@ func (r *walReader) replaySegment(n uint64, last bool, id *ulid.ULID, apply func
 			}
 			r.damaged(n, offset, err)
 			rest = rest[next:]
+			records.defineAll(rest)
 			continue
 		}
 		rest = rest[frame:]
 		if cap(payload) > cap(buf) && frame < len(payload) {
 			buf = payload
 		}
-		b, err := records.decode(payload)
+		rec, err := records.decode(payload)
 		if err != nil {
 			r.damaged(n, offset, err)
 			continue
 		}
-		if err := apply(position{h.wal, n, offset}, b); err != nil {
+		if rec == nil {
+			continue
+		}
+		if err := apply(position{h.wal, n, offset}, rec); err != nil {
 			return 0, fmt.Errorf("replay WAL segment %d, offset %d: %w", n, offset, err)
 		}
 	}
@@ -156,6 +160,22 @@ func nextFrame(src []byte, claimed int) int {
 		}
 	}
 	return -1
+}
+
+// defineAll takes note of the series that the intact frames of src define.
+func (r *recordReader) defineAll(src []byte) {
+	for len(src) > 0 {
+		payload, size, err := decodeFrame(src, nil)
+		if err != nil {
+			if size = nextFrame(src, size); size < 0 {
+				return
+			}
+		} else if len(payload) > 0 && payload[0] == recordSeries {
+			// One that cannot be decoded is reported where it stands.
+			_, _ = r.decode(payload)
+		}
+		src = src[size:]
+	}
 }
 
 // settle makes the first bytes of the last segment durable and drops the rest.

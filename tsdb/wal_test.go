@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,39 +17,109 @@ import (
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/tsdb/tsdbutil"
 
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/tenant"
 	"github.com/quipudb/quipu/internal/vfs"
 )
 
-// sampleBatch is a batch with every kind and a key.
-func sampleBatch() *walRecord {
+// sampleRecord is a batch with every kind, a key, an exemplar and metadata.
+type sampleRecord struct {
+	head recordHead
+	incs []increment.Increment
+	to   []routed
+}
+
+func sampleBatch() *sampleRecord {
 	h := &increment.Hist{}
 	h.Observe(0)
 	h.Observe(12.5)
 	h.Observe(-3)
-	series := func(ref uint64, kind increment.Kind, name string) *loggedSeries {
-		return &loggedSeries{ref: ref, kind: kind, labels: labels.FromStrings(model.MetricNameLabel, name, "page", "/")}
-	}
-	c := series(1, increment.Counter, "events_total")
-	return &walRecord{
+	const at = 1_700_000_010_000
+	b := &sampleRecord{head: recordHead{
 		tenant: tenant.Default, generation: 0x0102030405060708,
 		keys: []batchKey{{hash: [16]byte{0xaa, 0xbb}, time: 1_700_000_000_000}}, step: g,
-		increments: []loggedIncrement{
-			{c, &increment.Increment{Kind: increment.Counter, Time: 1_700_000_010_000, Count: 3}},
-			{c, &increment.Increment{Kind: increment.Counter, Time: 1_600_000_005_000, Count: 0.25}},
-			{series(2, increment.Histogram, "event_value"), &increment.Increment{Kind: increment.Histogram, Time: 1_700_000_010_000, Hist: h}},
-			{series(3, increment.Distinct, "event_users"), &increment.Increment{Kind: increment.Distinct, Time: 1_700_000_010_000, IDs: []uint64{7, 1 << 63}}},
-		},
+		exemplars: []increment.Exemplar{{
+			Series: labels.FromStrings(model.MetricNameLabel, "events_total"), Labels: labels.FromStrings("trace_id", "ab"), Time: at + 3, Value: 1,
+		}},
+		metadata: []increment.Metadata{{Metric: "events_total", Type: model.MetricTypeCounter, Help: "Events.", Unit: "events"}},
+	}}
+	add := func(ref uint64, name string, inc increment.Increment) {
+		inc.Series = series(inc.Kind, name, "page", "/")
+		ser := &memSeries{}
+		ser.ref, ser.kind, ser.labels = ref, inc.Kind, inc.Labels
+		b.incs, b.to = append(b.incs, inc), append(b.to, routed{series: ser})
 	}
+	kind := func(k increment.Kind) *increment.Series { return &increment.Series{Kind: k} }
+	add(1, "events_total", increment.Increment{Series: kind(increment.Counter), Time: at, Value: 3})
+	add(4, "events_total", increment.Increment{Series: kind(increment.Counter), Time: at, Value: 1})
+	add(1, "events_total", increment.Increment{Series: kind(increment.Counter), Time: 1_600_000_005_000, Value: 0.25})
+	add(2, "event_value", increment.Increment{Series: kind(increment.Histogram), Time: at, Hist: h})
+	add(3, "event_users", increment.Increment{Series: kind(increment.Distinct), Time: at, IDs: []uint64{7, 1 << 63}})
+	add(5, "queue", increment.Increment{Series: kind(increment.Gauge), Time: at, At: at + 17, Value: -2.5})
+	add(6, "up", increment.Increment{Series: kind(increment.Sample), Time: at + 1, Value: 1, At: at - 9})
+	add(7, "native", increment.Increment{Series: kind(increment.Sample), Time: at + 2, Native: &increment.Native{Int: tsdbutil.GenerateTestHistogram(2)}})
+	add(7, "native", increment.Increment{Series: kind(increment.Sample), Time: at + 4, Native: &increment.Native{Float: tsdbutil.GenerateTestFloatHistogram(3)}})
+	return b
 }
 
-func describe(b *walRecord) string {
+func (b *sampleRecord) defined() []byte {
+	var all []*loggedSeries
+	for i := range b.to {
+		all = append(all, &b.to[i].series.loggedSeries)
+	}
+	return encodeSeries(nil, all)
+}
+
+func (b *sampleRecord) batch() []byte { return encodeBatch(nil, &b.head, b.incs, b.to) }
+
+// tenantRecord is the record of a memtable that has the batch's increments.
+func (b *sampleRecord) tenantRecord(t testing.TB) []byte {
+	t.Helper()
+	m := newMemtable(1, math.MinInt64, math.MaxInt64)
+	refs := uint64(0)
+	for i := range b.incs {
+		inc := &b.incs[i]
+		ser := m.getOrCreate(inc.Hash()^uint64(inc.Kind), inc.Labels, inc.Kind, func() uint64 { refs++; return refs })
+		if _, err := ser.add(inc, 0, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	payload, _, err := encodeMemory(context.Background(), &b.head, []*memtable{m})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return payload
+}
+
+func describeIncrement(ls labels.Labels, inc *increment.Increment) string {
+	s := fmt.Sprintf("%s %s %d %v %v %v %v", inc.Kind, ls, inc.Time, inc.Value, inc.At, inc.Hist, inc.IDs)
+	if inc.Native != nil {
+		s += fmt.Sprint(inc.Native.Int, inc.Native.Float)
+	}
+	return s + "\n"
+}
+
+func describe(rec *walRecord) string {
 	var s strings.Builder
-	fmt.Fprintf(&s, "%s %x %v %v %d\n", b.tenant, b.generation, b.whole, b.keys, b.step)
-	for _, li := range b.increments {
-		fmt.Fprintf(&s, "%d %s %s %d %v %v %v\n", li.series.ref, li.series.kind, li.series.labels, li.inc.Time, li.inc.Count, li.inc.Hist, li.inc.IDs)
+	fmt.Fprintf(&s, "%v\n", rec.recordHead)
+	for i := range rec.runs {
+		run := &rec.runs[i]
+		for j, rs := range run.series {
+			inc := increment.Increment{Series: &increment.Series{Kind: run.kind}}
+			run.increment(j, &inc)
+			s.WriteString(describeIncrement(rs.labels, &inc))
+		}
+	}
+	return s.String()
+}
+
+func (b *sampleRecord) describe() string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "%v\n", b.head)
+	for i := range b.incs {
+		s.WriteString(describeIncrement(b.incs[i].Labels, &b.incs[i]))
 	}
 	return s.String()
 }
@@ -56,30 +127,56 @@ func describe(b *walRecord) string {
 func TestRecordRoundTrip(t *testing.T) {
 	b := sampleBatch()
 	r := newRecordReader()
-	got, err := r.decode(b.append(nil, 5))
-	if err != nil || describe(got) != describe(b) {
-		t.Fatalf("%v\n got %s\nwant %s", err, describe(got), describe(b))
-	}
-	// The second record of a segment does not define the series again.
-	second := b.append(nil, 5)
-	if bytes.Contains(second, []byte("events_total")) {
-		t.Error("a series is defined twice in one segment")
-	}
-	if got, err = r.decode(second); err != nil || describe(got) != describe(b) {
-		t.Errorf("second record: %v, %s", err, describe(got))
-	}
-	// The next segment does, and is read without the first.
-	if got, err = newRecordReader().decode(b.append(nil, 6)); err != nil || describe(got) != describe(b) {
-		t.Errorf("next segment: %v, %s", err, describe(got))
-	}
-	whole := sampleBatch()
-	whole.whole = true
-	whole.keys = append(whole.keys, batchKey{hash: [16]byte{9}, time: 5})
-	if got, err = newRecordReader().decode(whole.append(nil, 5)); err != nil || describe(got) != describe(whole) {
-		t.Errorf("a tenant's record: %v, %s", err, describe(got))
-	}
-	if _, err := newRecordReader().decode(b.append(nil, 6)); err == nil || !strings.Contains(err.Error(), "does not define") {
+	if _, err := r.decode(b.batch()); err == nil || !strings.Contains(err.Error(), "does not define") {
 		t.Errorf("a reference that nothing defines: %v", err)
+	}
+	for range 2 { // a second definition changes nothing
+		if rec, err := r.decode(b.defined()); err != nil || rec != nil {
+			t.Fatalf("record of series: %v, %v", rec, err)
+		}
+	}
+	for range 2 {
+		got, err := r.decode(b.batch())
+		if err != nil || describe(got) != b.describe() {
+			t.Fatalf("%v\n got %s\nwant %s", err, describe(got), b.describe())
+		}
+	}
+	for cut := range b.batch() {
+		if _, err := r.decode(b.batch()[:cut]); err == nil {
+			t.Errorf("a record that is cut to %d bytes decodes", cut)
+		}
+	}
+}
+
+// What a tenant has in memory is the same after it was logged again.
+func TestTenantRecordRoundTrip(t *testing.T) {
+	db := openTestDB(t, "", nil)
+	b := sampleBatch()
+	for i := range b.incs {
+		db.mustAppend(tenant.Default, b.incs[i])
+	}
+	want := db.stored(tenant.Default)
+	if len(want) != 8 {
+		t.Fatalf("stored %v", want)
+	}
+	s, err := db.store(tenant.Default, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if did, err := s.relog(context.Background()); !did || err != nil {
+			t.Fatalf("relog: %v, %v", did, err)
+		}
+		if err := db.releaseSegments(); err != nil {
+			t.Fatal(err)
+		}
+		db = db.reopen(nil)
+		if err := diff(db.stored(tenant.Default), want); err != nil {
+			t.Error(err)
+		}
+		if s, err = db.store(tenant.Default, false); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -89,11 +186,12 @@ func TestFormatsGolden(t *testing.T) {
 	id := ulid.MustParse("01ARZ3NDEKTSV4RRFFQ69G5FAV")
 	h := segmentHeader{wal: id, segment: 7}
 	show("segment-header", h.append(nil))
-	payload := sampleBatch().append(nil, 7)
+	sample := sampleBatch()
+	payload := sample.batch()
+	show("series-record", sample.defined())
 	show("batch-record", payload)
-	whole := sampleBatch()
-	whole.whole = true
-	show("tenant-record", whole.append(nil, 7))
+	show("tenant-record", sample.tenantRecord(t))
+	show("exemplars", encodeExemplars(sample.head.exemplars))
 	show("frame", appendFrame(nil, payload))
 	show("frame-compressed", appendFrame(nil, bytes.Repeat(payload, 5)))
 	dir := t.TempDir()
@@ -109,6 +207,7 @@ func TestFormatsGolden(t *testing.T) {
 	m := manifest{
 		Generation: 9, Watermark: position{id, 3, 400},
 		Blocks: []blockInfo{{ULID: id, MinTime: 1000, MaxTime: 2000}}, Keys: []keyFile{{Name: "x.keys", MaxTime: 5}},
+		Exemplars: "y.exemplars", Metadata: sample.head.metadata,
 	}
 	if err := m.write(vfs.OS{}, dir); err != nil {
 		t.Fatal(err)
@@ -219,15 +318,20 @@ func TestDamageInTheMiddleCostsOneRecord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The 21st frame, whose series were defined before.
-	at, size := segmentHeadSize, 0
-	for range 21 {
-		at += size
-		if _, size, err = decodeFrame(src[at:], nil); err != nil {
+	// Of a damaged batch its own event is lost, of a damaged definition of series
+	// nothing: it stands there twice.
+	batches, definitions := 0, 0
+	for at, size := segmentHeadSize, 0; at < len(src); at += size {
+		var payload []byte
+		if payload, size, err = decodeFrame(src[at:], nil); err != nil {
 			t.Fatal(err)
 		}
-	}
-	for _, flip := range []int{at, at + 5, at + frameHeadSize + 3} { // length, checksum, payload
+		want := 39.0
+		if batches++; payload[0] == recordSeries {
+			want = 40
+			definitions++
+		}
+		flip := at + []int{0, 5, frameHeadSize + 3}[batches%3] // length, checksum, payload
 		damaged := bytes.Clone(src)
 		damaged[flip] ^= 0x40
 		dir := t.TempDir()
@@ -239,12 +343,16 @@ func TestDamageInTheMiddleCostsOneRecord(t *testing.T) {
 		}
 		var log bytes.Buffer
 		d := openTestDB(t, dir, func(o *Options) { o.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
-		if got := total(d.stored(tenant.Default)); got != 39 {
-			t.Errorf("byte %d flipped: %v events, want 39", flip, got)
+		last := at+size == len(src) // then it counts as torn
+		if got := total(d.stored(tenant.Default)); got != want {
+			t.Errorf("byte %d flipped: %v events, want %v", flip, got, want)
 		}
-		if s := log.String(); !strings.Contains(s, "damaged") || !strings.Contains(s, fmt.Sprint("offset=", at)) || !strings.Contains(s, "segment=") {
+		if s := log.String(); !last && (!strings.Contains(s, "damaged") || !strings.Contains(s, fmt.Sprint("offset=", at)) || !strings.Contains(s, "segment=")) {
 			t.Errorf("byte %d flipped: log does not say where: %s", flip, s)
 		}
+	}
+	if batches-definitions != 40 || definitions != 2*7 {
+		t.Errorf("%d frames, %d of series", batches, definitions)
 	}
 }
 
@@ -345,18 +453,35 @@ func TestFailedFlushLosesNothing(t *testing.T) {
 }
 
 func FuzzRecordDecode(f *testing.F) {
-	f.Add(sampleBatch().append(nil, 1))
+	b := sampleBatch()
+	f.Add(b.batch())
+	f.Add(b.defined())
+	f.Add(b.tenantRecord(f))
 	f.Fuzz(func(t *testing.T, src []byte) {
-		b, err := newRecordReader().decode(src)
-		if err != nil {
+		r := newRecordReader()
+		if _, err := r.decode(b.defined()); err != nil {
+			t.Fatal(err)
+		}
+		rec, err := r.decode(src)
+		if err != nil || rec == nil || rec.whole {
 			return
 		}
-		for _, li := range b.increments {
-			li.series.segment = 0
+		before := describe(rec)
+		var incs []increment.Increment
+		var to []routed
+		for i := range rec.runs {
+			run := &rec.runs[i]
+			for j, rs := range run.series {
+				inc := increment.Increment{Series: &increment.Series{Kind: run.kind}}
+				run.increment(j, &inc)
+				ser := &memSeries{}
+				ser.ref, ser.kind = rs.ref, rs.kind
+				incs, to = append(incs, inc), append(to, routed{series: ser})
+			}
 		}
-		again, err := newRecordReader().decode(b.append(nil, 1))
-		if err != nil || len(again.increments) != len(b.increments) {
-			t.Fatalf("what decodes does not encode: %v", err)
+		again, err := r.decode(encodeBatch(nil, &rec.recordHead, incs, to))
+		if err != nil || describe(again) != before {
+			t.Fatalf("what decodes does not encode: %v\n%s\n%s", err, before, describe(again))
 		}
 	})
 }

@@ -15,9 +15,10 @@ import (
 
 // probes by name. Those that start with fill prepare a directory for another.
 var probes = map[string]probe{
-	"append":                 appendOurs(10_000),
+	"append":                 appendOurs(10_000, true),
+	"append-labels":          appendOurs(100_000, false),
 	"append-upstream":        appendUpstream(10_000, true),
-	"append100k":             appendOurs(100_000),
+	"append100k":             appendOurs(100_000, true),
 	"append100k-upstream":    appendUpstream(100_000, true),
 	"append-upstream-labels": appendUpstream(100_000, false),
 	"new":                    newSeriesOurs,
@@ -57,7 +58,7 @@ func figures() []figure {
 		both("append_known_100k_series", "cpu-ns/increment", "append100k", "cpu_ns", 100),
 		{
 			name: "append_known_100k_by_labels", unit: "cpu-ns/increment",
-			ours: source{"append100k", "cpu_ns"}, upstr: source{"append-upstream-labels", "cpu_ns"},
+			ours: source{"append-labels", "cpu_ns"}, upstr: source{"append-upstream-labels", "cpu_ns"},
 		},
 		both("new_series", "cpu-us/series", "new", "cpu_us", 1.5),
 		both("dense_counter", "bytes/window", "dense", "bytes_per_window", 0.45),

@@ -20,8 +20,9 @@ import (
 // appendCount is how many increments the probes of known series append.
 const appendCount = 2_000_000
 
-// appendOurs appends to series that storage knows.
-func appendOurs(series int) probe {
+// appendOurs appends to series that storage knows: by the handles that ingestion
+// keeps, or by labels alone.
+func appendOurs(series int, keepHandles bool) probe {
 	return func(e env) (results, error) {
 		var s spent
 		rounds := min(appendCount/series, windowsPerRange-1)
@@ -31,10 +32,30 @@ func appendOurs(series int) probe {
 			}
 			batches := batchesOf(manyLabels(series)) // I3
 			var err error
-			s, err = e.measure(func() error { return appendRounds(db, batches, 1, 1+rounds) })
+			s, err = e.measure(func() error {
+				for w := 1; w <= rounds; w++ {
+					if !keepHandles {
+						forgetHandles(batches)
+					}
+					if err := appendRounds(db, batches, w, w+1); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
 			return err
 		})
 		return perItem(s, rounds*series), err
+	}
+}
+
+// forgetHandles makes new ones of the same labels.
+func forgetHandles(batches []increment.Batch) {
+	for _, b := range batches {
+		for i := range b.Increments {
+			inc := &b.Increments[i]
+			inc.Series = increment.NewSeries(inc.Labels, inc.Kind, nil)
+		}
 	}
 }
 

@@ -71,7 +71,7 @@ func appendDay(db *tsdb.DB, counts [][]int) error {
 	for w := range windowsPerDay {
 		for i := range counts {
 			if n := counts[i][w]; n > 0 {
-				b.Increments = append(b.Increments, increment.Increment{Labels: ls[i], Kind: increment.Counter, Time: windowTime(w), Count: float64(n)})
+				b.Increments = append(b.Increments, increment.Increment{Series: increment.NewSeries(ls[i], increment.Counter, nil), Time: windowTime(w), Value: float64(n)})
 			}
 		}
 		if len(b.Increments) >= batchSize {

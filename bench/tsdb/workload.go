@@ -57,7 +57,7 @@ func batchesOf(series []labels.Labels) []increment.Batch {
 		n := min(batchSize, len(series))
 		b := increment.Batch{Increments: make([]increment.Increment, n)}
 		for i := range b.Increments {
-			b.Increments[i] = increment.Increment{Labels: series[i], Kind: increment.Counter, Count: 1}
+			b.Increments[i] = increment.Increment{Series: increment.NewSeries(series[i], increment.Counter, nil), Value: 1}
 		}
 		out, series = append(out, b), series[n:]
 	}
@@ -70,7 +70,7 @@ func setWindow(b *increment.Batch, window int) {
 	t := windowTime(window)
 	for i := range b.Increments {
 		b.Increments[i].Time = t
-		b.Increments[i].Count = countOf(window, i)
+		b.Increments[i].Value = countOf(window, i)
 	}
 }
 

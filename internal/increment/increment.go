@@ -1,14 +1,16 @@
 // Package increment is what flows from ingest/ to tsdb/: increments of series on
 // the time grid, in batches that are applied whole or not at all.
 //
-// Files: increment.go (kinds, increments, batches), histogram.go (native
-// exponential histograms as sparse bucket increments).
+// Files: increment.go (kinds, series, increments), batch.go (batches and what else
+// they carry), histogram.go (histogram increments as sparse buckets).
 package increment
 
 import (
 	"fmt"
 	"math"
+	"sync/atomic"
 
+	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 )
 
@@ -21,9 +23,14 @@ const (
 	Counter   Kind = 1 // increments add
 	Histogram Kind = 2 // buckets, sum and count add
 	Distinct  Kind = 3 // sets of ids unite
+	Gauge     Kind = 4 // the value of the latest time wins
+	Sample    Kind = 5 // Prometheus samples as received; of one timestamp the last written wins
 )
 
-// String returns the name that rules and messages use.
+// Kinds are all kinds this version knows.
+var Kinds = [...]Kind{Counter, Histogram, Distinct, Gauge, Sample}
+
+// String returns the name that rules, files and messages use.
 func (k Kind) String() string {
 	switch k {
 	case Counter:
@@ -32,12 +39,16 @@ func (k Kind) String() string {
 		return "histogram"
 	case Distinct:
 		return "distinct"
+	case Gauge:
+		return "gauge"
+	case Sample:
+		return "sample"
 	}
 	return "unknown"
 }
 
 // Valid reports whether k is a kind this version knows.
-func (k Kind) Valid() bool { return k >= Counter && k <= Distinct }
+func (k Kind) Valid() bool { return k >= Counter && k <= Sample }
 
 // Other replaces label values that a limit does not allow.
 const Other = "(other)"
@@ -49,35 +60,66 @@ type Shape struct {
 	Names, Keep []string
 }
 
-// Increment is what one batch adds to one window of one series.
-type Increment struct {
+// Series names what an increment goes to. Whoever appends to the same series of the
+// same tenant again and again keeps its Series: storage finds it faster then. Safe
+// for concurrent use once made.
+type Series struct {
 	Labels labels.Labels // with __name__, sorted
-	Shape  *Shape        // of the rule that made it; nil: the labels it has, none kept
 	Kind   Kind
-	Time   int64 // start of the window: milliseconds since 1970, a multiple of the tenant's grid
+	Shape  *Shape // of the rule that made it; nil: the labels it has, none kept
 
-	// One of these, by Kind.
-	Count float64 // Counter: finite, not negative
-	Hist  *Hist   // Histogram
-	IDs   []uint64
-	// Distinct: keyed hashes of the ids seen, in any order, repeats allowed; or
-	// Sketch, a set of them as package sketch encodes it.
-	Sketch []byte
+	hash uint64
+	// Place is a note of the storage's, where it found the series last; 0: nowhere.
+	Place atomic.Uint64
+}
+
+// NewSeries returns the series with these labels, which it keeps.
+func NewSeries(ls labels.Labels, k Kind, shape *Shape) *Series {
+	return &Series{Labels: ls, Kind: k, Shape: shape, hash: ls.Hash()}
+}
+
+// Hash is that of the labels.
+func (s *Series) Hash() uint64 { return s.hash }
+
+// Native is a native histogram sample: one of the two.
+type Native struct {
+	Int   *histogram.Histogram
+	Float *histogram.FloatHistogram
+}
+
+// Increment is what one batch adds to one window of one series, or one sample.
+type Increment struct {
+	*Series
+	// Time is the start of the window: milliseconds since 1970, a multiple of the
+	// tenant's grid. Of a Sample it is its own timestamp.
+	Time int64
+
+	// Value of a Counter is what it adds: finite, not negative. Of a Gauge and a
+	// Sample it is the value.
+	Value float64
+	// At of a Gauge is when it had the value, in the window; of a Sample its start
+	// timestamp, 0 where it has none. Milliseconds since 1970.
+	At   int64
+	Hist *Hist // Histogram
+	// IDs of a Distinct are keyed hashes of the ids seen, in any order, repeats
+	// allowed.
+	IDs    []uint64
+	Native *Native // Sample that is a native histogram; nil: Value
 }
 
 // Validate checks that the increment is one that can be stored on a grid of step
 // milliseconds; the error names the series.
 func (inc *Increment) Validate(step int64) error {
 	bad := func(format string, args ...any) error {
-		return fmt.Errorf("increment of %s: %s", inc.Labels, fmt.Sprintf(format, args...))
+		return fmt.Errorf("%s %s: %s", inc.Kind, inc.Labels, fmt.Sprintf(format, args...))
 	}
-	if inc.Time%step != 0 {
+	if inc.Kind != Sample && inc.Time%step != 0 {
 		return bad("%d is not on the grid of %d ms", inc.Time, step)
 	}
 	switch inc.Kind {
 	case Counter:
-		if math.IsNaN(inc.Count) || math.IsInf(inc.Count, 0) || inc.Count < 0 {
-			return bad("%v is no increment of a counter", inc.Count)
+		if math.IsNaN(inc.Value) || math.IsInf(inc.Value, 0) || inc.Value < 0 {
+			return bad("%v is no increment of a counter", inc.Value)
 		}
 	case Histogram:
 		if inc.Hist == nil {
@@ -90,17 +132,28 @@ func (inc *Increment) Validate(step int64) error {
 			return bad("%v", err)
 		}
 	case Distinct:
+	case Gauge:
+		if inc.At < inc.Time || inc.At >= inc.Time+step {
+			return bad("a value of %d is not in the window that starts at %d", inc.At, inc.Time)
+		}
+	case Sample:
+		if n := inc.Native; n != nil {
+			if err := n.validate(); err != nil {
+				return bad("%v", err)
+			}
+		}
 	default:
 		return bad("unknown kind %d", inc.Kind)
 	}
 	return nil
 }
 
-// Batch is one request's increments. The receiver owns it until it returns.
-type Batch struct {
-	// Key de-duplicates the batch where HasKey is set: a hash of what the
-	// client named it.
-	Key        [16]byte
-	HasKey     bool
-	Increments []Increment
+func (n *Native) validate() error {
+	switch {
+	case n.Int != nil && n.Float == nil:
+		return n.Int.Validate()
+	case n.Float != nil && n.Int == nil:
+		return n.Float.Validate()
+	}
+	return fmt.Errorf("a native histogram is of integers or of floats, this is both or neither")
 }

@@ -35,6 +35,8 @@ type Limits struct {
 	// SeriesPerMetric is the most series one metric may have; past it
 	// increments go to series whose labels are replaced by "(other)".
 	SeriesPerMetric int `yaml:"series_per_metric"`
+	// Exemplars is how many exemplars are kept, the newest; 0 keeps none.
+	Exemplars int `yaml:"exemplars"`
 }
 
 // DefaultSettings are those of a new tenant when nothing else is said.
@@ -42,7 +44,7 @@ func DefaultSettings() Settings {
 	return Settings{
 		Grid:        model.Duration(15 * time.Second),
 		IdleTimeout: model.Duration(time.Hour),
-		Limits:      Limits{SeriesPerMetric: 10_000},
+		Limits:      Limits{SeriesPerMetric: 10_000, Exemplars: 10_000},
 	}
 }
 
@@ -62,6 +64,8 @@ func (s Settings) Validate() error {
 		return fmt.Errorf("retention is %s, it must not be negative", s.Retention)
 	case s.Limits.SeriesPerMetric < 10:
 		return fmt.Errorf("limits.series_per_metric is %d, it must be at least 10", s.Limits.SeriesPerMetric)
+	case s.Limits.Exemplars < 0 || s.Limits.Exemplars > 1_000_000:
+		return fmt.Errorf("limits.exemplars is %d, it must be from 0 to 1000000", s.Limits.Exemplars)
 	}
 	return nil
 }
@@ -102,10 +106,11 @@ func (s Settings) NewFile() []byte {
 #   retention: %s             # age at which data is dropped; 0s keeps all
 #   limits:
 #     series_per_metric: %d   # past it, labels become "(other)"
+#     exemplars: %d           # how many are kept, the newest
 
 # The width of a window. Fixed when the tenant was made.
 grid: %s
-`, s.IdleTimeout, s.Retention, s.Limits.SeriesPerMetric, s.Grid)
+`, s.IdleTimeout, s.Retention, s.Limits.SeriesPerMetric, s.Limits.Exemplars, s.Grid)
 }
 
 // Profile is what the write path needs to know of a tenant.

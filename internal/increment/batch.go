@@ -1,0 +1,44 @@
+package increment
+
+import (
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
+)
+
+// Batch is one request's increments and what came with them. The receiver owns it
+// until it returns.
+type Batch struct {
+	// Key de-duplicates the batch where HasKey is set: a hash of what the
+	// client named it.
+	Key        [16]byte
+	HasKey     bool
+	Increments []Increment
+	Exemplars  []Exemplar
+	Metadata   []Metadata
+	// SkipRefused: an increment that is refused is left out, Refused then has it, and
+	// the others count. Without it the whole batch is refused.
+	SkipRefused bool
+	Refused     []Refusal
+}
+
+// Exemplar is an example of what a series counted.
+type Exemplar struct {
+	Series labels.Labels // with __name__, as in the series' increments
+	Labels labels.Labels // of the exemplar, such as a trace's id
+	Time   int64         // milliseconds since 1970
+	Value  float64
+}
+
+// Metadata says what a metric is.
+type Metadata struct {
+	Metric string
+	Type   model.MetricType
+	Help   string
+	Unit   string
+}
+
+// Refusal is why the increment at Index of a batch was left out.
+type Refusal struct {
+	Index int
+	Err   error
+}

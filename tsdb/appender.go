@@ -1,0 +1,177 @@
+package tsdb
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/prometheus/common/model"
+
+	"github.com/quipudb/quipu/internal/increment"
+	"github.com/quipudb/quipu/internal/tenant"
+)
+
+// appender is the scratch memory of one batch on its way into the log and the
+// memtables.
+type appender struct {
+	to      []routed        // by position in the batch
+	fresh   []*loggedSeries // those that segment does not define yet
+	segment uint64
+	payload []byte
+	frame   []byte
+
+	// mem is the memtable that the increment before went to, and series what it
+	// has: most of a batch go to one.
+	mem    *memtable
+	series []*memSeries
+}
+
+var appenders = sync.Pool{New: func() any { return new(appender) }}
+
+// appenderBytesMax is the most that an appender keeps for the next batch.
+const appenderBytesMax = 4 << 20
+
+func (a *appender) release() {
+	clear(a.to)
+	clear(a.fresh)
+	a.to, a.fresh, a.mem, a.series = a.to[:0], a.fresh[:0], nil, nil
+	if cap(a.payload)+cap(a.frame)+16*cap(a.to) <= appenderBytesMax {
+		appenders.Put(a)
+	}
+}
+
+// route finds or makes the series of every increment of a batch, with admission.
+// What is refused refuses the batch, or is left out where the batch says so.
+func (a *appender) route(ctx context.Context, s *store, b *increment.Batch, now int64) error {
+	oldest := int64(math.MinInt64)
+	if keep := s.profile.Retention; keep > 0 {
+		// A range more, so that who looked at an event's age a moment ago and who
+		// looks now agree.
+		oldest = now - time.Duration(keep).Milliseconds() - tenant.BlockRange.Milliseconds()
+	}
+	if n := s.notes.admit(b); n > 0 {
+		s.db.metrics.notesRefused.Add(float64(n))
+	}
+	checked := int64(math.MinInt64) // a time on the grid
+	size, kept := notesSize(b), 0
+	for i := range b.Increments {
+		inc := &b.Increments[i]
+		to, err := routed{}, error(nil)
+		switch {
+		case inc.Kind == increment.Counter && inc.Time == checked && inc.Value >= 0 && inc.Value <= math.MaxFloat64:
+			// The usual case of what Validate allows.
+		default:
+			if err = inc.Validate(s.grid()); err == nil && inc.Kind != increment.Sample {
+				checked = inc.Time
+			}
+			size += encodedMax(inc)
+		}
+		if err == nil && inc.Time < oldest {
+			err = &AgeError{Series: inc.Labels, Time: inc.Time, Retention: s.profile.Retention}
+		}
+		if err == nil {
+			to, err = a.find(ctx, s, inc)
+		}
+		if err != nil {
+			if !b.SkipRefused || ctx.Err() != nil {
+				return err
+			}
+			b.Refused = append(b.Refused, increment.Refusal{Index: i, Err: err})
+			continue
+		}
+		if kept < i {
+			b.Increments[kept] = *inc
+		}
+		kept++
+		a.to = append(a.to, to)
+	}
+	b.Increments = b.Increments[:kept]
+	if size += 64 * kept; size > walPayloadMax {
+		return fmt.Errorf("batch is larger than a log record may be, %d bytes: split it", walPayloadMax)
+	}
+	return nil
+}
+
+// notesSize is at least what a batch's exemplars and metadata take in a record.
+func notesSize(b *increment.Batch) (n int) {
+	for i := range b.Exemplars {
+		e := &b.Exemplars[i]
+		n += 64 + int(e.Series.ByteSize()+e.Labels.ByteSize()) + 16*(e.Series.Len()+e.Labels.Len())
+	}
+	for i := range b.Metadata {
+		n += 16 + len(b.Metadata[i].Metric) + metadataBytesMax
+	}
+	return n
+}
+
+// find returns where an increment goes.
+func (a *appender) find(ctx context.Context, s *store, inc *increment.Increment) (routed, error) {
+	if a.mem == nil || inc.Time < a.mem.start || inc.Time >= a.mem.end {
+		a.mem = s.memtable(inc.Time)
+		a.series = a.mem.all()
+	}
+	if p := inc.Place.Load(); uint32(p>>32) == a.mem.id {
+		n := int(uint32(p))
+		if n >= len(a.series) {
+			a.series = a.mem.all()
+		}
+		return routed{a.mem, a.series[n]}, nil
+	}
+	ser := a.mem.get(inc.Hash(), inc.Labels)
+	if ser == nil {
+		hash := inc.Hash()
+		ls, folded, err := s.admission.admit(ctx, inc.Series)
+		if err != nil {
+			return routed{}, err
+		}
+		if folded {
+			s.db.metrics.countFolded(s.id, ls)
+			hash = ls.Hash()
+		}
+		if ser = a.mem.getOrCreate(hash, ls, inc.Kind, s.db.nextRef); folded {
+			return routed{a.mem, ser}, nil // found anew each time, to be counted
+		}
+	}
+	if ser.kind != inc.Kind {
+		return routed{}, &KindError{Metric: inc.Labels.Get(model.MetricNameLabel), Have: ser.kind, Got: inc.Kind}
+	}
+	inc.Place.Store(ser.place)
+	return routed{a.mem, ser}, nil
+}
+
+// encode makes the frame of the batch's record.
+func (a *appender) encode(w *wal, h *recordHead, incs []increment.Increment) {
+	a.payload = encodeBatch(a.payload[:0], h, incs, a.to)
+	a.frame = appendFrame(a.frame[:0], a.payload)
+	a.segment = w.segment.Load()
+	for i := range a.to {
+		if s := &a.to[i].series.loggedSeries; s.segment.Load() != a.segment {
+			a.fresh = append(a.fresh, s)
+		}
+	}
+}
+
+// apply adds the increments to their memtables, once they are logged.
+func (a *appender) apply(s *store, b *increment.Batch, now int64) error {
+	s.cuts.applying.RLock()
+	defer s.cuts.applying.RUnlock()
+	after, keep := s.cuts.last, s.cuts.out > 0
+	s.notes.add(b.Exemplars, b.Metadata)
+	for i := 0; i < len(a.to); {
+		m := a.to[i].mem
+		first, last, grown := b.Increments[i].Time, b.Increments[i].Time, 0
+		for ; i < len(a.to) && a.to[i].mem == m; i++ {
+			inc := &b.Increments[i]
+			more, err := a.to[i].series.add(inc, after, keep)
+			if err != nil {
+				return fmt.Errorf("apply increment of %s: %w", a.to[i].series.labels, err)
+			}
+			first, last, grown = min(first, inc.Time), max(last, inc.Time), grown+more
+		}
+		m.wrote(first, last, grown)
+		m.lastAppend.Store(now)
+	}
+	return nil
+}
