@@ -147,7 +147,7 @@ func (a *appender) encode(w *wal, h *recordHead, incs []increment.Increment) {
 	a.frame = appendFrame(a.frame[:0], a.payload)
 	a.segment = w.segment.Load()
 	for i := range a.to {
-		if s := &a.to[i].series.loggedSeries; s.segment.Load() != a.segment {
+		if s := &a.to[i].series.loggedSeries; s.segment.Load() != uint32(a.segment) {
 			a.fresh = append(a.fresh, s)
 		}
 	}

@@ -79,8 +79,7 @@ func counterInc(name string, ts time.Time, n float64, lbls ...string) increment.
 
 // add merges one increment into its window.
 func (p *points) add(inc *increment.Increment) error {
-	s := memSeries{}
-	s.kind = p.kind
+	s := newMemSeries(1, p.kind, labels.EmptyLabels(), 0)
 	if _, err := s.add(inc, 0, false); err != nil {
 		return err
 	}

@@ -31,14 +31,24 @@ import (
 // Two bytes a window are usual for a counter.
 type memlog struct {
 	bytes []byte // never changed up to its length, so that readers may keep it
+	prev  int64  // time of the last entry
 	n     int32  // entries
 	tidy  int32  // entries when it was last put in order
 	// unsorted: a window is not after the one before it.
 	unsorted bool
 
-	prev     int64  // time of the last entry
 	prevStep int64  // of a sample: distance of the last two
 	prevBits uint64 // of a gauge or sample: the last value
+}
+
+// pushCount is push for the kind that there is most of.
+func (l *memlog) pushCount(t int64, v float64) {
+	if t <= l.prev && l.n > 0 {
+		l.unsorted = true
+	}
+	l.bytes = appendCount(binary.AppendVarint(l.bytes, (t-l.prev)/1000), v)
+	l.prev = t
+	l.n++
 }
 
 // entry is one window of a series.

@@ -4,33 +4,47 @@ import (
 	"math"
 	"sync"
 
+	"github.com/prometheus/prometheus/model/labels"
+
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/sketch"
 )
 
-// memSeries is one series of one memtable.
+// memSeries is one series of one memtable. What an append touches comes first: two
+// cache lines, where the whole is a multiple of them (see newMemSeries).
 type memSeries struct {
+	mu   sync.Mutex
+	open openWindow // the window that was written to last: most increments go there
+	log  memlog     // the others
+	undo *[]undo    // by ascending cut
+
 	loggedSeries
 	hash  uint64
 	next  *memSeries // with the same hash
 	place uint64     // see increment.Series: memtable and position in it
-
-	mu sync.Mutex
-	memState
-	undo []undo // by ascending cut
+	_     [2]uint64
 }
 
-// memState is what a series holds. Nothing that it points to changes: a reader may
-// keep a copy.
+func newMemSeries(ref uint64, kind increment.Kind, ls labels.Labels, hash uint64) *memSeries {
+	s := &memSeries{hash: hash, open: openWindow{time: noWindow}}
+	s.ref, s.kind, s.labels = ref, kind, ls
+	return s
+}
+
+// openWindow is one window in the form in which values are merged into it.
+type openWindow struct {
+	time  int64   // noWindow: there is none
+	value float64 // counter, gauge, sample
+	at    int64   // gauge, sample
+	wide  *wideValue
+}
+
+const noWindow = math.MinInt64
+
+// memState is what a reader needs of a series. Nothing that it points to changes.
 type memState struct {
-	log memlog // closed windows
-	// The open window is the one that was written to last: most increments go
-	// there.
-	isOpen bool
-	time   int64
-	value  float64 // counter, gauge, sample
-	at     int64   // gauge, sample
-	wide   *wideValue
+	log  []byte
+	open openWindow
 }
 
 // wideValue is the open window of a histogram or distinct series, or a native
@@ -57,10 +71,10 @@ func (w *wideValue) clone() (*wideValue, error) {
 	return out, nil
 }
 
-// entry is the open window as an entry of the log.
-func (st *memState) entry() entry {
-	e := entry{time: st.time, value: st.value, at: st.at}
-	if w := st.wide; w != nil {
+// entry is the window as one of the log.
+func (o *openWindow) entry() entry {
+	e := entry{time: o.time, value: o.value, at: o.at}
+	if w := o.wide; w != nil {
 		e.hist, e.ids, e.native = w.hist, w.ids, w.native
 	}
 	return e
@@ -72,42 +86,57 @@ func (s *memSeries) add(inc *increment.Increment, after cut, keep bool) (grown i
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.remember(after, keep)
-	if s.isOpen && s.time == inc.Time {
+	if s.open.time == inc.Time {
 		return s.merge(inc)
 	}
 	before := cap(s.log.bytes)
-	if s.isOpen {
-		e := s.memState.entry()
-		if err := s.log.push(s.kind, &e); err != nil {
+	if err := s.closeWindow(); err != nil {
+		return 0, err
+	}
+	if s.log.untidy() {
+		if err := s.log.tidyUp(s.kind); err != nil {
 			return 0, err
 		}
-		if s.log.untidy() {
-			if err := s.log.tidyUp(s.kind); err != nil {
-				return 0, err
-			}
-		}
 	}
-	s.isOpen, s.time, s.value, s.at = true, inc.Time, inc.Value, inc.At
-	more, err := s.begin(inc)
-	return cap(s.log.bytes) - before + more, err
+	s.open.time, s.open.value = inc.Time, inc.Value
+	grown = cap(s.log.bytes) - before
+	if s.kind != increment.Counter {
+		more, err := s.begin(inc)
+		return grown + more, err
+	}
+	return grown, nil
 }
 
-// begin makes the open window's wide value of an increment.
+// closeWindow puts the open window into the log.
+//
+// REQUIRES: s.mu
+func (s *memSeries) closeWindow() error {
+	switch {
+	case s.open.time == noWindow:
+		return nil
+	case s.kind == increment.Counter:
+		s.log.pushCount(s.open.time, s.open.value)
+		return nil
+	}
+	e := s.open.entry()
+	return s.log.push(s.kind, &e)
+}
+
+// begin sets what a counter does not have of the open window.
 //
 // REQUIRES: s.mu
 func (s *memSeries) begin(inc *increment.Increment) (grown int, err error) {
+	s.open.at, s.open.wide = inc.At, nil
 	switch {
 	case s.kind == increment.Histogram:
-		s.wide = &wideValue{hist: inc.Hist.Clone()}
+		s.open.wide = &wideValue{hist: inc.Hist.Clone()}
 		grown = histBytes(inc.Hist)
 	case s.kind == increment.Distinct:
-		s.wide = &wideValue{ids: new(sketch.Sketch)}
-		err = s.wide.ids.Add(inc.IDs...)
-		grown = s.wide.ids.Bytes()
+		s.open.wide = &wideValue{ids: new(sketch.Sketch)}
+		err = s.open.wide.ids.Add(inc.IDs...)
+		grown = s.open.wide.ids.Bytes()
 	case inc.Native != nil:
-		s.wide = &wideValue{native: inc.Native}
-	default:
-		s.wide = nil
+		s.open.wide = &wideValue{native: inc.Native}
 	}
 	return grown, err
 }
@@ -119,32 +148,33 @@ func histBytes(h *increment.Hist) int { return 64 + 16*(len(h.Pos)+len(h.Neg)) }
 //
 // REQUIRES: s.mu
 func (s *memSeries) merge(inc *increment.Increment) (grown int, err error) {
+	o := &s.open
 	switch s.kind {
 	case increment.Counter:
-		s.value += inc.Value
+		o.value += inc.Value
 		return 0, nil
 	case increment.Gauge:
-		if gaugeAfter(inc.At, inc.Value, s.at, s.value) {
-			s.value, s.at = inc.Value, inc.At
+		if gaugeAfter(inc.At, inc.Value, o.at, o.value) {
+			o.value, o.at = inc.Value, inc.At
 		}
 		return 0, nil
 	case increment.Sample:
-		s.value, s.at = inc.Value, inc.At
+		o.value = inc.Value
 		return s.begin(inc)
 	}
-	if s.wide.shared {
-		if s.wide, err = s.wide.clone(); err != nil {
+	if o.wide.shared {
+		if o.wide, err = o.wide.clone(); err != nil {
 			return 0, err
 		}
 	}
 	if s.kind == increment.Histogram {
-		before := histBytes(s.wide.hist)
-		s.wide.hist.Merge(inc.Hist)
-		return histBytes(s.wide.hist) - before, nil
+		before := histBytes(o.wide.hist)
+		o.wide.hist.Merge(inc.Hist)
+		return histBytes(o.wide.hist) - before, nil
 	}
-	before := s.wide.ids.Bytes()
-	err = s.wide.ids.Add(inc.IDs...)
-	return s.wide.ids.Bytes() - before, err
+	before := o.wide.ids.Bytes()
+	err = o.wide.ids.Add(inc.IDs...)
+	return o.wide.ids.Bytes() - before, err
 }
 
 // absorb merges points into s while the log is replayed.
@@ -152,13 +182,10 @@ func (s *memSeries) absorb(p *points) (grown int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before := cap(s.log.bytes)
-	if s.isOpen {
-		e := s.memState.entry()
-		if err := s.log.push(s.kind, &e); err != nil {
-			return 0, err
-		}
-		s.isOpen, s.wide = false, nil
+	if err := s.closeWindow(); err != nil {
+		return 0, err
 	}
+	s.open = openWindow{time: noWindow}
 	for i := range p.win {
 		e := p.entry(i)
 		if err := s.log.push(s.kind, &e); err != nil {
@@ -168,21 +195,28 @@ func (s *memSeries) absorb(p *points) (grown int, err error) {
 	return cap(s.log.bytes) - before, nil
 }
 
-// stateAt is a copy of the state at a cut.
+// state is what s holds now.
+//
+// REQUIRES: s.mu
+func (s *memSeries) state() memState {
+	if s.open.wide != nil {
+		s.open.wide.shared = true
+	}
+	return memState{log: s.log.bytes, open: s.open}
+}
+
+// stateAt is what s held at a cut.
 func (s *memSeries) stateAt(at cut) memState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := s.memState
-	for i := range s.undo { // the first one after the cut is what it was at the cut
-		if s.undo[i].after >= at {
-			st = s.undo[i].state
-			break
+	if s.undo != nil {
+		for _, u := range *s.undo {
+			if u.after >= at { // the first change after the cut
+				return u.state
+			}
 		}
 	}
-	if st.wide != nil {
-		st.wide.shared = true
-	}
-	return st
+	return s.state()
 }
 
 // snapshot sets dst to s's points in [mint, maxt), as they were at a cut. They
@@ -195,18 +229,19 @@ func (s *memSeries) snapshot(dst *points, mint, maxt int64, at cut) error {
 
 // appendTo sets p, which is empty, to the points in [mint, maxt).
 func (st *memState) appendTo(p *points, mint, maxt int64) error {
-	if err := st.log.appendTo(p); err != nil {
+	log := memlog{bytes: st.log}
+	if err := log.appendTo(p); err != nil {
 		return err
 	}
-	if st.isOpen {
-		e := st.entry()
-		if st.wide != nil { // what it points to is shared, p may be changed
-			own, err := st.wide.clone()
-			if err != nil {
+	if st.open.time != noWindow {
+		own := st.open
+		if own.wide != nil { // p may be changed, what the window points to may not
+			var err error
+			if own.wide, err = own.wide.clone(); err != nil {
 				return err
 			}
-			e.hist, e.ids = own.hist, own.ids
 		}
+		e := own.entry()
 		p.push(&e)
 	}
 	if err := p.settle(); err != nil {
@@ -223,7 +258,7 @@ func (s *memSeries) overlaps(start, end, mint, maxt int64) (bool, error) {
 		return true, nil
 	}
 	st := s.stateAt(newest)
-	if st.isOpen && st.time >= mint && st.time < maxt {
+	if t := st.open.time; t != noWindow && t >= mint && t < maxt {
 		return true, nil
 	}
 	p := points{kind: s.kind}
@@ -240,12 +275,9 @@ func (s *memSeries) parts(mint, maxt int64) ([]points, error) {
 	return []points{p}, err
 }
 
-// logged are all points of s in the form of a log, and their number.
+// logged are all points of s in the form of a log.
 func (s *memSeries) logged() (log memlog, err error) {
 	st := s.stateAt(newest)
-	if !st.isOpen {
-		return st.log, nil
-	}
 	p := points{kind: s.kind}
 	if err := st.appendTo(&p, math.MinInt64, math.MaxInt64); err != nil {
 		return memlog{}, err

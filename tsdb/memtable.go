@@ -92,8 +92,8 @@ func (m *memtable) getOrCreate(hash uint64, ls labels.Labels, kind increment.Kin
 	if s := m.get(hash, ls); s != nil {
 		return s
 	}
-	s := &memSeries{hash: hash}
-	s.ref, s.kind, s.labels, s.place = ref(), kind, ls, uint64(m.id)<<32|uint64(len(m.series))
+	s := newMemSeries(ref(), kind, ls, hash)
+	s.place = uint64(m.id)<<32 | uint64(len(m.series))
 	m.series = append(m.series, s)
 	switch n := len(m.series); {
 	case m.postings != nil:

@@ -49,15 +49,16 @@ type undo struct {
 //
 // REQUIRES: s.mu
 func (s *memSeries) remember(after cut, keep bool) {
-	if !keep {
+	switch {
+	case !keep && s.undo == nil:
+		return
+	case !keep:
 		s.undo = nil
 		return
+	case s.undo == nil:
+		s.undo = new([]undo)
 	}
-	if n := len(s.undo); n > 0 && s.undo[n-1].after == after {
-		return
+	if n := len(*s.undo); n == 0 || (*s.undo)[n-1].after != after {
+		*s.undo = append(*s.undo, undo{after, s.state()})
 	}
-	if s.wide != nil {
-		s.wide.shared = true
-	}
-	s.undo = append(s.undo, undo{after, s.memState})
 }

@@ -52,6 +52,9 @@ type walWrite struct {
 	done chan walDone // receives once
 }
 
+// walReserve is how far ahead of what is written a segment is filled with zeros.
+const walReserve = 1 << 20
+
 // walDone is how a write ended: nil and the segment it is in when it is durable, as
 // far as the log's mode goes.
 type walDone struct {
@@ -85,12 +88,13 @@ type wal struct {
 	bytes   map[uint64]int64
 
 	// Owned by the writer goroutine.
-	file    vfs.File
-	offset  int64
-	dirty   bool // written and not synced
-	buf     []byte
-	payload []byte
-	defined []*loggedSeries
+	file     vfs.File
+	offset   int64
+	reserved int64 // the file is this long; zeros follow what is written
+	dirty    bool  // written and not synced
+	buf      []byte
+	payload  []byte
+	defined  []*loggedSeries
 	// again is the frame that defines the series of the last group that had any. It
 	// is written a second time with the next group, so that damage in one place does
 	// not take the records that refer to them.
@@ -303,8 +307,8 @@ func (w *wal) define(group []walWrite) error {
 	segment := w.segment.Load()
 	w.defined = w.defined[:0]
 	define := func(s *loggedSeries) {
-		if s.segment.Load() != segment {
-			s.segment.Store(segment)
+		if s.segment.Load() != uint32(segment) {
+			s.segment.Store(uint32(segment))
 			w.defined = append(w.defined, s)
 		}
 	}
@@ -338,6 +342,13 @@ func (w *wal) write(records int) error {
 		return nil
 	}
 	w.dirty = true
+	if end := w.offset + int64(len(w.buf)); end > w.reserved {
+		n := end - w.offset + min(walReserve, w.segmentMax)
+		if err := w.file.Reserve(int(n)); err != nil {
+			return fmt.Errorf("reserve room in WAL segment %d: %w", w.segment.Load(), err)
+		}
+		w.reserved = w.offset + n
+	}
 	if _, err := w.file.Write(w.buf); err != nil {
 		return fmt.Errorf("write WAL segment %d: %w", w.segment.Load(), err)
 	}
@@ -384,7 +395,7 @@ func (w *wal) openSegment() error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("start WAL segment %s: %w", name, err), f.Close())
 	}
-	w.file, w.offset = f, int64(n)
+	w.file, w.offset, w.reserved = f, int64(n), int64(n)
 	w.mu.Lock()
 	w.bytes[w.segment.Load()] = w.offset
 	w.mu.Unlock()

@@ -85,6 +85,10 @@ func (r *walReader) replaySegment(n uint64, last bool, id *ulid.ULID, apply func
 	var buf []byte
 	for len(rest) > 0 {
 		offset := int64(len(src) - len(rest))
+		if allZero(rest) { // room that was reserved
+			src = src[:offset]
+			break
+		}
 		payload, frame, err := decodeFrame(rest, buf)
 		if err != nil {
 			next := nextFrame(rest, frame)
@@ -160,6 +164,16 @@ func nextFrame(src []byte, claimed int) int {
 		}
 	}
 	return -1
+}
+
+// allZero looks at the first bytes first: only the end of a segment has any.
+func allZero(b []byte) bool {
+	for _, v := range b {
+		if v != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // defineAll takes note of the series that the intact frames of src define.

@@ -58,12 +58,12 @@ const (
 
 // loggedSeries is a series as records refer to it.
 type loggedSeries struct {
-	ref    uint64
-	kind   increment.Kind
-	labels labels.Labels
+	ref uint64
 	// segment is the one whose records may refer to the series: it is defined
 	// there, or will be before what is appended next. Set by the log's writer.
-	segment atomic.Uint64
+	segment atomic.Uint32
+	kind    increment.Kind
+	labels  labels.Labels
 }
 
 // batchKey de-duplicates a batch.

@@ -47,9 +47,7 @@ func sampleBatch() *sampleRecord {
 	}}
 	add := func(ref uint64, name string, inc increment.Increment) {
 		inc.Series = series(inc.Kind, name, "page", "/")
-		ser := &memSeries{}
-		ser.ref, ser.kind, ser.labels = ref, inc.Kind, inc.Labels
-		b.incs, b.to = append(b.incs, inc), append(b.to, routed{series: ser})
+		b.incs, b.to = append(b.incs, inc), append(b.to, routed{series: newMemSeries(ref, inc.Kind, inc.Labels, 0)})
 	}
 	kind := func(k increment.Kind) *increment.Series { return &increment.Series{Kind: k} }
 	add(1, "events_total", increment.Increment{Series: kind(increment.Counter), Time: at, Value: 3})
@@ -258,16 +256,32 @@ func lastSegmentWithData(t *testing.T, dir string) string {
 	return filepath.Join(dir, walDirName, segmentName(segments[len(segments)-1]))
 }
 
+// written is what a segment holds before the room that it has reserved.
+func written(t *testing.T, path string) []byte {
+	t.Helper()
+	src, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := segmentHeadSize
+	for !allZero(src[at:]) {
+		_, size, err := decodeFrame(src[at:], nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at += size
+	}
+	return src[:at]
+}
+
 // A crash in the middle of a write leaves a torn record, at whatever byte: it was
 // never acknowledged, and all before it is there.
 func TestTornTailIsCut(t *testing.T) {
 	db := openTestDB(t, "", nil)
 	db.fill(20)
 	path := lastSegmentWithData(t, db.dir)
-	whole, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	whole := written(t, path)
+	var err error
 	// Where the last record begins.
 	_, size, last := []byte(nil), 0, segmentHeadSize
 	for at := segmentHeadSize; at < len(whole); at += size {
@@ -314,10 +328,8 @@ func TestDamageInTheMiddleCostsOneRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	db.DB = nil
-	src, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	src := written(t, path)
+	var err error
 	// Of a damaged batch its own event is lost, of a damaged definition of series
 	// nothing: it stands there twice.
 	batches, definitions := 0, 0
@@ -474,9 +486,7 @@ func FuzzRecordDecode(f *testing.F) {
 			for j, rs := range run.series {
 				inc := increment.Increment{Series: &increment.Series{Kind: run.kind}}
 				run.increment(j, &inc)
-				ser := &memSeries{}
-				ser.ref, ser.kind = rs.ref, rs.kind
-				incs, to = append(incs, inc), append(to, routed{series: ser})
+				incs, to = append(incs, inc), append(to, routed{series: newMemSeries(rs.ref, rs.kind, rs.labels, 0)})
 			}
 		}
 		again, err := r.decode(encodeBatch(nil, &rec.recordHead, incs, to))

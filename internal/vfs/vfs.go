@@ -15,6 +15,9 @@ type File interface {
 	Write(p []byte) (int, error)
 	Sync() error
 	Close() error
+	// Reserve fills the next n bytes after what is written with zeros, for writes to
+	// overwrite: to sync a write that does not grow a file takes half the time.
+	Reserve(n int) error
 }
 
 // FS is a file system. Implementations are safe for concurrent use.
@@ -38,8 +41,29 @@ type FS interface {
 type OS struct{}
 
 func (OS) Create(name string) (File, error) {
-	return os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return &osFile{File: f}, nil
 }
+
+type osFile struct {
+	*os.File
+	written int64
+}
+
+func (f *osFile) Write(p []byte) (int, error) {
+	n, err := f.File.Write(p)
+	f.written += int64(n)
+	return n, err
+}
+
+func (f *osFile) Reserve(n int) error {
+	_, err := f.File.WriteAt(make([]byte, n), f.written)
+	return err
+}
+
 func (OS) ReadFile(name string) ([]byte, error)       { return os.ReadFile(name) }
 func (OS) ReadDir(name string) ([]fs.DirEntry, error) { return os.ReadDir(name) }
 func (OS) MkdirAll(name string) error                 { return os.MkdirAll(name, 0o755) }
