@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +27,9 @@ const (
 	walDirName = "@wal"
 	lockName   = "@lock"
 )
+
+// replayedMany is after how many records memory is given back to the system.
+const replayedMany = 5000
 
 // Options of a DB. The zero value of a field means its default.
 type Options struct {
@@ -154,6 +158,9 @@ func Open(opts Options) (db *DB, err error) {
 	}
 	if db.wal, err = startWAL(&db.opts, walDir, end, db.metrics, db.logGrown); err != nil {
 		return nil, fmt.Errorf("open storage: %w", err)
+	}
+	if records >= replayedMany {
+		debug.FreeOSMemory() // what reading the log took is not needed again
 	}
 	opts.Logger.Info("storage is open", "dir", opts.Dir, "replayed", records, "took", time.Since(started).Round(time.Millisecond))
 	ctx, stop := context.WithCancel(context.Background())

@@ -81,12 +81,9 @@ func (m *memtable) get(hash uint64, ls labels.Labels) *memSeries {
 	return nil
 }
 
-// getOrCreate returns the series with these labels; a new one gets ref for the
-// log. It keeps ls.
+// getOrCreate returns the series with these labels, which get has not found before;
+// a new one gets ref for the log. It keeps ls.
 func (m *memtable) getOrCreate(hash uint64, ls labels.Labels, kind increment.Kind, ref func() uint64) *memSeries {
-	if s := m.get(hash, ls); s != nil {
-		return s
-	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if s := m.get(hash, ls); s != nil {

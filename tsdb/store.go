@@ -362,7 +362,12 @@ func (s *store) routeReplayed(rs *replayedSeries, t int64) (routed, error) {
 	}
 	m := s.memtable(t)
 	m.lastAppend.Store(s.db.opts.Now().UnixMilli())
-	rs.to = routed{m, m.getOrCreate(rs.labels.Hash(), rs.labels, rs.kind, s.db.nextRef)}
+	hash := rs.labels.Hash()
+	ser := m.get(hash, rs.labels)
+	if ser == nil {
+		ser = m.getOrCreate(hash, rs.labels, rs.kind, s.db.nextRef)
+	}
+	rs.to = routed{m, ser}
 	return rs.to, nil
 }
 

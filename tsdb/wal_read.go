@@ -2,10 +2,12 @@ package tsdb
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"github.com/oklog/ulid/v2"
 
@@ -47,20 +49,62 @@ func (r *walReader) replay(apply func(position, *walRecord) error) (walEnd, erro
 		return walEnd{}, err
 	}
 	end := walEnd{nextSegment: 1, segments: map[uint64]int64{}}
+	a := startApplier(apply)
 	for i, s := range segments {
-		size, err := r.replaySegment(s, i == len(segments)-1, &end.id, apply)
+		size, err := r.replaySegment(s, i == len(segments)-1, &end.id, a)
 		if err != nil {
-			return walEnd{}, err
+			return walEnd{}, errors.Join(err, a.finish())
 		}
 		end.nextSegment = s + 1
 		if size > 0 {
 			end.segments[s] = size
 		}
 	}
-	return end, nil
+	return end, a.finish()
 }
 
-func (r *walReader) replaySegment(n uint64, last bool, id *ulid.ULID, apply func(position, *walRecord) error) (size int64, err error) {
+// applier applies records on a goroutine of its own while the next are decoded.
+type applier struct {
+	todo   chan placedRecord
+	free   chan *walRecord
+	failed atomic.Bool
+	done   chan error
+}
+
+type placedRecord struct {
+	pos position
+	rec *walRecord
+}
+
+func startApplier(apply func(position, *walRecord) error) *applier {
+	const ahead = 8
+	a := &applier{todo: make(chan placedRecord, ahead), free: make(chan *walRecord, ahead), done: make(chan error, 1)}
+	for range ahead {
+		a.free <- &walRecord{}
+	}
+	go func() {
+		var err error
+		for p := range a.todo {
+			if err == nil {
+				if err = apply(p.pos, p.rec); err != nil {
+					err = fmt.Errorf("replay WAL segment %d, offset %d: %w", p.pos.Segment, p.pos.Offset, err)
+					a.failed.Store(true)
+				}
+			}
+			a.free <- p.rec
+		}
+		a.done <- err
+	}()
+	return a
+}
+
+// finish waits for all records and returns why they could not be applied.
+func (a *applier) finish() error {
+	close(a.todo)
+	return <-a.done
+}
+
+func (r *walReader) replaySegment(n uint64, last bool, id *ulid.ULID, a *applier) (size int64, err error) {
 	path := filepath.Join(r.dir, segmentName(n))
 	src, err := r.fs.ReadFile(path)
 	if err != nil {
@@ -83,7 +127,7 @@ func (r *walReader) replaySegment(n uint64, last bool, id *ulid.ULID, apply func
 	*id = h.wal
 	records := newRecordReader()
 	var buf []byte
-	for len(rest) > 0 {
+	for len(rest) > 0 && !a.failed.Load() {
 		offset := int64(len(src) - len(rest))
 		if allZero(rest) { // room that was reserved
 			src = src[:offset]
@@ -108,17 +152,18 @@ func (r *walReader) replaySegment(n uint64, last bool, id *ulid.ULID, apply func
 		if cap(payload) > cap(buf) && frame < len(payload) {
 			buf = payload
 		}
-		rec, err := records.decode(payload)
-		if err != nil {
+		rec := <-a.free
+		switch ok, err := records.decode(payload, rec); {
+		case ok:
+			a.todo <- placedRecord{position{h.wal, n, offset}, rec}
+			continue
+		case err != nil:
 			r.damaged(n, offset, err)
-			continue
 		}
-		if rec == nil {
-			continue
-		}
-		if err := apply(position{h.wal, n, offset}, rec); err != nil {
-			return 0, fmt.Errorf("replay WAL segment %d, offset %d: %w", n, offset, err)
-		}
+		a.free <- rec
+	}
+	if a.failed.Load() {
+		return int64(len(src)), nil // finish says why
 	}
 	if last {
 		err = r.settle(n, path, src, int64(len(src)))
@@ -186,7 +231,7 @@ func (r *recordReader) defineAll(src []byte) {
 			}
 		} else if len(payload) > 0 && payload[0] == recordSeries {
 			// One that cannot be decoded is reported where it stands.
-			_, _ = r.decode(payload)
+			_, _ = r.decode(payload, nil)
 		}
 		src = src[size:]
 	}

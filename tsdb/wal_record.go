@@ -209,8 +209,8 @@ type replayedSeries struct {
 	to routed
 }
 
-// walRecord is a batch's or a tenant's record that was read. It is the reader's
-// and changes with the next one.
+// walRecord is a batch's or a tenant's record that was read. It is used again for
+// the next one.
 type walRecord struct {
 	recordHead
 	whole bool // a tenant's
@@ -238,7 +238,6 @@ type recordLog struct {
 type recordReader struct {
 	table   seriesTable
 	builder labels.ScratchBuilder
-	rec     walRecord
 }
 
 // newRecordReader returns a reader for the records of a fresh segment.
@@ -282,37 +281,35 @@ func (t *seriesTable) set(s *replayedSeries) {
 	p[s.ref%seriesPageSize] = s
 }
 
-// decode returns the batch's or tenant's record that payload holds, nil for one of
-// series, which is noted. The record keeps no reference to payload.
-func (r *recordReader) decode(payload []byte) (*walRecord, error) {
+// decode sets rec to the batch's or tenant's record that payload holds and reports
+// true; one of series is noted. rec keeps no reference to payload.
+func (r *recordReader) decode(payload []byte, rec *walRecord) (bool, error) {
 	d := decoder{src: payload}
 	var err error
-	rec := &r.rec
 	switch t := d.byte(); t {
 	case recordSeries:
-		return nil, r.define(&d)
+		return false, r.define(&d)
 	case recordBatch:
-		if rec.whole, err = false, r.head(&d); err == nil {
-			err = r.runs(&d)
+		if rec.whole, err = false, r.head(&d, rec); err == nil {
+			err = r.runs(&d, rec)
 		}
 	case recordTenant:
-		if rec.whole, err = true, r.head(&d); err == nil {
-			err = r.logs(&d)
+		if rec.whole, err = true, r.head(&d, rec); err == nil {
+			err = r.logs(&d, rec)
 		}
 	default:
-		return nil, fmt.Errorf("record has unknown type %d", t)
+		return false, fmt.Errorf("record has unknown type %d", t)
 	}
 	if err = errors.Join(err, d.err); err != nil {
-		return nil, err
+		return false, err
 	}
 	if len(d.src) > 0 {
-		return nil, fmt.Errorf("record has %d bytes too many", len(d.src))
+		return false, fmt.Errorf("record has %d bytes too many", len(d.src))
 	}
-	return rec, nil
+	return true, nil
 }
 
-func (r *recordReader) head(d *decoder) (err error) {
-	rec := &r.rec
+func (r *recordReader) head(d *decoder, rec *walRecord) (err error) {
 	rec.keys, rec.exemplars, rec.metadata = rec.keys[:0], nil, nil
 	rec.runs, rec.logs = rec.runs[:0], rec.logs[:0]
 	if name := d.bytes(d.uvarint()); string(name) != rec.tenant.String() || len(name) == 0 {
@@ -387,14 +384,14 @@ func (r *recordReader) series(ref uint64) (*replayedSeries, error) {
 	return s, nil
 }
 
-func (r *recordReader) runs(d *decoder) error {
+func (r *recordReader) runs(d *decoder, rec *walRecord) error {
 	head := d.bytes(4)
 	if head == nil {
 		return errCutShort
 	}
 	t, ref := int64(0), uint64(0)
 	for n := binary.BigEndian.Uint32(head); n > 0; n-- {
-		run := r.nextRun()
+		run := rec.nextRun()
 		run.kind = increment.Kind(d.byte())
 		if !run.kind.Valid() {
 			return errors.Join(d.err, fmt.Errorf("increments of unknown kind %d", run.kind))
@@ -432,8 +429,7 @@ func (r *recordReader) runs(d *decoder) error {
 }
 
 // nextRun is an empty one at the end of the record's.
-func (r *recordReader) nextRun() *recordRun {
-	rec := &r.rec
+func (rec *walRecord) nextRun() *recordRun {
 	if len(rec.runs) < cap(rec.runs) {
 		rec.runs = rec.runs[:len(rec.runs)+1]
 	} else {
@@ -507,7 +503,7 @@ func (run *recordRun) increment(i int, inc *increment.Increment) {
 	}
 }
 
-func (r *recordReader) logs(d *decoder) error {
+func (r *recordReader) logs(d *decoder, rec *walRecord) error {
 	for n := d.uvarint(); n > 0 && d.err == nil; n-- {
 		s, err := r.series(d.uvarint())
 		if err != nil {
@@ -524,7 +520,7 @@ func (r *recordReader) logs(d *decoder) error {
 		if l.points.len() == 0 {
 			return fmt.Errorf("series %s has no windows", s.labels)
 		}
-		r.rec.logs = append(r.rec.logs, l)
+		rec.logs = append(rec.logs, l)
 	}
 	return d.err
 }

@@ -113,6 +113,16 @@ func describe(rec *walRecord) string {
 	return s.String()
 }
 
+// decodeRecord returns nil for a record of series.
+func decodeRecord(r *recordReader, payload []byte) (*walRecord, error) {
+	rec := &walRecord{}
+	ok, err := r.decode(payload, rec)
+	if !ok {
+		return nil, err
+	}
+	return rec, err
+}
+
 func (b *sampleRecord) describe() string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "%v\n", b.head)
@@ -125,22 +135,22 @@ func (b *sampleRecord) describe() string {
 func TestRecordRoundTrip(t *testing.T) {
 	b := sampleBatch()
 	r := newRecordReader()
-	if _, err := r.decode(b.batch()); err == nil || !strings.Contains(err.Error(), "does not define") {
+	if _, err := decodeRecord(r, b.batch()); err == nil || !strings.Contains(err.Error(), "does not define") {
 		t.Errorf("a reference that nothing defines: %v", err)
 	}
 	for range 2 { // a second definition changes nothing
-		if rec, err := r.decode(b.defined()); err != nil || rec != nil {
+		if rec, err := decodeRecord(r, b.defined()); err != nil || rec != nil {
 			t.Fatalf("record of series: %v, %v", rec, err)
 		}
 	}
 	for range 2 {
-		got, err := r.decode(b.batch())
+		got, err := decodeRecord(r, b.batch())
 		if err != nil || describe(got) != b.describe() {
 			t.Fatalf("%v\n got %s\nwant %s", err, describe(got), b.describe())
 		}
 	}
 	for cut := range b.batch() {
-		if _, err := r.decode(b.batch()[:cut]); err == nil {
+		if _, err := decodeRecord(r, b.batch()[:cut]); err == nil {
 			t.Errorf("a record that is cut to %d bytes decodes", cut)
 		}
 	}
@@ -307,7 +317,7 @@ func TestTornTailIsCut(t *testing.T) {
 		if got := total(torn.stored(tenant.Default)); got != 19 {
 			t.Errorf("cut to %d of %d bytes: %v events, want 19", len(tail), len(whole), got)
 		}
-		if s := log.String(); !strings.Contains(s, "torn record") || !strings.Contains(s, fmt.Sprint("offset=", last)) {
+		if s := log.String(); !allZero(tail[last:]) && (!strings.Contains(s, "torn record") || !strings.Contains(s, fmt.Sprint("offset=", last))) {
 			t.Errorf("log does not say where: %s", s)
 		}
 		torn.fill(1)
@@ -471,10 +481,10 @@ func FuzzRecordDecode(f *testing.F) {
 	f.Add(b.tenantRecord(f))
 	f.Fuzz(func(t *testing.T, src []byte) {
 		r := newRecordReader()
-		if _, err := r.decode(b.defined()); err != nil {
+		if _, err := decodeRecord(r, b.defined()); err != nil {
 			t.Fatal(err)
 		}
-		rec, err := r.decode(src)
+		rec, err := decodeRecord(r, src)
 		if err != nil || rec == nil || rec.whole {
 			return
 		}
@@ -489,7 +499,7 @@ func FuzzRecordDecode(f *testing.F) {
 				incs, to = append(incs, inc), append(to, routed{series: newMemSeries(rs.ref, rs.kind, rs.labels, 0)})
 			}
 		}
-		again, err := r.decode(encodeBatch(nil, &rec.recordHead, incs, to))
+		again, err := decodeRecord(r, encodeBatch(nil, &rec.recordHead, incs, to))
 		if err != nil || describe(again) != before {
 			t.Fatalf("what decodes does not encode: %v\n%s\n%s", err, before, describe(again))
 		}

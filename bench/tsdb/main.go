@@ -36,7 +36,7 @@ var probes = map[string]probe{
 	"memory":                 memoryOurs,
 	"memory-upstream":        memoryUpstream,
 	"fill-tenants":           fillTenants(0, 1),
-	"fill-turnover":          fillTenants(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+	"fill-turnover":          fillTenants(make([]int, 64)...),
 	"tenants":                openTenants,
 	"turnover":               turnover,
 	"commit1":                groupCommit(1),
