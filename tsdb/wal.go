@@ -49,22 +49,24 @@ type walWrite struct {
 	hold *logHold
 	// sync asks for an fsync where --wal.fsync=interval would wait with it.
 	sync bool
-	done chan walDone // receives once
+	done chan walDone // receives once, or twice where lead comes first
 }
 
 // walReserve is how far ahead of what is written a segment is filled with zeros.
 const walReserve = 1 << 20
 
 // walDone is how a write ended: nil and the segment it is in when it is durable, as
-// far as the log's mode goes.
+// far as the log's mode goes. Where lead is set it did not end yet: the receiver is to
+// write the group that waits, its own record with it.
 type walDone struct {
+	lead    bool
 	segment uint64
 	err     error
 }
 
 // wal is the write-ahead log of all tenants: segments of framed, checksummed
-// records, written by one goroutine that gathers all waiting records into one
-// write and one fsync. Where syncEvery is set an answer does not wait for the fsync,
+// records. Whoever finds nobody writing writes all waiting records with one write
+// and one fsync, then hands over to the first who came meanwhile. Where syncEvery is set an answer does not wait for the fsync,
 // which comes at that interval: a power loss takes what was written since.
 type wal struct {
 	fs         vfs.FS
@@ -78,16 +80,17 @@ type wal struct {
 	segment    atomic.Uint64 // the one that is written to; changed by the writer
 
 	mu      sync.Mutex
-	wake    *sync.Cond
 	queue   []walWrite
+	spare   []walWrite // memory for the next queue
+	busy    bool       // somebody writes
+	idle    *sync.Cond // busy has become false
 	closing bool
-	syncDue bool     // syncEvery has passed
 	failed  error    // ErrReadOnly with its cause; sticks
 	durable position // end of what is durable
 	oldest  uint64   // the first segment on disk
 	bytes   map[uint64]int64
 
-	// Owned by the writer goroutine.
+	// Owned by who writes.
 	file     vfs.File
 	offset   int64
 	reserved int64 // the file is this long; zeros follow what is written
@@ -99,7 +102,6 @@ type wal struct {
 	// is written a second time with the next group, so that damage in one place does
 	// not take the records that refer to them.
 	again   []byte
-	stopped chan struct{}
 	ticking chan struct{} // closed to stop the ticker of syncEvery
 }
 
@@ -114,7 +116,7 @@ type walEnd struct {
 func startWAL(o *Options, dir string, end walEnd, m *metrics, grown func()) (*wal, error) {
 	w := &wal{
 		fs: o.FS, dir: dir, id: end.id, logger: o.Logger, metrics: m, segmentMax: o.WALSegmentBytesMax, syncEvery: o.WALSyncEvery,
-		grown: grown, bytes: end.segments, stopped: make(chan struct{}), ticking: make(chan struct{}),
+		grown: grown, bytes: end.segments, ticking: make(chan struct{}),
 	}
 	w.segment.Store(end.nextSegment)
 	if w.bytes == nil {
@@ -124,19 +126,18 @@ func startWAL(o *Options, dir string, end walEnd, m *metrics, grown func()) (*wa
 	for s := range w.bytes {
 		w.oldest = min(w.oldest, s)
 	}
-	w.wake = sync.NewCond(&w.mu)
+	w.idle = sync.NewCond(&w.mu)
 	if err := w.openSegment(); err != nil {
 		return nil, err
 	}
 	w.durable = position{w.id, w.segment.Load(), w.offset}
-	go w.run()
 	if w.syncEvery > 0 {
 		go w.tick()
 	}
 	return w, nil
 }
 
-// tick asks for an fsync at every interval.
+// tick syncs what was written, at every interval.
 func (w *wal) tick() {
 	t := time.NewTicker(w.syncEvery)
 	defer t.Stop()
@@ -146,17 +147,15 @@ func (w *wal) tick() {
 			return
 		case <-t.C:
 		}
-		w.mu.Lock()
-		w.syncDue = true
-		w.mu.Unlock()
-		w.wake.Signal()
+		// A failure is logged, and refuses the writes that follow.
+		_, _ = w.append(walWrite{sync: true})
 	}
 }
 
 // append makes a record durable and returns its segment. It blocks for at most one
 // group before it and its own.
 func (w *wal) append(wr walWrite) (segment uint64, err error) {
-	wr.done = make(chan walDone, 1)
+	wr.done = make(chan walDone, 2)
 	w.mu.Lock()
 	switch {
 	case w.failed != nil:
@@ -167,10 +166,45 @@ func (w *wal) append(wr walWrite) (segment uint64, err error) {
 		return 0, errors.New("storage is closed")
 	}
 	w.queue = append(w.queue, wr)
+	if w.busy {
+		w.mu.Unlock()
+		if done := <-wr.done; !done.lead {
+			return done.segment, done.err
+		}
+		w.mu.Lock()
+	}
+	w.busy = true
+	group := w.queue
+	w.queue, w.spare = w.spare[:0], nil
+	failed := w.failed
 	w.mu.Unlock()
-	w.wake.Signal()
+	w.lead(group, failed)
 	done := <-wr.done
 	return done.segment, done.err
+}
+
+// lead writes a group and hands over to who came meanwhile.
+func (w *wal) lead(group []walWrite, failed error) {
+	if failed == nil {
+		failed = w.commit(group)
+	}
+	segment := w.segment.Load()
+	w.mu.Lock()
+	if len(w.queue) > 0 { // first of all, so that the disk does not wait
+		w.queue[0].done <- walDone{lead: true}
+	} else {
+		w.busy = false
+		w.idle.Broadcast()
+	}
+	w.mu.Unlock()
+	for i := range group {
+		group[i].done <- walDone{segment: segment, err: failed}
+		group[i] = walWrite{}
+	}
+	w.mu.Lock()
+	w.spare = group
+	w.mu.Unlock()
+	w.grown()
 }
 
 // end is a position after every record that was acknowledged so far.
@@ -198,56 +232,27 @@ func (w *wal) oldestSegment() uint64 {
 	return w.oldest
 }
 
-// close writes what waits and stops the writer.
+// close waits for what is being written and closes the log.
 func (w *wal) close() error {
 	w.mu.Lock()
 	w.closing = true
+	for w.busy {
+		w.idle.Wait()
+	}
 	failed := w.failed
 	w.mu.Unlock()
-	w.wake.Signal()
-	<-w.stopped
 	close(w.ticking)
-	switch {
-	case w.file == nil:
-		return nil
-	case failed != nil:
+	if failed != nil {
 		return w.file.Close()
 	}
 	return w.finishSegment()
 }
 
-func (w *wal) run() {
-	defer close(w.stopped)
-	var group []walWrite
-	for {
-		w.mu.Lock()
-		for len(w.queue) == 0 && !w.closing && !(w.syncDue && w.dirty) {
-			w.wake.Wait()
-		}
-		if len(w.queue) == 0 && w.closing {
-			w.mu.Unlock()
-			return
-		}
-		group, w.queue = w.queue, group[:0]
-		failed, syncDue := w.failed, w.syncDue
-		w.syncDue = false
-		w.mu.Unlock()
-		if failed == nil {
-			failed = w.commit(group, syncDue)
-		}
-		for i := range group {
-			group[i].done <- walDone{w.segment.Load(), failed}
-			group[i] = walWrite{}
-		}
-		w.grown()
-	}
-}
-
 // commit writes one group and syncs it. A failure poisons the log: the fsync is
 // never tried again, because the kernel may have dropped what it could not write.
-func (w *wal) commit(group []walWrite, syncDue bool) error {
+func (w *wal) commit(group []walWrite) error {
 	err := w.writeGroup(group)
-	sync := w.syncEvery == 0 || syncDue || slices.ContainsFunc(group, func(wr walWrite) bool { return wr.sync })
+	sync := w.syncEvery == 0 || slices.ContainsFunc(group, func(wr walWrite) bool { return wr.sync })
 	if err == nil && sync {
 		err = w.sync()
 	}
