@@ -3,6 +3,7 @@ package tsdb
 import (
 	"math"
 	"sync"
+	"sync/atomic"
 
 	"github.com/prometheus/prometheus/model/labels"
 
@@ -10,25 +11,28 @@ import (
 	"github.com/quipudb/quipu/internal/sketch"
 )
 
-// memSeries is one series of one memtable. What an append touches comes first: two
-// cache lines, where the whole is a multiple of them (see newMemSeries).
+// memSeries is one series of one memtable. What an append touches comes first, in two
+// cache lines; the whole is a multiple of them, so that memory for it begins with one.
 type memSeries struct {
-	mu   sync.Mutex
-	open openWindow // the window that was written to last: most increments go there
-	log  memlog     // the others
-	undo *[]undo    // by ascending cut
+	mu  sync.Mutex
+	ref uint64 // in the log
+	// segment is the one whose records may refer to the series: it is defined
+	// there, or will be before what is appended next. Set by who writes the log.
+	segment atomic.Uint32
+	kind    increment.Kind
+	undo    *[]undo    // by ascending cut
+	open    openWindow // the window that was written to last: most increments go there
+	log     memlog     // the others
 
-	loggedSeries
-	hash  uint64
-	next  *memSeries // with the same hash
-	place uint64     // see increment.Series: memtable and position in it
-	_     [2]uint64
+	labels labels.Labels
+	hash   uint64
+	next   *memSeries // with the same hash
+	place  uint64     // see increment.Series: memtable and position in it
+	_      [3]uint64
 }
 
 func newMemSeries(ref uint64, kind increment.Kind, ls labels.Labels, hash uint64) *memSeries {
-	s := &memSeries{hash: hash, open: openWindow{time: noWindow}}
-	s.ref, s.kind, s.labels = ref, kind, ls
-	return s
+	return &memSeries{ref: ref, kind: kind, labels: ls, hash: hash, open: openWindow{time: noWindow}}
 }
 
 // openWindow is one window in the form in which values are merged into it.

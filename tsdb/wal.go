@@ -44,7 +44,7 @@ type walWrite struct {
 	// has begun since.
 	to      []routed
 	segment uint64
-	fresh   []*loggedSeries
+	fresh   []*memSeries
 	// hold is told of the segment before the record is written there; may be nil.
 	hold *logHold
 	// sync asks for an fsync where --wal.fsync=interval would wait with it.
@@ -97,7 +97,7 @@ type wal struct {
 	dirty    bool  // written and not synced
 	buf      []byte
 	payload  []byte
-	defined  []*loggedSeries
+	defined  []*memSeries
 	// again is the frame that defines the series of the last group that had any. It
 	// is written a second time with the next group, so that damage in one place does
 	// not take the records that refer to them.
@@ -311,7 +311,7 @@ func (w *wal) writeGroup(group []walWrite) error {
 func (w *wal) define(group []walWrite) error {
 	segment := w.segment.Load()
 	w.defined = w.defined[:0]
-	define := func(s *loggedSeries) {
+	define := func(s *memSeries) {
 		if s.segment.Load() != uint32(segment) {
 			s.segment.Store(uint32(segment))
 			w.defined = append(w.defined, s)
@@ -326,7 +326,7 @@ func (w *wal) define(group []walWrite) error {
 			continue
 		}
 		for _, r := range wr.to {
-			define(&r.series.loggedSeries)
+			define(r.series)
 		}
 	}
 	if len(w.defined) == 0 {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync/atomic"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
@@ -55,16 +54,6 @@ const (
 	recordTenant = 2
 	recordSeries = 3
 )
-
-// loggedSeries is a series as records refer to it.
-type loggedSeries struct {
-	ref uint64
-	// segment is the one whose records may refer to the series: it is defined
-	// there, or will be before what is appended next. Set by the log's writer.
-	segment atomic.Uint32
-	kind    increment.Kind
-	labels  labels.Labels
-}
 
 // batchKey de-duplicates a batch.
 type batchKey struct {
@@ -177,7 +166,7 @@ func encodedMax(inc *increment.Increment) int {
 }
 
 // encodeSeries appends the record that defines series.
-func encodeSeries(dst []byte, series []*loggedSeries) []byte {
+func encodeSeries(dst []byte, series []*memSeries) []byte {
 	dst = binary.AppendUvarint(append(dst, recordSeries), uint64(len(series)))
 	for _, s := range series {
 		dst = binary.AppendUvarint(dst, s.ref)

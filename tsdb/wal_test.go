@@ -63,9 +63,9 @@ func sampleBatch() *sampleRecord {
 }
 
 func (b *sampleRecord) defined() []byte {
-	var all []*loggedSeries
+	var all []*memSeries
 	for i := range b.to {
-		all = append(all, &b.to[i].series.loggedSeries)
+		all = append(all, b.to[i].series)
 	}
 	return encodeSeries(nil, all)
 }
