@@ -1,13 +1,17 @@
 package tsdb
 
 import (
+	"container/list"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
 
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/chunks"
 	"github.com/prometheus/prometheus/tsdb/index"
@@ -36,43 +40,67 @@ type blockMetaQuipu struct {
 }
 
 // block is an immutable directory of increments in Prometheus's block format. It
-// is opened at its first use. Safe for concurrent use.
+// is open while it is in use, and after that for as long as the cache has room.
+// Safe for concurrent use.
 type block struct {
 	blockInfo
-	dir string
-	fs  vfs.FS
+	dir   string
+	fs    vfs.FS
+	cache *blockCache
 
 	refs     atomic.Int64 // versions that hold it
 	obsolete atomic.Bool  // remove the directory when refs is 0
 
-	mu     sync.Mutex
-	index  *index.Reader
-	chunks *chunks.Reader
+	// Guarded by cache.mu.
+	files   *blockFiles   // nil: closed
+	users   int           // readers that have it in use
+	opening chan struct{} // closed when it is known whether it could be opened; nil: nobody tries
+	idle    *list.Element // its place among those open and not in use
 }
 
-func newBlock(fsys vfs.FS, tenantDir string, bi blockInfo) *block {
-	return &block{blockInfo: bi, dir: filepath.Join(tenantDir, bi.ULID.String()), fs: fsys}
+func newBlock(c *blockCache, fsys vfs.FS, tenantDir string, bi blockInfo) *block {
+	return &block{blockInfo: bi, dir: filepath.Join(tenantDir, bi.ULID.String()), fs: fsys, cache: c}
 }
 
-// open returns the block's readers; they are valid while the caller holds a
-// version that has the block.
-func (b *block) open() (*index.Reader, *chunks.Reader, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.index != nil {
-		return b.index, b.chunks, nil
-	}
+// openFiles maps the block's files. Upstream's reader verifies the checksums of the
+// index's table of contents, symbols and table of postings here, and those of
+// series, postings and chunks at every use; what it leaves unverified is checked
+// here.
+func (b *block) openFiles() (*blockFiles, error) {
 	ix, err := index.NewFileReader(filepath.Join(b.dir, blockIndex), index.DecodePostingsRaw)
 	if err != nil {
-		return nil, nil, fmt.Errorf("open index of block %s: %w", b.dir, err)
+		return nil, fmt.Errorf("open index of block %s: %w", b.dir, err)
 	}
-	ch, err := chunks.NewDirReader(filepath.Join(b.dir, blockChunks), chunkPool{})
+	if v := ix.Version(); v != index.FormatV2 {
+		return nil, errors.Join(fmt.Errorf("open index of block %s: version %d, only %d is known", b.dir, v, index.FormatV2), ix.Close())
+	}
+	ch, err := openChunks(filepath.Join(b.dir, blockChunks))
 	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("open chunks of block %s: %w", b.dir, err), ix.Close())
+		return nil, errors.Join(fmt.Errorf("open chunks of block %s: %w", b.dir, err), ix.Close())
 	}
-	b.index, b.chunks = ix, ch
-	return ix, ch, nil
+	return &blockFiles{ix, ch}, nil
 }
+
+// openChunks maps chunk files. Upstream's reader numbers them as they come: with one
+// missing the references of those after it would lead into the wrong file.
+func openChunks(dir string) (*chunks.Reader, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for i, e := range entries {
+		if want := chunkFileName(i); e.Name() != want {
+			return nil, fmt.Errorf("%s is missing, %s is there", filepath.Join(dir, want), e.Name())
+		}
+	}
+	if len(entries) == 0 {
+		return nil, fmt.Errorf("%s is missing", filepath.Join(dir, chunkFileName(0)))
+	}
+	return chunks.NewDirReader(dir, chunkPool{})
+}
+
+// chunkFileName is the name of the chunk file to which references say n.
+func chunkFileName(n int) string { return fmt.Sprintf("%06d", n+1) }
 
 // release drops one version's hold; the last one closes the files and, where the
 // block was superseded, removes them.
@@ -80,13 +108,7 @@ func (b *block) release() error {
 	if b.refs.Add(-1) > 0 {
 		return nil
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	var err error
-	if b.index != nil {
-		err = errors.Join(b.index.Close(), b.chunks.Close())
-		b.index, b.chunks = nil, nil
-	}
+	err := b.cache.drop(b)
 	if b.obsolete.Load() {
 		err = errors.Join(err, b.fs.RemoveAll(b.dir))
 	}
@@ -128,4 +150,28 @@ func (b *block) kinds() (map[string]increment.Kind, error) {
 		}
 	}
 	return out, nil
+}
+
+// addHashes adds the label hashes of one metric's series to known.
+func (b *block) addHashes(ctx context.Context, metric string, known map[uint64]struct{}) error {
+	files, err := b.cache.acquire(b)
+	if err != nil {
+		return err
+	}
+	defer b.cache.release(b)
+	p, err := files.index.Postings(ctx, model.MetricNameLabel, metric)
+	if err != nil {
+		return fmt.Errorf("read index of block %s: %w", b.dir, err)
+	}
+	builder := labels.NewScratchBuilder(8)
+	for p.Next() {
+		if err := files.index.Series(p.At(), &builder, nil); err != nil {
+			return fmt.Errorf("read index of block %s: %w", b.dir, err)
+		}
+		known[builder.Labels().Hash()] = struct{}{}
+	}
+	if err := p.Err(); err != nil {
+		return fmt.Errorf("read index of block %s: %w", b.dir, err)
+	}
+	return nil
 }

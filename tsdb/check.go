@@ -42,7 +42,7 @@ type CheckSummary struct {
 // record is of a known tenant. The error is of the check itself, such as a
 // directory that a server has open; what is wrong with the data are problems.
 func Check(ctx context.Context, dir string) (CheckSummary, []Problem, error) {
-	c := &checker{ctx: ctx, dir: dir, fs: vfs.OS{}, generations: map[tenant.ID]*manifest{}}
+	c := &checker{ctx: ctx, dir: dir, fs: vfs.OS{}, blocks: newBlockCache(1, slog.New(slog.DiscardHandler)), generations: map[tenant.ID]*manifest{}}
 	if _, err := c.fs.ReadDir(filepath.Join(dir, walDirName)); err != nil {
 		return c.sum, nil, fmt.Errorf("%s is no data directory: %w", dir, err)
 	}
@@ -60,6 +60,7 @@ type checker struct {
 	fs       vfs.FS
 	sum      CheckSummary
 	problems []Problem
+	blocks   *blockCache
 
 	generations map[tenant.ID]*manifest // nil: unreadable
 }
@@ -126,7 +127,7 @@ func (c *checker) checkTenant(id tenant.ID, dir string) {
 	live := map[string]bool{manifestName: true, settingsName: true, idKeyName: true}
 	for _, b := range m.Blocks {
 		live[b.ULID.String()] = true
-		bc := blockChecker{checker: c, id: id, man: m, settings: settings, block: newBlock(c.fs, dir, b)}
+		bc := blockChecker{checker: c, id: id, man: m, settings: settings, block: newBlock(c.blocks, c.fs, dir, b)}
 		bc.run()
 	}
 	for _, k := range m.Keys {

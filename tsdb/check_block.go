@@ -21,9 +21,8 @@ type blockChecker struct {
 	settings tenant.Settings
 	block    *block
 
-	meta       *blockMeta
-	ix         *index.Reader
-	cr         *chunks.Reader
+	meta *blockMeta
+	*blockFiles
 	mint, maxt int64
 	series     uint64
 	chunks     uint64
@@ -42,18 +41,13 @@ func (c *blockChecker) run() {
 	if c.meta.ULID != c.block.ULID || c.meta.Quipu.Tenant != c.id.String() || c.meta.Quipu.Generation != c.man.Generation {
 		c.bad("%s says it is block %s of tenant %s, generation %d", blockMetaName, c.meta.ULID, c.meta.Quipu.Tenant, c.meta.Quipu.Generation)
 	}
-	if c.ix, c.cr, err = c.block.open(); err != nil {
+	if c.blockFiles, err = c.block.cache.acquire(c.block); err != nil {
 		c.bad("%v", err)
 		return
 	}
-	defer func() {
-		c.block.refs.Add(1)
-		if err := c.block.release(); err != nil {
-			c.bad("%v", err)
-		}
-	}()
+	defer c.block.cache.release(c.block)
 	name, value := index.AllPostingsKey()
-	p, err := c.ix.Postings(c.ctx, name, value)
+	p, err := c.index.Postings(c.ctx, name, value)
 	if err != nil {
 		c.bad("%s: %v", blockIndex, err)
 		return
@@ -62,7 +56,7 @@ func (c *blockChecker) run() {
 	builder := labels.NewScratchBuilder(8)
 	for p.Next() && c.ctx.Err() == nil {
 		var metas []chunks.Meta
-		if err := c.ix.Series(p.At(), &builder, &metas); err != nil {
+		if err := c.index.Series(p.At(), &builder, &metas); err != nil {
 			c.bad("%s: series %d: %v", blockIndex, p.At(), err)
 			continue
 		}
@@ -100,14 +94,14 @@ func (c *blockChecker) checkTotals() {
 func (c *blockChecker) checkSeries(ls labels.Labels, ref storage.SeriesRef, metas []chunks.Meta) {
 	c.series++
 	ls.Range(func(l labels.Label) {
-		p, err := c.ix.Postings(c.ctx, l.Name, l.Value)
+		p, err := c.index.Postings(c.ctx, l.Name, l.Value)
 		if err != nil || !p.Seek(ref) || p.At() != ref {
 			c.bad("%s: postings of %s=%q lack series %s", blockIndex, l.Name, l.Value, ls)
 		}
 	})
 	last := int64(0)
 	for i, m := range metas {
-		ch, _, err := c.cr.ChunkOrIterable(m)
+		ch, _, err := c.blockFiles.chunks.ChunkOrIterable(m)
 		if err != nil {
 			c.bad("%s: chunk %d of %s: %v", blockChunks, i, ls, err)
 			continue

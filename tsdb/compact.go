@@ -60,8 +60,10 @@ func (s *store) compactOnce(ctx context.Context, now time.Time) (did bool, err e
 	spec := blockSpec{
 		tenantDir: s.dir, tenant: s.id.String(), generation: s.generation, id: s.db.newULID(), step: s.grid(),
 	}
+	var blocks openBlocks
+	defer blocks.close()
 	for _, b := range sources {
-		if err := spec.addBlock(ctx, b); err != nil {
+		if err := spec.addBlock(ctx, b, &blocks); err != nil {
 			return false, err
 		}
 	}
@@ -72,7 +74,7 @@ func (s *store) compactOnce(ctx context.Context, now time.Time) (did bool, err e
 	if !ok {
 		return false, fmt.Errorf("blocks %v have no increments", plan)
 	}
-	merged := newBlock(s.db.opts.FS, s.dir, bi)
+	merged := newBlock(s.db.blocks, s.db.opts.FS, s.dir, bi)
 	return true, s.replaceBlocks(sources, []*block{merged})
 }
 
@@ -98,13 +100,14 @@ func (s *store) replaceBlocks(sources, next []*block) error {
 	return nil
 }
 
-// addBlock adds the series of a block to what a block is written from. The block
+// addBlock adds the series of a block to what a block is written from. The blocks
 // must stay open until then.
-func (spec *blockSpec) addBlock(ctx context.Context, b *block) error {
-	ix, cr, err := b.open()
+func (spec *blockSpec) addBlock(ctx context.Context, b *block, blocks *openBlocks) error {
+	files, err := blocks.open(b)
 	if err != nil {
 		return err
 	}
+	ix := files.index
 	meta, err := b.meta()
 	if err != nil {
 		return err
@@ -124,7 +127,7 @@ func (spec *blockSpec) addBlock(ctx context.Context, b *block) error {
 		}
 		sel := &selection{labels: builder.Labels()}
 		for _, m := range metas {
-			sel.chunks = append(sel.chunks, blockChunk{b, cr, m})
+			sel.chunks = append(sel.chunks, blockChunk{b, files.chunks, m})
 		}
 		if sel.kind, err = sel.kindOfFirst(); err != nil {
 			return err

@@ -47,6 +47,10 @@ type Options struct {
 	// MemtableBytesMax is the budget of all memtables: past it the largest tenant
 	// is flushed; default 2 GiB.
 	MemtableBytesMax int64
+	// OpenBlocksMax is how many blocks are kept open, of all tenants together: two
+	// files each, or more for large blocks. More are open only while more are read at
+	// once; default 1,000.
+	OpenBlocksMax int
 	// MaintainInterval is how often background work looks for something to do;
 	// default 5s.
 	MaintainInterval time.Duration
@@ -75,6 +79,7 @@ func (o *Options) fill() error {
 	o.WALBytesMax = orDefault(o.WALBytesMax, 512<<20)
 	o.WALSegmentBytesMax = orDefault(o.WALSegmentBytesMax, max(1, o.WALBytesMax/8))
 	o.MemtableBytesMax = orDefault(o.MemtableBytesMax, 2<<30)
+	o.OpenBlocksMax = orDefault(o.OpenBlocksMax, 1000)
 	o.MaintainInterval = orDefault(o.MaintainInterval, 5*time.Second)
 	return o.Defaults.Validate()
 }
@@ -93,6 +98,7 @@ type DB struct {
 	metrics *metrics
 	lock    fileutil.Releaser
 	wal     *wal
+	blocks  *blockCache
 	refs    atomic.Uint64
 
 	skipped map[tenant.ID]int // records of unknown tenants; only while opening
@@ -115,6 +121,7 @@ func Open(opts Options) (db *DB, err error) {
 		return nil, err
 	}
 	db = &DB{opts: opts, skipped: map[tenant.ID]int{}, metrics: newMetrics(opts.Registerer), stores: map[tenant.ID]*store{}, kick: make(chan struct{}, 1), maintained: make(chan struct{})}
+	db.blocks = newBlockCache(opts.OpenBlocksMax, opts.Logger)
 	walDir := filepath.Join(opts.Dir, walDirName)
 	if err := opts.FS.MkdirAll(walDir); err != nil {
 		return nil, fmt.Errorf("open storage: %w", err)
@@ -164,6 +171,7 @@ func (db *DB) registerGauges() {
 	}
 	gauge("quipu_tsdb_wal_size_bytes", "Bytes of the write-ahead log on disk.", func() float64 { return float64(db.wal.size()) })
 	gauge("quipu_tsdb_memtable_bytes", "Bytes of increments in memory, about.", func() float64 { return float64(db.memBytes()) })
+	gauge("quipu_tsdb_open_blocks", "Blocks whose files are open; more than the bound only while all are being read.", func() float64 { return float64(db.blocks.count()) })
 	gauge("quipu_tsdb_open_tenants", "Tenants in memory.", func() float64 { return float64(len(db.openStores())) })
 }
 

@@ -149,7 +149,7 @@ func (s *store) writeFrozen(ctx context.Context, m *manifest) ([]*block, error) 
 		}
 		if ok {
 			m.Blocks = append(m.Blocks, bi)
-			out = append(out, newBlock(s.db.opts.FS, s.dir, bi))
+			out = append(out, newBlock(s.db.blocks, s.db.opts.FS, s.dir, bi))
 		}
 	}
 	return out, nil

@@ -44,6 +44,7 @@ func windowFor(v viewParams, mint, maxt int64) window {
 // selector gathers the series of one version that matchers select.
 type selector struct {
 	ctx      context.Context
+	blocks   *openBlocks
 	win      window
 	matchers []*labels.Matcher
 	byHash   map[uint64][]*selection
@@ -51,10 +52,10 @@ type selector struct {
 }
 
 // selectSeries returns the series in no particular order; the version must stay
-// pinned while they are read. Some may have been made after the cut: they have no
-// increments at it.
-func selectSeries(ctx context.Context, v *version, win window, matchers []*labels.Matcher) ([]*selection, error) {
-	s := selector{ctx: ctx, win: win, matchers: matchers, byHash: map[uint64][]*selection{}}
+// pinned, and the blocks open, while they are read. Some may have been made after the
+// cut: they have no increments at it.
+func selectSeries(ctx context.Context, v *version, blocks *openBlocks, win window, matchers []*labels.Matcher) ([]*selection, error) {
+	s := selector{ctx: ctx, blocks: blocks, win: win, matchers: matchers, byHash: map[uint64][]*selection{}}
 	for _, m := range v.mems {
 		if m.end <= win.readMin || m.start > win.showMax {
 			continue
@@ -86,10 +87,11 @@ func (s *selector) addMemtable(m *memtable) error {
 }
 
 func (s *selector) addBlock(b *block) error {
-	ix, cr, err := b.open()
+	files, err := s.blocks.open(b)
 	if err != nil {
 		return err
 	}
+	ix := files.index
 	p, err := tsdb.PostingsForMatchers(s.ctx, ix, s.matchers...)
 	if err != nil {
 		return err
@@ -103,7 +105,7 @@ func (s *selector) addBlock(b *block) error {
 		if err := ix.Series(p.At(), &builder, &metas); err != nil {
 			return err
 		}
-		if err := s.addBlockSeries(b, cr, builder.Labels(), metas); err != nil {
+		if err := s.addBlockSeries(b, files.chunks, builder.Labels(), metas); err != nil {
 			return err
 		}
 	}
@@ -222,10 +224,10 @@ func (p *points) trimBefore(t int64) {
 
 // labelNames and labelValues of series that show in a window.
 
-func collectLabelValues(ctx context.Context, v *version, win window, name string, matchers []*labels.Matcher) ([]string, error) {
+func collectLabelValues(ctx context.Context, v *version, blocks *openBlocks, win window, name string, matchers []*labels.Matcher) ([]string, error) {
 	seen := map[string]struct{}{}
 	if len(matchers) > 0 {
-		sels, err := selectSeries(ctx, v, win, matchers)
+		sels, err := selectSeries(ctx, v, blocks, win, matchers)
 		for _, sel := range sels {
 			if val := sel.labels.Get(name); val != "" {
 				seen[val] = struct{}{}
@@ -233,24 +235,24 @@ func collectLabelValues(ctx context.Context, v *version, win window, name string
 		}
 		return sortedKeys(seen), err
 	}
-	return collectIndexed(ctx, v, win, name)
+	return collectIndexed(ctx, v, blocks, win, name)
 }
 
-func collectLabelNames(ctx context.Context, v *version, win window, matchers []*labels.Matcher) ([]string, error) {
+func collectLabelNames(ctx context.Context, v *version, blocks *openBlocks, win window, matchers []*labels.Matcher) ([]string, error) {
 	if len(matchers) > 0 {
 		seen := map[string]struct{}{}
-		sels, err := selectSeries(ctx, v, win, matchers)
+		sels, err := selectSeries(ctx, v, blocks, win, matchers)
 		for _, sel := range sels {
 			sel.labels.Range(func(l labels.Label) { seen[l.Name] = struct{}{} })
 		}
 		return sortedKeys(seen), err
 	}
-	return collectIndexed(ctx, v, win, "")
+	return collectIndexed(ctx, v, blocks, win, "")
 }
 
 // collectIndexed unites the label names of all memtables and blocks in a window, or
 // the values of one name where that is set.
-func collectIndexed(ctx context.Context, v *version, win window, name string) ([]string, error) {
+func collectIndexed(ctx context.Context, v *version, blocks *openBlocks, win window, name string) ([]string, error) {
 	seen := map[string]struct{}{}
 	for _, m := range v.mems {
 		if m.end > win.showMin && m.start <= win.showMax {
@@ -261,13 +263,13 @@ func collectIndexed(ctx context.Context, v *version, win window, name string) ([
 		if b.MaxTime <= win.showMin || b.MinTime > win.showMax {
 			continue
 		}
-		ix, _, err := b.open()
+		files, err := blocks.open(b)
 		if err != nil {
 			return nil, err
 		}
-		found, err := ix.LabelNames(ctx)
+		found, err := files.index.LabelNames(ctx)
 		if name != "" {
-			found, err = ix.LabelValues(ctx, name, nil)
+			found, err = files.index.LabelValues(ctx, name, nil)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("labels of block %s: %w", b.ULID, err)

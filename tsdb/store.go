@@ -145,7 +145,7 @@ func openStore(db *DB, id tenant.ID) (*store, error) {
 	s.generation = s.man.Generation
 	blocks := make([]*block, len(s.man.Blocks))
 	for i, bi := range s.man.Blocks {
-		blocks[i] = newBlock(db.opts.FS, s.dir, bi)
+		blocks[i] = newBlock(db.blocks, db.opts.FS, s.dir, bi)
 	}
 	s.versions = newVersions(db.opts.Logger, blocks)
 	s.admission = newAdmission(s.versions, s.profile.Limits.SeriesPerMetric)
