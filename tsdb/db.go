@@ -108,6 +108,10 @@ type DB struct {
 
 	mu     sync.RWMutex
 	stores map[tenant.ID]*store
+	failed map[tenant.ID]*failedTenant // never one of stores
+
+	// pinned is how many bytes of the log only failed tenants need.
+	pinned atomic.Int64
 
 	kick       chan struct{} // wakes background work early
 	stop       context.CancelFunc
@@ -120,7 +124,7 @@ func Open(opts Options) (db *DB, err error) {
 	if err := opts.fill(); err != nil {
 		return nil, err
 	}
-	db = &DB{opts: opts, skipped: map[tenant.ID]int{}, metrics: newMetrics(opts.Registerer), stores: map[tenant.ID]*store{}, kick: make(chan struct{}, 1), maintained: make(chan struct{})}
+	db = &DB{opts: opts, skipped: map[tenant.ID]int{}, metrics: newMetrics(opts.Registerer), stores: map[tenant.ID]*store{}, failed: map[tenant.ID]*failedTenant{}, kick: make(chan struct{}, 1), maintained: make(chan struct{})}
 	db.blocks = newBlockCache(opts.OpenBlocksMax, opts.Logger)
 	walDir := filepath.Join(opts.Dir, walDirName)
 	if err := opts.FS.MkdirAll(walDir); err != nil {
@@ -143,7 +147,8 @@ func Open(opts Options) (db *DB, err error) {
 	records := 0
 	end, err := r.replay(func(pos position, rec *walRecord) error {
 		records++
-		return db.replay(pos, rec)
+		db.replay(pos, rec)
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open storage: %w", err)
@@ -151,6 +156,7 @@ func Open(opts Options) (db *DB, err error) {
 	for id, n := range db.skipped {
 		opts.Logger.Warn("log has records of a tenant that does not exist, deleted it seems: skipped", "tenant", id, "records", n)
 	}
+	db.reportHeld()
 	if end.id == (ulid.ULID{}) {
 		end.id = db.newULID()
 	}
@@ -172,6 +178,7 @@ func (db *DB) registerGauges() {
 	gauge("quipu_tsdb_wal_size_bytes", "Bytes of the write-ahead log on disk.", func() float64 { return float64(db.wal.size()) })
 	gauge("quipu_tsdb_memtable_bytes", "Bytes of increments in memory, about.", func() float64 { return float64(db.memBytes()) })
 	gauge("quipu_tsdb_open_blocks", "Blocks whose files are open; more than the bound only while all are being read.", func() float64 { return float64(db.blocks.count()) })
+	gauge("quipu_tsdb_failed_tenants", "Tenants that could not be opened when they were last tried: their requests are refused.", func() float64 { return float64(db.failedCount()) })
 	gauge("quipu_tsdb_open_tenants", "Tenants in memory.", func() float64 { return float64(len(db.openStores())) })
 }
 
@@ -249,10 +256,10 @@ func (db *DB) DataRange(_ context.Context, id tenant.ID) (mint, maxt int64, ok b
 // such tenant it is made if create is set, else nil is returned.
 func (db *DB) store(id tenant.ID, create bool) (*store, error) {
 	db.mu.RLock()
-	s := db.stores[id]
+	s, err := db.stores[id], db.failedError(id)
 	db.mu.RUnlock()
-	if s != nil {
-		return s, nil
+	if s != nil || err != nil {
+		return s, err
 	}
 	if id.IsZero() {
 		return nil, errors.New("no tenant named")
@@ -281,11 +288,13 @@ func (db *DB) openStore(id tenant.ID, create bool) (*store, error) {
 		s, err = openStore(db, id)
 	}
 	if err != nil {
+		db.fail(id, err)
 		return nil, err
 	}
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	db.stores[id] = s
+	delete(db.failed, id)
 	return s, nil
 }
 
@@ -308,21 +317,31 @@ func (db *DB) memBytes() int64 {
 	return n
 }
 
-func (db *DB) replay(pos position, rec *walRecord) error {
+// replay applies a logged batch. One that its tenant cannot take puts that tenant
+// out of service, not the others.
+func (db *DB) replay(pos position, rec *walRecord) {
+	if db.skipFailed(rec.tenant) {
+		return
+	}
 	s, err := db.store(rec.tenant, false)
-	if err != nil {
-		return err
+	if err == nil && s == nil {
+		err = db.lostManifest(rec.tenant)
 	}
-	if s == nil || s.generation != rec.generation {
+	switch {
+	case err != nil:
+	case s == nil || s.generation != rec.generation:
 		db.skipped[rec.tenant]++
-		return nil
+	default:
+		err = s.replay(pos, rec)
 	}
-	return s.replay(pos, rec)
+	if err != nil {
+		db.failReplay(rec.tenant, s, pos, err)
+	}
 }
 
 // logGrown wakes background work when the log is past its budget.
 func (db *DB) logGrown() {
-	if db.wal.size() <= db.opts.WALBytesMax {
+	if db.wal.size()-db.pinned.Load() <= db.opts.WALBytesMax {
 		return
 	}
 	select {

@@ -26,6 +26,7 @@
 //
 //	db.go            opening, closing, tenants by id
 //	store.go         one tenant: append, replay
+//	failed.go        tenants that cannot be opened, and the log they need
 //	flush.go         memtables to blocks
 //	relog.go         small tenants logged again instead of flushed
 //	maintain.go      retention and background work
@@ -50,6 +51,7 @@
 //	I1: Every increment that was acknowledged is in exactly one place: a live
 //	    block, or the log at or after its tenant's watermark (and then also in a
 //	    memtable).
+//	    A tenant that cannot be opened keeps its records in the log until it can.
 //	I2: A flush holds store.barrier exclusively while it takes memtables, keys and
 //	    its log position: every batch of the tenant that was logged before the
 //	    position is in what it took, batch key included, and none logged after.

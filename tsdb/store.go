@@ -128,6 +128,9 @@ func openStore(db *DB, id tenant.ID) (*store, error) {
 	s := &store{db: db, id: id, dir: db.tenantDir(id), keys: newKeySet(), routing: map[int64]*memtable{}}
 	var err error
 	if s.man, err = readManifest(db.opts.FS, s.dir); errors.Is(err, fs.ErrNotExist) {
+		if err := onlyPreparation(db.opts.FS, s.dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("open tenant %s: %w", id, err)
+		}
 		return nil, errNoTenant
 	} else if err != nil {
 		return nil, fmt.Errorf("open tenant %s: %w", id, err)

@@ -127,12 +127,17 @@ func (w *wal) end() position {
 }
 
 // size is the number of bytes of all segments.
-func (w *wal) size() int64 {
+func (w *wal) size() int64 { return w.sizeFrom(0) }
+
+// sizeFrom is the number of bytes of a segment and those after it.
+func (w *wal) sizeFrom(segment uint64) int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	n := int64(0)
-	for _, b := range w.bytes {
-		n += b
+	for s, b := range w.bytes {
+		if s >= segment {
+			n += b
+		}
 	}
 	return n
 }
