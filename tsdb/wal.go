@@ -222,7 +222,7 @@ func (w *wal) writeGroup(group []walWrite) error {
 		}
 		w.buf = appendFrame(w.buf, w.payload)
 	}
-	if _, err := w.file.Write(w.buf); err != nil {
+	if err := vfs.WriteAll(w.file, w.buf); err != nil {
 		return fmt.Errorf("write WAL segment %d: %w", w.segment, err)
 	}
 	timer := w.metrics.startTimer(w.metrics.walSyncSeconds)
@@ -246,7 +246,8 @@ func (w *wal) openSegment() error {
 		return fmt.Errorf("create WAL segment: %w", err)
 	}
 	h := segmentHeader{wal: w.id, segment: w.segment}
-	n, err := f.Write(h.append(nil))
+	head := h.append(nil)
+	err = vfs.WriteAll(f, head)
 	if err == nil {
 		err = f.Sync()
 	}
@@ -256,7 +257,7 @@ func (w *wal) openSegment() error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("start WAL segment %s: %w", name, err), f.Close())
 	}
-	w.file, w.offset = f, int64(n)
+	w.file, w.offset = f, int64(len(head))
 	w.mu.Lock()
 	w.bytes[w.segment] = w.offset
 	w.mu.Unlock()
