@@ -193,11 +193,6 @@ func (c *checker) checkWAL() error {
 		return nil
 	}
 	c.sum.Segments = len(segments)
-	for i := 1; i < len(segments); i++ {
-		if segments[i] != segments[i-1]+1 {
-			c.problem(dir, "segment %d is missing", segments[i-1]+1)
-		}
-	}
 	r := walReader{
 		fs: c.fs, dir: dir, metrics: newMetrics(prometheus.NewRegistry()), logger: slog.New(slog.DiscardHandler),
 		check: &walCheck{
