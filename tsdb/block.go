@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
@@ -48,6 +50,7 @@ type block struct {
 	fs    vfs.FS
 	cache *blockCache
 
+	damaged  atomic.Bool  // it was said that it is
 	refs     atomic.Int64 // versions that hold it
 	obsolete atomic.Bool  // remove the directory when refs is 0
 
@@ -125,6 +128,9 @@ func (b *block) meta() (*blockMeta, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read block meta: %w", err)
 	}
+	if b.MetaSum != 0 && crc32.Checksum(src, castagnoli) != b.MetaSum {
+		return nil, fmt.Errorf("read block meta %s: checksum is wrong", path)
+	}
 	var m blockMeta
 	if err := json.Unmarshal(src, &m); err != nil {
 		return nil, fmt.Errorf("read block meta %s: %w", path, err)
@@ -132,11 +138,40 @@ func (b *block) meta() (*blockMeta, error) {
 	return &m, nil
 }
 
-// kinds returns the kind of every metric name in the block.
+// readError says that a block could not be read. Where that is for damage, it is
+// logged and counted at the first time.
+func (b *block) readError(err error) error {
+	if isDamage(err) && !b.damaged.Swap(true) {
+		b.cache.metrics.blockDamage.Inc()
+		b.cache.logger.Error("a block is damaged, queries of what it has fail; restore it from a backup, or run \"quipu check\"", "block", b.dir, "err", err)
+	}
+	return fmt.Errorf("block %s: %w", b.ULID, err)
+}
+
+// isDamage reports whether an error in reading a block stays, as that of a checksum
+// or a missing file does and that of a lack of descriptors or memory does not.
+func isDamage(err error) bool {
+	var errno syscall.Errno
+	switch {
+	case errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errReaderClosed):
+		return false
+	case errors.As(err, &errno):
+		return errno == syscall.ENOENT || errno == syscall.EINVAL // an empty file cannot be mapped
+	}
+	return true
+}
+
+// kinds returns the kind of every metric name in the block. meta.json says it, and
+// where that is damaged the series do.
 func (b *block) kinds() (map[string]increment.Kind, error) {
 	m, err := b.meta()
 	if err != nil {
-		return nil, err
+		out, other := b.kindsOfSeries()
+		err = b.readError(err)
+		if other != nil {
+			return nil, errors.Join(err, other)
+		}
+		return out, nil
 	}
 	out := make(map[string]increment.Kind, len(m.Quipu.Kinds))
 	for name, s := range m.Quipu.Kinds {
@@ -152,8 +187,67 @@ func (b *block) kinds() (map[string]increment.Kind, error) {
 	return out, nil
 }
 
-// addHashes adds the label hashes of one metric's series to known.
+// kindsOfSeries reads the kinds off the chunks.
+func (b *block) kindsOfSeries() (map[string]increment.Kind, error) {
+	var blocks openBlocks
+	defer blocks.close()
+	out := map[string]increment.Kind{}
+	err := b.eachSeries(context.Background(), &blocks, func(sel *selection) error {
+		out[sel.labels.Get(model.MetricNameLabel)] = sel.kind
+		return nil
+	})
+	return out, err
+}
+
+// eachSeries calls f for every series, in order, with its kind and chunks.
+func (b *block) eachSeries(ctx context.Context, blocks *openBlocks, f func(*selection) error) error {
+	files, err := blocks.open(b)
+	if err != nil {
+		return b.readError(err)
+	}
+	name, value := index.AllPostingsKey()
+	p, err := files.index.Postings(ctx, name, value)
+	if err != nil {
+		return b.readError(err)
+	}
+	builder := labels.NewScratchBuilder(8)
+	for p.Next() {
+		var metas []chunks.Meta
+		if err := files.index.Series(p.At(), &builder, &metas); err != nil {
+			return b.readError(err)
+		}
+		sel := &selection{labels: builder.Labels()}
+		for _, m := range metas {
+			sel.chunks = append(sel.chunks, blockChunk{b, files.chunks, m})
+		}
+		if sel.kind, err = sel.kindOfFirst(); err != nil {
+			return err
+		}
+		if err := f(sel); err != nil {
+			return err
+		}
+	}
+	if err := p.Err(); err != nil {
+		return b.readError(err)
+	}
+	return nil
+}
+
+// addHashes adds the label hashes of one metric's series to known. Those of a block
+// that is damaged are not counted: new series are to be had whatever happened to old
+// ones, and past their limit sums are exact too.
 func (b *block) addHashes(ctx context.Context, metric string, known map[uint64]struct{}) error {
+	err := b.readHashes(ctx, metric, known)
+	if err == nil {
+		return nil
+	}
+	if err, damage := b.readError(err), isDamage(err); !damage {
+		return err
+	}
+	return nil
+}
+
+func (b *block) readHashes(ctx context.Context, metric string, known map[uint64]struct{}) error {
 	files, err := b.cache.acquire(b)
 	if err != nil {
 		return err
@@ -161,17 +255,14 @@ func (b *block) addHashes(ctx context.Context, metric string, known map[uint64]s
 	defer b.cache.release(b)
 	p, err := files.index.Postings(ctx, model.MetricNameLabel, metric)
 	if err != nil {
-		return fmt.Errorf("read index of block %s: %w", b.dir, err)
+		return err
 	}
 	builder := labels.NewScratchBuilder(8)
 	for p.Next() {
 		if err := files.index.Series(p.At(), &builder, nil); err != nil {
-			return fmt.Errorf("read index of block %s: %w", b.dir, err)
+			return err
 		}
 		known[builder.Labels().Hash()] = struct{}{}
 	}
-	if err := p.Err(); err != nil {
-		return fmt.Errorf("read index of block %s: %w", b.dir, err)
-	}
-	return nil
+	return p.Err()
 }

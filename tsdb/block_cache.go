@@ -25,16 +25,17 @@ func (f *blockFiles) close() error { return errors.Join(f.index.Close(), f.chunk
 // are in use there are more, rather than a query that fails. Safe for concurrent
 // use; files are opened and closed without its lock.
 type blockCache struct {
-	max    int
-	logger *slog.Logger
+	max     int
+	logger  *slog.Logger
+	metrics *metrics
 
 	mu   sync.Mutex // guards what follows and the fields of blocks that say so
 	open int        // blocks open or being opened
 	idle *list.List // of *block: open and not in use, the last used first
 }
 
-func newBlockCache(max int, l *slog.Logger) *blockCache {
-	return &blockCache{max: max, logger: l, idle: list.New()}
+func newBlockCache(max int, l *slog.Logger, m *metrics) *blockCache {
+	return &blockCache{max: max, logger: l, metrics: m, idle: list.New()}
 }
 
 // acquire returns the files of a block, opened where they are not. They stay open

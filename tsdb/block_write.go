@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"math"
 	"os"
 	"path/filepath"
@@ -96,7 +97,10 @@ func writeBlock(ctx context.Context, fsys vfs.FS, spec *blockSpec) (bi blockInfo
 	if err != nil {
 		return bi, false, fmt.Errorf("size of block index: %w", err)
 	}
-	return blockInfo{ULID: spec.id, MinTime: meta.MinTime, MaxTime: meta.MaxTime, Bytes: spec.bytes + size.Size()}, true, nil
+	return blockInfo{
+		ULID: spec.id, MinTime: meta.MinTime, MaxTime: meta.MaxTime, Bytes: spec.bytes + size.Size(),
+		MetaSum: crc32.Checksum(src, castagnoli),
+	}, true, nil
 }
 
 // adoptFiles tells fsys of what upstream's writers made in a block's directory.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -42,7 +43,7 @@ type CheckSummary struct {
 // record is of a known tenant. The error is of the check itself, such as a
 // directory that a server has open; what is wrong with the data are problems.
 func Check(ctx context.Context, dir string) (CheckSummary, []Problem, error) {
-	c := &checker{ctx: ctx, dir: dir, fs: vfs.OS{}, blocks: newBlockCache(1, slog.New(slog.DiscardHandler)), generations: map[tenant.ID]*manifest{}}
+	c := &checker{ctx: ctx, dir: dir, fs: vfs.OS{}, blocks: newBlockCache(1, slog.New(slog.DiscardHandler), newMetrics(prometheus.NewRegistry())), generations: map[tenant.ID]*manifest{}}
 	if _, err := c.fs.ReadDir(filepath.Join(dir, walDirName)); err != nil {
 		return c.sum, nil, fmt.Errorf("%s is no data directory: %w", dir, err)
 	}
@@ -123,7 +124,7 @@ func (c *checker) checkTenant(id tenant.ID, dir string) {
 		return
 	}
 	c.generations[id] = m
-	settings := c.checkSettings(dir)
+	settings := c.checkSettings(dir, m)
 	live := map[string]bool{manifestName: true, settingsName: true, idKeyName: true}
 	for _, b := range m.Blocks {
 		live[b.ULID.String()] = true
@@ -145,7 +146,7 @@ func (c *checker) checkTenant(id tenant.ID, dir string) {
 	}
 }
 
-func (c *checker) checkSettings(dir string) tenant.Settings {
+func (c *checker) checkSettings(dir string, m *manifest) tenant.Settings {
 	path := filepath.Join(dir, settingsName)
 	settings := tenant.DefaultSettings()
 	src, err := c.fs.ReadFile(path)
@@ -160,6 +161,8 @@ func (c *checker) checkSettings(dir string) tenant.Settings {
 		c.problem(path, "%v", err)
 	} else if len(key) != len(tenant.Profile{}.IDKey) {
 		c.problem(path, "has %d bytes, want %d", len(key), len(tenant.Profile{}.IDKey))
+	} else if m.IDKeySum != 0 && crc32.Checksum(key, castagnoli) != m.IDKeySum {
+		c.problem(path, "is not the key that the tenant was made with: checksum is wrong")
 	}
 	return settings
 }

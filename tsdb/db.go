@@ -125,7 +125,7 @@ func Open(opts Options) (db *DB, err error) {
 		return nil, err
 	}
 	db = &DB{opts: opts, skipped: map[tenant.ID]int{}, metrics: newMetrics(opts.Registerer), stores: map[tenant.ID]*store{}, failed: map[tenant.ID]*failedTenant{}, kick: make(chan struct{}, 1), maintained: make(chan struct{})}
-	db.blocks = newBlockCache(opts.OpenBlocksMax, opts.Logger)
+	db.blocks = newBlockCache(opts.OpenBlocksMax, opts.Logger, db.metrics)
 	walDir := filepath.Join(opts.Dir, walDirName)
 	if err := opts.FS.MkdirAll(walDir); err != nil {
 		return nil, fmt.Errorf("open storage: %w", err)

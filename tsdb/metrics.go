@@ -23,6 +23,7 @@ type metrics struct {
 	flushSeconds   prometheus.Histogram
 	compactions    *prometheus.CounterVec
 	blocksDropped  prometheus.Counter
+	blockDamage    prometheus.Counter
 	folded         *prometheus.CounterVec
 
 	foldedMu   sync.Mutex
@@ -53,6 +54,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "quipu_tsdb_compactions_total", Help: "Merges of a tenant's blocks into one.",
 		}, []string{"result"}),
 		blocksDropped: f.NewCounter(prometheus.CounterOpts{Name: "quipu_tsdb_blocks_dropped_total", Help: "Blocks dropped by retention."}),
+		blockDamage:   f.NewCounter(prometheus.CounterOpts{Name: "quipu_tsdb_block_damage_total", Help: "Blocks in which something could not be read because it is damaged or missing."}),
 		folded: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "quipu_tsdb_folded_increments_total", Help: "Increments whose label values were replaced by (other) because their metric is at its limit of series.",
 		}, []string{"tenant", "metric"}),

@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/tsdb"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"github.com/prometheus/prometheus/tsdb/chunks"
 
 	"github.com/quipudb/quipu/internal/increment"
@@ -25,6 +26,21 @@ type blockChunk struct {
 	block  *block
 	reader *chunks.Reader
 	meta   chunks.Meta
+}
+
+// chunk reads the chunk, whose checksum upstream's reader verifies.
+func (c *blockChunk) chunk() (chunkenc.Chunk, error) {
+	ch, _, err := c.reader.ChunkOrIterable(c.meta)
+	if err != nil {
+		return nil, c.readError(err)
+	}
+	return ch, nil
+}
+
+// readError says that the chunk could not be read or decoded.
+func (c *blockChunk) readError(err error) error {
+	file, _ := chunks.BlockChunkRef(c.meta.Ref).Unpack()
+	return c.block.readError(fmt.Errorf("%s/%s: %w", blockChunks, chunkFileName(file), err))
 }
 
 // window is the part of time a selection reads. A series is selected where it has
@@ -69,7 +85,7 @@ func selectSeries(ctx context.Context, v *version, blocks *openBlocks, win windo
 			continue
 		}
 		if err := s.addBlock(b); err != nil {
-			return nil, fmt.Errorf("select from block %s: %w", b.ULID, err)
+			return nil, fmt.Errorf("select: %w", err)
 		}
 	}
 	// Series with increments only before what can show were taken along for the
@@ -89,12 +105,12 @@ func (s *selector) addMemtable(m *memtable) error {
 func (s *selector) addBlock(b *block) error {
 	files, err := s.blocks.open(b)
 	if err != nil {
-		return err
+		return b.readError(err)
 	}
 	ix := files.index
 	p, err := tsdb.PostingsForMatchers(s.ctx, ix, s.matchers...)
 	if err != nil {
-		return err
+		return b.readError(err)
 	}
 	builder := labels.NewScratchBuilder(8)
 	var metas []chunks.Meta
@@ -103,13 +119,16 @@ func (s *selector) addBlock(b *block) error {
 			return s.ctx.Err()
 		}
 		if err := ix.Series(p.At(), &builder, &metas); err != nil {
-			return err
+			return b.readError(err)
 		}
 		if err := s.addBlockSeries(b, files.chunks, builder.Labels(), metas); err != nil {
 			return err
 		}
 	}
-	return p.Err()
+	if err := p.Err(); err != nil {
+		return b.readError(err)
+	}
+	return nil
 }
 
 func (s *selector) addBlockSeries(b *block, cr *chunks.Reader, ls labels.Labels, metas []chunks.Meta) error {
@@ -118,18 +137,19 @@ func (s *selector) addBlockSeries(b *block, cr *chunks.Reader, ls labels.Labels,
 		if m.MaxTime < s.win.readMin || m.MinTime > s.win.showMax {
 			continue
 		}
+		at := blockChunk{b, cr, m}
 		if sel == nil {
-			c, _, err := cr.ChunkOrIterable(m)
+			c, err := at.chunk()
 			if err != nil {
 				return fmt.Errorf("read chunk of %s: %w", ls, err)
 			}
 			kind, err := kindOf(c.Encoding())
 			if err != nil {
-				return fmt.Errorf("read chunk of %s: %w", ls, err)
+				return fmt.Errorf("read chunk of %s: %w", ls, b.readError(err))
 			}
 			sel = s.selection(ls.Hash(), ls, kind)
 		}
-		sel.chunks = append(sel.chunks, blockChunk{b, cr, m})
+		sel.chunks = append(sel.chunks, at)
 	}
 	return nil
 }
@@ -192,16 +212,16 @@ func (sel *selection) chunkPoints(mint, maxt int64) ([]points, error) {
 		if c.meta.MaxTime < mint || c.meta.MinTime >= maxt {
 			continue
 		}
-		ch, _, err := c.reader.ChunkOrIterable(c.meta)
+		ch, err := c.chunk()
 		if err != nil {
-			return nil, fmt.Errorf("read chunk of %s in block %s: %w", sel.labels, c.block.ULID, err)
+			return nil, fmt.Errorf("read chunk of %s: %w", sel.labels, err)
 		}
 		if c.block != last { // those of one block follow one another
 			parts = append(parts, points{kind: sel.kind})
 			last = c.block
 		}
 		if _, err := appendChunk(ch.Encoding(), ch.Bytes(), &parts[len(parts)-1]); err != nil {
-			return nil, fmt.Errorf("decode chunk of %s in block %s: %w", sel.labels, c.block.ULID, err)
+			return nil, fmt.Errorf("decode chunk of %s: %w", sel.labels, c.readError(err))
 		}
 	}
 	return parts, nil
@@ -265,14 +285,14 @@ func collectIndexed(ctx context.Context, v *version, blocks *openBlocks, win win
 		}
 		files, err := blocks.open(b)
 		if err != nil {
-			return nil, err
+			return nil, b.readError(err)
 		}
 		found, err := files.index.LabelNames(ctx)
 		if name != "" {
 			found, err = files.index.LabelValues(ctx, name, nil)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("labels of block %s: %w", b.ULID, err)
+			return nil, fmt.Errorf("list labels: %w", b.readError(err))
 		}
 		for _, s := range found {
 			seen[strings.Clone(s)] = struct{}{} // a block's strings are in its mapped file

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"path/filepath"
 	"strings"
@@ -96,7 +97,9 @@ func createStore(db *DB, id tenant.ID) error {
 	if err != nil {
 		return fmt.Errorf("create tenant %s: %s: %w", id, filepath.Join(dir, settingsName), err)
 	}
-	m := manifest{Generation: binary.BigEndian.Uint64(random[16:]), Grid: s.GridMillis() / 1000}
+	m := manifest{
+		Generation: binary.BigEndian.Uint64(random[16:]), Grid: s.GridMillis() / 1000, IDKeySum: crc32.Checksum(random[:16], castagnoli),
+	}
 	if err := m.write(db.opts.FS, dir); err != nil {
 		return fmt.Errorf("create tenant %s: %w", id, err)
 	}
@@ -189,6 +192,9 @@ func (s *store) readProfile() error {
 	}
 	if len(key) != len(s.profile.IDKey) {
 		return fmt.Errorf("%s has %d bytes, want %d", filepath.Join(s.dir, idKeyName), len(key), len(s.profile.IDKey))
+	}
+	if sum := s.man.IDKeySum; sum != 0 && crc32.Checksum(key, castagnoli) != sum {
+		return fmt.Errorf("%s is not the key that the tenant was made with: checksum is wrong", filepath.Join(s.dir, idKeyName))
 	}
 	copy(s.profile.IDKey[:], key)
 	return nil
