@@ -105,6 +105,11 @@ func (spec *blockSpec) addBlock(ctx context.Context, b *block, blocks *openBlock
 	}
 	spec.level = max(spec.level, meta.Compaction.Level+1)
 	spec.sources = append(spec.sources, meta.Compaction.Sources...)
+	files, err := blocks.open(b)
+	if err != nil {
+		return b.readError(err)
+	}
+	spec.chunkBytes += files.chunks.Size()
 	return b.eachSeries(ctx, blocks, func(sel *selection) error {
 		spec.series = append(spec.series, blockSeries{
 			labels: sel.labels, kind: sel.kind, mint: b.MinTime, maxt: b.MaxTime, parts: sel.chunkPoints,
