@@ -50,6 +50,13 @@ func (f *hookFS) setHook(h func(op, name string) error) {
 	f.hook = h
 }
 
+func (f *hookFS) ReadFile(name string) ([]byte, error) {
+	if err := f.call("read", name); err != nil {
+		return nil, err
+	}
+	return f.OS.ReadFile(name)
+}
+
 func (f *hookFS) Rename(from, to string) error {
 	if err := f.call("rename", to); err != nil {
 		return err
