@@ -43,7 +43,7 @@ type CheckSummary struct {
 // record is of a known tenant. The error is of the check itself, such as a
 // directory that a server has open; what is wrong with the data are problems.
 func Check(ctx context.Context, dir string) (CheckSummary, []Problem, error) {
-	c := &checker{ctx: ctx, dir: dir, fs: vfs.OS{}, blocks: newBlockCache(1, slog.New(slog.DiscardHandler), newMetrics(prometheus.NewRegistry())), generations: map[tenant.ID]*manifest{}}
+	c := &checker{ctx: ctx, dir: dir, fs: vfs.OS{}, blocks: newBlockCache(1, slog.New(slog.DiscardHandler), newMetrics(prometheus.NewRegistry())), generations: map[tenant.ID]*manifest{}, lost: map[tenant.ID]bool{}}
 	if _, err := c.fs.ReadDir(filepath.Join(dir, walDirName)); err != nil {
 		return c.sum, nil, fmt.Errorf("%s is no data directory: %w", dir, err)
 	}
@@ -64,6 +64,7 @@ type checker struct {
 	blocks   *blockCache
 
 	generations map[tenant.ID]*manifest // nil: unreadable
+	lost        map[tenant.ID]bool      // without a manifest, though they were in use if the log has records
 }
 
 func (c *checker) problem(path, format string, args ...any) {
@@ -116,6 +117,8 @@ func (c *checker) checkTenant(id tenant.ID, dir string) {
 		} else {
 			c.leftover(dir) // a crash came before the tenant was there
 		}
+		_, err := c.fs.ReadFile(filepath.Join(dir, idKeyName))
+		c.lost[id] = err == nil
 		delete(c.generations, id)
 		return
 	}
@@ -227,6 +230,10 @@ func (c *checker) checkRecord(dir string, pos position, rec *walRecord) error {
 	path := filepath.Join(dir, segmentName(pos.Segment))
 	if _, ok := c.generations[rec.tenant]; !ok {
 		// A deleted tenant's records stay until their segment goes.
+		if c.lost[rec.tenant] {
+			c.problem(filepath.Join(c.dir, rec.tenant.String(), manifestName), "is missing, but the log has records of the tenant, the first in %s", segmentName(pos.Segment))
+			delete(c.lost, rec.tenant) // said once
+		}
 		return nil
 	}
 	for _, li := range rec.increments {

@@ -120,6 +120,9 @@ func TestDamagedTenantDoesNotStopOthers(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.damage(t, filepath.Join(dir, "a"))
+			if _, problems, err := Check(context.Background(), dir); err != nil || len(problems) == 0 && !strings.HasPrefix(name, "log of") {
+				t.Errorf("check: %v, %v", problems, err)
+			}
 			var log bytes.Buffer
 			reg := prometheus.NewRegistry()
 			db := openTestDB(t, dir, func(o *Options) {
