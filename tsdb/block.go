@@ -65,11 +65,20 @@ func newBlock(c *blockCache, fsys vfs.FS, tenantDir string, bi blockInfo) *block
 	return &block{blockInfo: bi, dir: filepath.Join(tenantDir, bi.ULID.String()), fs: fsys, cache: c}
 }
 
-// openFiles maps the block's files. Upstream's reader verifies the checksums of the
+// openFiles maps the block's files and reads what their readers keep in memory.
+func (b *block) openFiles() (files *blockFiles, err error) {
+	err = readMapped(func() (err error) {
+		files, err = b.mapFiles()
+		return err
+	})
+	return files, err
+}
+
+// mapFiles maps the block's files. Upstream's reader verifies the checksums of the
 // index's table of contents, symbols and table of postings here, and those of
 // series, postings and chunks at every use; what it leaves unverified is checked
 // here.
-func (b *block) openFiles() (*blockFiles, error) {
+func (b *block) mapFiles() (*blockFiles, error) {
 	ix, err := index.NewFileReader(filepath.Join(b.dir, blockIndex), index.DecodePostingsRaw)
 	if err != nil {
 		return nil, fmt.Errorf("open index of block %s: %w", b.dir, err)
@@ -192,52 +201,57 @@ func (b *block) kindsOfSeries() (map[string]increment.Kind, error) {
 	var blocks openBlocks
 	defer blocks.close()
 	out := map[string]increment.Kind{}
-	err := b.eachSeries(context.Background(), &blocks, func(sel *selection) error {
+	sels, err := b.series(context.Background(), &blocks)
+	for _, sel := range sels {
 		out[sel.labels.Get(model.MetricNameLabel)] = sel.kind
-		return nil
-	})
+	}
 	return out, err
 }
 
-// eachSeries calls f for every series, in order, with its kind and chunks.
-func (b *block) eachSeries(ctx context.Context, blocks *openBlocks, f func(*selection) error) error {
+// series returns all series, in order, with their kinds and chunks.
+func (b *block) series(ctx context.Context, blocks *openBlocks) (out []*selection, err error) {
 	files, err := blocks.open(b)
-	if err != nil {
-		return b.readError(err)
+	if err == nil {
+		err = readMapped(func() (err error) {
+			out, err = b.readSeries(ctx, files)
+			return err
+		})
 	}
+	if err != nil {
+		return nil, b.readError(err)
+	}
+	return out, nil
+}
+
+func (b *block) readSeries(ctx context.Context, files *blockFiles) (out []*selection, err error) {
 	name, value := index.AllPostingsKey()
 	p, err := files.index.Postings(ctx, name, value)
 	if err != nil {
-		return b.readError(err)
+		return nil, err
 	}
 	builder := labels.NewScratchBuilder(8)
 	for p.Next() {
 		var metas []chunks.Meta
 		if err := files.index.Series(p.At(), &builder, &metas); err != nil {
-			return b.readError(err)
+			return nil, err
 		}
 		sel := &selection{labels: builder.Labels()}
 		for _, m := range metas {
 			sel.chunks = append(sel.chunks, blockChunk{b, files.chunks, m})
 		}
 		if sel.kind, err = sel.kindOfFirst(); err != nil {
-			return err
+			return nil, err
 		}
-		if err := f(sel); err != nil {
-			return err
-		}
+		out = append(out, sel)
 	}
-	if err := p.Err(); err != nil {
-		return b.readError(err)
-	}
-	return nil
+	return out, p.Err()
 }
 
 // addHashes adds the label hashes of one metric's series to known. Those of a block
 // that is damaged are not counted: new series are to be had whatever happened to old
 // ones, and past their limit sums are exact too.
 func (b *block) addHashes(ctx context.Context, metric string, known map[uint64]struct{}) error {
-	err := b.readHashes(ctx, metric, known)
+	err := readMapped(func() error { return b.readHashes(ctx, metric, known) })
 	if err == nil {
 		return nil
 	}

@@ -191,3 +191,60 @@ func mustKeepBlocks(t *testing.T, db *testDB, n int) {
 		t.Errorf("%d blocks are there, want %d", len(dirs), n)
 	}
 }
+
+// A file that is cut short, or whose disk fails, while it is mapped ends no process:
+// what reads it is told, and all others go on.
+func TestMappedFileThatIsCutShort(t *testing.T) {
+	for _, file := range []string{blockIndex, filepath.Join(blockChunks, chunkFileName(0))} {
+		t.Run(file, func(t *testing.T) {
+			dir, other := smallBlocks(t)
+			db, err := openLax(t, dir, flipsNow)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer db.Close()
+			for _, id := range []tenant.ID{tenant.Default, other} {
+				if _, err := db.ask(id); err != nil { // they are open now
+					t.Fatal(err)
+				}
+			}
+			q := db.querier(t, tenant.Default, testStart.Add(-2*time.Hour), flipsNow)
+			set := q.Select(q.ctx, false, nil, everyEvent())
+			for _, b := range db.blockDirs(tenant.Default) {
+				if err := os.Truncate(filepath.Join(b, file), 0); err != nil {
+					t.Fatal(err)
+				}
+			}
+			failed := 0
+			for set.Next() {
+				if set.At().Iterator(nil).Err() != nil {
+					failed++
+				}
+			}
+			if (failed > 0) != (file != blockIndex) {
+				t.Errorf("%d series could not be read on", failed)
+			}
+			if err := q.Close(); err != nil {
+				t.Error(err)
+			}
+			if _, err := db.ask(tenant.Default); err == nil || !strings.Contains(err.Error(), "mapped file") {
+				t.Errorf("query: %v", err)
+			}
+			s, err := db.store(tenant.Default, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.compactOnce(context.Background(), testStart.Add(48*time.Hour)); err == nil || !strings.Contains(err.Error(), "mapped file") {
+				t.Errorf("merge: %v", err)
+			}
+			mustKeepBlocks(t, db, 2)
+			db.mustAppend(tenant.Default, counterInc("new_total", testStart, 1))
+			if err := db.Flush(context.Background(), tenant.Default); err != nil {
+				t.Error(err)
+			}
+			if _, err := db.ask(other); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

@@ -110,12 +110,13 @@ func (spec *blockSpec) addBlock(ctx context.Context, b *block, blocks *openBlock
 		return b.readError(err)
 	}
 	spec.chunkBytes += files.chunks.Size()
-	return b.eachSeries(ctx, blocks, func(sel *selection) error {
+	sels, err := b.series(ctx, blocks)
+	for _, sel := range sels {
 		spec.series = append(spec.series, blockSeries{
 			labels: sel.labels, kind: sel.kind, mint: b.MinTime, maxt: b.MaxTime, parts: sel.chunkPoints,
 		})
-		return nil
-	})
+	}
+	return err
 }
 
 // kindOfFirst reads a selection's kind off its first chunk.
@@ -130,7 +131,7 @@ func (sel *selection) kindOfFirst() (increment.Kind, error) {
 	}
 	kind, err := kindOf(ch.Encoding())
 	if err != nil {
-		return 0, fmt.Errorf("read chunk of %s: %w", sel.labels, c.readError(err))
+		return 0, fmt.Errorf("read chunk of %s: %w", sel.labels, err)
 	}
 	return kind, nil
 }

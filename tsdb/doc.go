@@ -39,7 +39,7 @@
 //	undo.go          cuts: memtables as they were when a reader came
 //	points.go        increments of one series, the form all others meet in
 //	block.go, block_write.go        blocks in Prometheus's format
-//	block_cache.go   a bounded number of open blocks
+//	block_cache.go, mapped.go       a bounded number of open blocks; reading them
 //	chunk*.go, bits.go              chunk encodings
 //	wal*.go          the write-ahead log: writer, format, records, replay, and what
 //	                 a tenant needs of it

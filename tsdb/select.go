@@ -32,15 +32,10 @@ type blockChunk struct {
 func (c *blockChunk) chunk() (chunkenc.Chunk, error) {
 	ch, _, err := c.reader.ChunkOrIterable(c.meta)
 	if err != nil {
-		return nil, c.readError(err)
+		file, _ := chunks.BlockChunkRef(c.meta.Ref).Unpack()
+		return nil, fmt.Errorf("%s/%s: %w", blockChunks, chunkFileName(file), err)
 	}
 	return ch, nil
-}
-
-// readError says that the chunk could not be read or decoded.
-func (c *blockChunk) readError(err error) error {
-	file, _ := chunks.BlockChunkRef(c.meta.Ref).Unpack()
-	return c.block.readError(fmt.Errorf("%s/%s: %w", blockChunks, chunkFileName(file), err))
 }
 
 // window is the part of time a selection reads. A series is selected where it has
@@ -84,8 +79,8 @@ func selectSeries(ctx context.Context, v *version, blocks *openBlocks, win windo
 		if b.MaxTime <= win.readMin || b.MinTime > win.showMax {
 			continue
 		}
-		if err := s.addBlock(b); err != nil {
-			return nil, fmt.Errorf("select: %w", err)
+		if err := readMapped(func() error { return s.addBlock(b) }); err != nil {
+			return nil, fmt.Errorf("select: %w", b.readError(err))
 		}
 	}
 	// Series with increments only before what can show were taken along for the
@@ -105,12 +100,12 @@ func (s *selector) addMemtable(m *memtable) error {
 func (s *selector) addBlock(b *block) error {
 	files, err := s.blocks.open(b)
 	if err != nil {
-		return b.readError(err)
+		return err
 	}
 	ix := files.index
 	p, err := tsdb.PostingsForMatchers(s.ctx, ix, s.matchers...)
 	if err != nil {
-		return b.readError(err)
+		return err
 	}
 	builder := labels.NewScratchBuilder(8)
 	var metas []chunks.Meta
@@ -119,16 +114,13 @@ func (s *selector) addBlock(b *block) error {
 			return s.ctx.Err()
 		}
 		if err := ix.Series(p.At(), &builder, &metas); err != nil {
-			return b.readError(err)
+			return err
 		}
 		if err := s.addBlockSeries(b, files.chunks, builder.Labels(), metas); err != nil {
 			return err
 		}
 	}
-	if err := p.Err(); err != nil {
-		return b.readError(err)
-	}
-	return nil
+	return p.Err()
 }
 
 func (s *selector) addBlockSeries(b *block, cr *chunks.Reader, ls labels.Labels, metas []chunks.Meta) error {
@@ -145,7 +137,7 @@ func (s *selector) addBlockSeries(b *block, cr *chunks.Reader, ls labels.Labels,
 			}
 			kind, err := kindOf(c.Encoding())
 			if err != nil {
-				return fmt.Errorf("read chunk of %s: %w", ls, b.readError(err))
+				return fmt.Errorf("read chunk of %s: %w", ls, err)
 			}
 			sel = s.selection(ls.Hash(), ls, kind)
 		}
@@ -207,24 +199,41 @@ func (sel *selection) read(from, to int64, at cut) (points, error) {
 // they may have others too.
 func (sel *selection) chunkPoints(mint, maxt int64) ([]points, error) {
 	parts := make([]points, 0, 1+len(sel.mems))
-	var last *block
-	for _, c := range sel.chunks {
+	for i := 0; i < len(sel.chunks); {
+		b, j := sel.chunks[i].block, i+1
+		for j < len(sel.chunks) && sel.chunks[j].block == b { // those of one block follow one another
+			j++
+		}
+		p := points{kind: sel.kind}
+		err := readMapped(func() error { return appendChunks(sel.chunks[i:j], mint, maxt, &p) })
+		if err != nil {
+			return nil, fmt.Errorf("read chunk of %s: %w", sel.labels, b.readError(err))
+		}
+		if p.len() > 0 {
+			parts = append(parts, p)
+		}
+		i = j
+	}
+	return parts, nil
+}
+
+// appendChunks appends the points of those chunks of one block that have windows in
+// [mint, maxt).
+func appendChunks(all []blockChunk, mint, maxt int64, p *points) error {
+	for i := range all {
+		c := &all[i]
 		if c.meta.MaxTime < mint || c.meta.MinTime >= maxt {
 			continue
 		}
 		ch, err := c.chunk()
 		if err != nil {
-			return nil, fmt.Errorf("read chunk of %s: %w", sel.labels, err)
+			return err
 		}
-		if c.block != last { // those of one block follow one another
-			parts = append(parts, points{kind: sel.kind})
-			last = c.block
-		}
-		if _, err := appendChunk(ch.Encoding(), ch.Bytes(), &parts[len(parts)-1]); err != nil {
-			return nil, fmt.Errorf("decode chunk of %s: %w", sel.labels, c.readError(err))
+		if _, err := appendChunk(ch.Encoding(), ch.Bytes(), p); err != nil {
+			return fmt.Errorf("decode: %w", err)
 		}
 	}
-	return parts, nil
+	return nil
 }
 
 // trimBefore drops the windows that start before t: totals begin at a midnight,
@@ -283,19 +292,8 @@ func collectIndexed(ctx context.Context, v *version, blocks *openBlocks, win win
 		if b.MaxTime <= win.showMin || b.MinTime > win.showMax {
 			continue
 		}
-		files, err := blocks.open(b)
-		if err != nil {
-			return nil, b.readError(err)
-		}
-		found, err := files.index.LabelNames(ctx)
-		if name != "" {
-			found, err = files.index.LabelValues(ctx, name, nil)
-		}
-		if err != nil {
+		if err := readMapped(func() error { return b.addStrings(ctx, blocks, name, seen) }); err != nil {
 			return nil, fmt.Errorf("list labels: %w", b.readError(err))
-		}
-		for _, s := range found {
-			seen[strings.Clone(s)] = struct{}{} // a block's strings are in its mapped file
 		}
 	}
 	return sortedKeys(seen), nil
@@ -308,4 +306,21 @@ func sortedKeys(set map[string]struct{}) []string {
 	}
 	slices.Sort(out)
 	return out
+}
+
+// addStrings adds the label names of a block to seen, or the values of one name where
+// that is set.
+func (b *block) addStrings(ctx context.Context, blocks *openBlocks, name string, seen map[string]struct{}) error {
+	files, err := blocks.open(b)
+	if err != nil {
+		return err
+	}
+	found, err := files.index.LabelNames(ctx)
+	if name != "" {
+		found, err = files.index.LabelValues(ctx, name, nil)
+	}
+	for _, s := range found {
+		seen[strings.Clone(s)] = struct{}{} // a block's strings are in its mapped file
+	}
+	return err
 }
