@@ -145,10 +145,14 @@ func TestDamagedTenantDoesNotStopOthers(t *testing.T) {
 			// More than the log may hold, of which others give back what they need.
 			events := 3
 			for range 20 {
-				for i := range 50 {
-					db.mustAppend(b, counterInc("events_total", testStart, 1, "page", fmt.Sprint("/", i)))
+				for i := range 3 {
+					var incs []increment.Increment
+					for j := range 50 {
+						incs = append(incs, counterInc("events_total", testStart, 1, "page", fmt.Sprint("/", i, "/", j)))
+					}
+					db.mustAppend(b, incs...)
 				}
-				events += 50
+				events += 150
 				if err := db.maintainMemory(context.Background()); err != nil {
 					t.Fatal(err)
 				}
