@@ -95,19 +95,21 @@ func (d *testDB) ask(id tenant.ID) (string, error) {
 		return "", err
 	}
 	fmt.Fprintln(&out, kinds, names)
+	matchers := []*labels.Matcher{
+		labels.MustNewMatcher(labels.MatchRegexp, model.MetricNameLabel, ".+"),
+		labels.MustNewMatcher(labels.MatchNotEqual, "page", "/both"),
+	}
 	for _, n := range names {
 		vals, _, err := q.LabelValues(q.ctx, n, nil)
 		if err != nil {
 			return "", err
 		}
 		fmt.Fprintln(&out, n, vals)
+		for _, v := range vals {
+			matchers = append(matchers, labels.MustNewMatcher(labels.MatchEqual, n, v))
+		}
 	}
-	for _, m := range []*labels.Matcher{
-		labels.MustNewMatcher(labels.MatchRegexp, model.MetricNameLabel, ".+"),
-		labels.MustNewMatcher(labels.MatchEqual, "page", "/0"),
-		labels.MustNewMatcher(labels.MatchNotEqual, "page", "/both"),
-		labels.MustNewMatcher(labels.MatchEqual, model.MetricNameLabel, "users"),
-	} {
+	for _, m := range matchers {
 		set := q.Select(q.ctx, false, nil, m)
 		for set.Next() {
 			fmt.Fprint(&out, m, set.At().Labels())
