@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -198,5 +199,42 @@ func TestBlockThatCannotBeOpened(t *testing.T) {
 	}
 	if got := total(db.stored(tenant.Default)); got != 1 {
 		t.Errorf("%v events, want 1", got)
+	}
+}
+
+// Blocks that are flushed, merged and dropped while they are read, with room for one
+// open block, are read whole or not at all.
+func TestBlocksComeAndGoUnderReaders(t *testing.T) {
+	db := openTestDB(t, "", func(o *Options) { o.OpenBlocksMax = 1 })
+	s, err := db.store(tenant.Default, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var written, done atomic.Int64
+	var readers sync.WaitGroup
+	for range 3 {
+		readers.Go(func() {
+			for done.Load() == 0 {
+				least := written.Load()
+				if got := total(db.stored(tenant.Default)); got < float64(least) || got > float64(written.Load()+1) {
+					t.Errorf("%v events, there were %d before and %d after", got, least, written.Load())
+				}
+			}
+		})
+	}
+	for i := range 30 {
+		db.blockOf(tenant.Default, "page", fmt.Sprint("/", i%3))
+		written.Add(1)
+		if _, err := s.compactOnce(context.Background(), testStart.Add(48*time.Hour)); err != nil {
+			t.Error(err)
+		}
+	}
+	done.Store(1)
+	readers.Wait()
+	if n := db.blocks.count(); n > 1 {
+		t.Errorf("%d blocks are open when nobody reads, the bound is 1", n)
+	}
+	if n, ok := mappings(db.dir); ok && n > 2 {
+		t.Errorf("%d files are mapped of one block", n)
 	}
 }
