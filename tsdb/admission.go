@@ -9,7 +9,6 @@ import (
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
-	"github.com/prometheus/prometheus/tsdb/chunks"
 
 	"github.com/quipudb/quipu/internal/increment"
 )
@@ -196,24 +195,8 @@ func (a *admission) load(ctx context.Context, name string) (map[uint64]struct{},
 			}
 		}
 	}
-	var builder labels.ScratchBuilder
-	var metas []chunks.Meta
 	for _, b := range v.blocks {
-		ix, _, err := b.open()
-		if err != nil {
-			return nil, err
-		}
-		p, err := ix.Postings(ctx, model.MetricNameLabel, name)
-		if err != nil {
-			return nil, err
-		}
-		for p.Next() {
-			if err := ix.Series(p.At(), &builder, &metas); err != nil {
-				return nil, err
-			}
-			known[builder.Labels().Hash()] = struct{}{}
-		}
-		if err := p.Err(); err != nil {
+		if err := b.addHashes(ctx, name, known); err != nil {
 			return nil, err
 		}
 	}

@@ -1,13 +1,19 @@
 package tsdb
 
 import (
+	"container/list"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"os"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
+	"syscall"
 
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/chunks"
 	"github.com/prometheus/prometheus/tsdb/index"
@@ -36,43 +42,77 @@ type blockMetaQuipu struct {
 }
 
 // block is an immutable directory of increments in Prometheus's block format. It
-// is opened at its first use. Safe for concurrent use.
+// is open while it is in use, and after that for as long as the cache has room.
+// Safe for concurrent use.
 type block struct {
 	blockInfo
-	dir string
-	fs  vfs.FS
+	dir   string
+	fs    vfs.FS
+	cache *blockCache
 
+	damaged  atomic.Bool  // it was said that it is
 	refs     atomic.Int64 // versions that hold it
 	obsolete atomic.Bool  // remove the directory when refs is 0
 
-	mu     sync.Mutex
-	index  *index.Reader
-	chunks *chunks.Reader
+	// Guarded by cache.mu.
+	files   *blockFiles   // nil: closed
+	users   int           // readers that have it in use
+	opening chan struct{} // closed when it is known whether it could be opened; nil: nobody tries
+	idle    *list.Element // its place among those open and not in use
 }
 
-func newBlock(fsys vfs.FS, tenantDir string, bi blockInfo) *block {
-	return &block{blockInfo: bi, dir: filepath.Join(tenantDir, bi.ULID.String()), fs: fsys}
+func newBlock(c *blockCache, fsys vfs.FS, tenantDir string, bi blockInfo) *block {
+	return &block{blockInfo: bi, dir: filepath.Join(tenantDir, bi.ULID.String()), fs: fsys, cache: c}
 }
 
-// open returns the block's readers; they are valid while the caller holds a
-// version that has the block.
-func (b *block) open() (*index.Reader, *chunks.Reader, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.index != nil {
-		return b.index, b.chunks, nil
-	}
+// openFiles maps the block's files and reads what their readers keep in memory.
+func (b *block) openFiles() (files *blockFiles, err error) {
+	err = readMapped(func() (err error) {
+		files, err = b.mapFiles()
+		return err
+	})
+	return files, err
+}
+
+// mapFiles maps the block's files. Upstream's reader verifies the checksums of the
+// index's table of contents, symbols and table of postings here, and those of
+// series, postings and chunks at every use; what it leaves unverified is checked
+// here.
+func (b *block) mapFiles() (*blockFiles, error) {
 	ix, err := index.NewFileReader(filepath.Join(b.dir, blockIndex), index.DecodePostingsRaw)
 	if err != nil {
-		return nil, nil, fmt.Errorf("open index of block %s: %w", b.dir, err)
+		return nil, fmt.Errorf("open index of block %s: %w", b.dir, err)
 	}
-	ch, err := chunks.NewDirReader(filepath.Join(b.dir, blockChunks), chunkPool{})
+	if v := ix.Version(); v != index.FormatV2 {
+		return nil, errors.Join(fmt.Errorf("open index of block %s: version %d, only %d is known", b.dir, v, index.FormatV2), ix.Close())
+	}
+	ch, err := openChunks(filepath.Join(b.dir, blockChunks))
 	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("open chunks of block %s: %w", b.dir, err), ix.Close())
+		return nil, errors.Join(fmt.Errorf("open chunks of block %s: %w", b.dir, err), ix.Close())
 	}
-	b.index, b.chunks = ix, ch
-	return ix, ch, nil
+	return &blockFiles{ix, ch}, nil
 }
+
+// openChunks maps chunk files. Upstream's reader numbers them as they come: with one
+// missing the references of those after it would lead into the wrong file.
+func openChunks(dir string) (*chunks.Reader, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for i, e := range entries {
+		if want := chunkFileName(i); e.Name() != want {
+			return nil, fmt.Errorf("%s is missing, %s is there", filepath.Join(dir, want), e.Name())
+		}
+	}
+	if len(entries) == 0 {
+		return nil, fmt.Errorf("%s is missing", filepath.Join(dir, chunkFileName(0)))
+	}
+	return chunks.NewDirReader(dir, chunkPool{})
+}
+
+// chunkFileName is the name of the chunk file to which references say n.
+func chunkFileName(n int) string { return fmt.Sprintf("%06d", n+1) }
 
 // release drops one version's hold; the last one closes the files and, where the
 // block was superseded, removes them.
@@ -80,13 +120,7 @@ func (b *block) release() error {
 	if b.refs.Add(-1) > 0 {
 		return nil
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	var err error
-	if b.index != nil {
-		err = errors.Join(b.index.Close(), b.chunks.Close())
-		b.index, b.chunks = nil, nil
-	}
+	err := b.cache.drop(b)
 	if b.obsolete.Load() {
 		err = errors.Join(err, b.fs.RemoveAll(b.dir))
 	}
@@ -103,6 +137,9 @@ func (b *block) meta() (*blockMeta, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read block meta: %w", err)
 	}
+	if b.MetaSum != 0 && crc32.Checksum(src, castagnoli) != b.MetaSum {
+		return nil, fmt.Errorf("read block meta %s: checksum is wrong", path)
+	}
 	var m blockMeta
 	if err := json.Unmarshal(src, &m); err != nil {
 		return nil, fmt.Errorf("read block meta %s: %w", path, err)
@@ -110,11 +147,40 @@ func (b *block) meta() (*blockMeta, error) {
 	return &m, nil
 }
 
-// kinds returns the kind of every metric name in the block.
+// readError says that a block could not be read. Where that is for damage, it is
+// logged and counted at the first time.
+func (b *block) readError(err error) error {
+	if isDamage(err) && !b.damaged.Swap(true) {
+		b.cache.metrics.blockDamage.Inc()
+		b.cache.logger.Error("a block is damaged, queries of what it has fail; restore it from a backup, or run \"quipu check\"", "block", b.dir, "err", err)
+	}
+	return fmt.Errorf("block %s: %w", b.ULID, err)
+}
+
+// isDamage reports whether an error in reading a block stays, as that of a checksum
+// or a missing file does and that of a lack of descriptors or memory does not.
+func isDamage(err error) bool {
+	var errno syscall.Errno
+	switch {
+	case errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errReaderClosed):
+		return false
+	case errors.As(err, &errno):
+		return errno == syscall.ENOENT || errno == syscall.EINVAL // an empty file cannot be mapped
+	}
+	return true
+}
+
+// kinds returns the kind of every metric name in the block. meta.json says it, and
+// where that is damaged the series do.
 func (b *block) kinds() (map[string]increment.Kind, error) {
 	m, err := b.meta()
 	if err != nil {
-		return nil, err
+		out, other := b.kindsOfSeries()
+		err = b.readError(err)
+		if other != nil {
+			return nil, errors.Join(err, other)
+		}
+		return out, nil
 	}
 	out := make(map[string]increment.Kind, len(m.Quipu.Kinds))
 	for name, s := range m.Quipu.Kinds {
@@ -128,4 +194,89 @@ func (b *block) kinds() (map[string]increment.Kind, error) {
 		}
 	}
 	return out, nil
+}
+
+// kindsOfSeries reads the kinds off the chunks.
+func (b *block) kindsOfSeries() (map[string]increment.Kind, error) {
+	var blocks openBlocks
+	defer blocks.close()
+	out := map[string]increment.Kind{}
+	sels, err := b.series(context.Background(), &blocks)
+	for _, sel := range sels {
+		out[sel.labels.Get(model.MetricNameLabel)] = sel.kind
+	}
+	return out, err
+}
+
+// series returns all series, in order, with their kinds and chunks.
+func (b *block) series(ctx context.Context, blocks *openBlocks) (out []*selection, err error) {
+	files, err := blocks.open(b)
+	if err == nil {
+		err = readMapped(func() (err error) {
+			out, err = b.readSeries(ctx, files)
+			return err
+		})
+	}
+	if err != nil {
+		return nil, b.readError(err)
+	}
+	return out, nil
+}
+
+func (b *block) readSeries(ctx context.Context, files *blockFiles) (out []*selection, err error) {
+	name, value := index.AllPostingsKey()
+	p, err := files.index.Postings(ctx, name, value)
+	if err != nil {
+		return nil, err
+	}
+	builder := labels.NewScratchBuilder(8)
+	for p.Next() {
+		var metas []chunks.Meta
+		if err := files.index.Series(p.At(), &builder, &metas); err != nil {
+			return nil, err
+		}
+		sel := &selection{labels: builder.Labels()}
+		for _, m := range metas {
+			sel.chunks = append(sel.chunks, blockChunk{b, files.chunks, m})
+		}
+		if sel.kind, err = sel.kindOfFirst(); err != nil {
+			return nil, err
+		}
+		out = append(out, sel)
+	}
+	return out, p.Err()
+}
+
+// addHashes adds the label hashes of one metric's series to known. Those of a block
+// that is damaged are not counted: new series are to be had whatever happened to old
+// ones, and past their limit sums are exact too.
+func (b *block) addHashes(ctx context.Context, metric string, known map[uint64]struct{}) error {
+	err := readMapped(func() error { return b.readHashes(ctx, metric, known) })
+	if err == nil {
+		return nil
+	}
+	if err, damage := b.readError(err), isDamage(err); !damage {
+		return err
+	}
+	return nil
+}
+
+func (b *block) readHashes(ctx context.Context, metric string, known map[uint64]struct{}) error {
+	files, err := b.cache.acquire(b)
+	if err != nil {
+		return err
+	}
+	defer b.cache.release(b)
+	p, err := files.index.Postings(ctx, model.MetricNameLabel, metric)
+	if err != nil {
+		return err
+	}
+	builder := labels.NewScratchBuilder(8)
+	for p.Next() {
+		if err := files.index.Series(p.At(), &builder, nil); err != nil {
+			return err
+		}
+		known[builder.Labels().Hash()] = struct{}{}
+	}
+	return p.Err()
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"math"
 	"os"
 	"path/filepath"
@@ -30,6 +31,9 @@ const chunkWindowsMax = 480
 // halving its windows.
 const chunkBytesMax = 64 << 10
 
+// chunkFileBytesMax is where a chunk file of a block ends and another begins.
+const chunkFileBytesMax = 32 << 20
+
 // blockSeries is one series on its way into a block.
 type blockSeries struct {
 	labels labels.Labels
@@ -50,6 +54,7 @@ type blockSpec struct {
 	series     []blockSeries // any order; equal labels are neighbours after sorting and merge
 	level      int
 	sources    []ulid.ULID // of a merged block: the flushed blocks it came from
+	chunkBytes int64       // about how many bytes of chunks there will be
 	bytes      int64       // of chunks, once they are written
 }
 
@@ -68,8 +73,11 @@ func writeBlock(ctx context.Context, fsys vfs.FS, spec *blockSpec) (bi blockInfo
 		return bi, false, fmt.Errorf("make block directory: %w", err)
 	}
 	meta, err := writeBlockFiles(ctx, tmp, spec)
-	if err != nil || meta.Stats.NumSeries == 0 {
-		return bi, false, err
+	if err != nil {
+		return bi, false, fmt.Errorf("write block %s: %w", tmp, err)
+	}
+	if meta.Stats.NumSeries == 0 {
+		return bi, false, nil
 	}
 	if err := adoptFiles(fsys, tmp); err != nil {
 		return bi, false, err
@@ -96,7 +104,10 @@ func writeBlock(ctx context.Context, fsys vfs.FS, spec *blockSpec) (bi blockInfo
 	if err != nil {
 		return bi, false, fmt.Errorf("size of block index: %w", err)
 	}
-	return blockInfo{ULID: spec.id, MinTime: meta.MinTime, MaxTime: meta.MaxTime, Bytes: spec.bytes + size.Size()}, true, nil
+	return blockInfo{
+		ULID: spec.id, MinTime: meta.MinTime, MaxTime: meta.MaxTime, Bytes: spec.bytes + size.Size(),
+		MetaSum: crc32.Checksum(src, castagnoli),
+	}, true, nil
 }
 
 // adoptFiles tells fsys of what upstream's writers made in a block's directory.
@@ -131,9 +142,10 @@ func writeBlockFiles(ctx context.Context, dir string, spec *blockSpec) (meta *bl
 	}
 	slices.SortFunc(spec.series, func(a, b blockSeries) int { return labels.Compare(a.labels, b.labels) })
 
-	// 32 MiB, not upstream's 512: the writer allocates a segment before it knows
-	// what goes in.
-	cw, err := chunks.NewWriter(filepath.Join(dir, blockChunks), chunks.WithSegmentSize(32<<20))
+	// The writer allocates a file of this size before it knows what goes in: not
+	// upstream's 512 MiB, and no more than is needed, for a disk may be nearly full.
+	segment := min(max(spec.chunkBytes, chunkBytesMax), chunkFileBytesMax)
+	cw, err := chunks.NewWriter(filepath.Join(dir, blockChunks), chunks.WithSegmentSize(segment))
 	if err != nil {
 		return nil, fmt.Errorf("write chunks: %w", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -42,7 +43,7 @@ type CheckSummary struct {
 // record is of a known tenant. The error is of the check itself, such as a
 // directory that a server has open; what is wrong with the data are problems.
 func Check(ctx context.Context, dir string) (CheckSummary, []Problem, error) {
-	c := &checker{ctx: ctx, dir: dir, fs: vfs.OS{}, generations: map[tenant.ID]*manifest{}}
+	c := &checker{ctx: ctx, dir: dir, fs: vfs.OS{}, blocks: newBlockCache(1, slog.New(slog.DiscardHandler), newMetrics(prometheus.NewRegistry())), generations: map[tenant.ID]*manifest{}, lost: map[tenant.ID]bool{}}
 	if _, err := c.fs.ReadDir(filepath.Join(dir, walDirName)); err != nil {
 		return c.sum, nil, fmt.Errorf("%s is no data directory: %w", dir, err)
 	}
@@ -60,8 +61,10 @@ type checker struct {
 	fs       vfs.FS
 	sum      CheckSummary
 	problems []Problem
+	blocks   *blockCache
 
 	generations map[tenant.ID]*manifest // nil: unreadable
+	lost        map[tenant.ID]bool      // without a manifest, though they were in use if the log has records
 }
 
 func (c *checker) problem(path, format string, args ...any) {
@@ -114,6 +117,8 @@ func (c *checker) checkTenant(id tenant.ID, dir string) {
 		} else {
 			c.leftover(dir) // a crash came before the tenant was there
 		}
+		_, err := c.fs.ReadFile(filepath.Join(dir, idKeyName))
+		c.lost[id] = err == nil
 		delete(c.generations, id)
 		return
 	}
@@ -122,11 +127,11 @@ func (c *checker) checkTenant(id tenant.ID, dir string) {
 		return
 	}
 	c.generations[id] = m
-	settings := c.checkSettings(dir)
+	settings := c.checkSettings(dir, m)
 	live := map[string]bool{manifestName: true, settingsName: true, idKeyName: true}
 	for _, b := range m.Blocks {
 		live[b.ULID.String()] = true
-		bc := blockChecker{checker: c, id: id, man: m, settings: settings, block: newBlock(c.fs, dir, b)}
+		bc := blockChecker{checker: c, id: id, man: m, settings: settings, block: newBlock(c.blocks, c.fs, dir, b)}
 		bc.run()
 	}
 	for _, k := range m.Keys {
@@ -150,7 +155,7 @@ func (c *checker) checkTenant(id tenant.ID, dir string) {
 	}
 }
 
-func (c *checker) checkSettings(dir string) tenant.Settings {
+func (c *checker) checkSettings(dir string, m *manifest) tenant.Settings {
 	path := filepath.Join(dir, settingsName)
 	settings := tenant.DefaultSettings()
 	src, err := c.fs.ReadFile(path)
@@ -165,6 +170,8 @@ func (c *checker) checkSettings(dir string) tenant.Settings {
 		c.problem(path, "%v", err)
 	} else if len(key) != len(tenant.Profile{}.IDKey) {
 		c.problem(path, "has %d bytes, want %d", len(key), len(tenant.Profile{}.IDKey))
+	} else if m.IDKeySum != 0 && crc32.Checksum(key, castagnoli) != m.IDKeySum {
+		c.problem(path, "is not the key that the tenant was made with: checksum is wrong")
 	}
 	return settings
 }
@@ -198,11 +205,6 @@ func (c *checker) checkWAL() error {
 		return nil
 	}
 	c.sum.Segments = len(segments)
-	for i := 1; i < len(segments); i++ {
-		if segments[i] != segments[i-1]+1 {
-			c.problem(dir, "segment %d is missing", segments[i-1]+1)
-		}
-	}
 	r := walReader{
 		fs: c.fs, dir: dir, metrics: newMetrics(prometheus.NewRegistry()), logger: slog.New(slog.DiscardHandler),
 		check: &walCheck{
@@ -234,6 +236,10 @@ func (c *checker) checkRecord(dir string, pos position, rec *walRecord) error {
 	path := filepath.Join(dir, segmentName(pos.Segment))
 	if _, ok := c.generations[rec.tenant]; !ok {
 		// A deleted tenant's records stay until their segment goes.
+		if c.lost[rec.tenant] {
+			c.problem(filepath.Join(c.dir, rec.tenant.String(), manifestName), "is missing, but the log has records of the tenant, the first in %s", segmentName(pos.Segment))
+			delete(c.lost, rec.tenant) // said once
+		}
 		return nil
 	}
 	for i := range rec.runs {

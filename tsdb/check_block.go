@@ -21,76 +21,169 @@ type blockChecker struct {
 	settings tenant.Settings
 	block    *block
 
-	meta       *blockMeta
-	ix         *index.Reader
-	cr         *chunks.Reader
+	meta *blockMeta
+	*blockFiles
 	mint, maxt int64
+	bytes      int64 // of chunks
 	series     uint64
 	chunks     uint64
 	windows    uint64
 }
 
-func (c *blockChecker) bad(format string, args ...any) { c.problem(c.block.dir, format, args...) }
+// bad reports a problem of one file of the block.
+func (c *blockChecker) bad(file, format string, args ...any) {
+	c.problem(filepath.Join(c.block.dir, file), format, args...)
+}
 
 func (c *blockChecker) run() {
 	c.sum.Blocks++
+	c.checkEntries()
 	var err error
 	if c.meta, err = c.block.meta(); err != nil {
-		c.bad("%v", err)
+		c.bad(blockMetaName, "%v", err)
+	} else if c.meta.ULID != c.block.ULID || c.meta.Quipu.Tenant != c.id.String() || c.meta.Quipu.Generation != c.man.Generation {
+		c.bad(blockMetaName, "says it is block %s of tenant %s, generation %d", c.meta.ULID, c.meta.Quipu.Tenant, c.meta.Quipu.Generation)
+	}
+	if c.blockFiles, err = c.block.cache.acquire(c.block); err != nil {
+		c.bad("", "%v", err)
 		return
 	}
-	if c.meta.ULID != c.block.ULID || c.meta.Quipu.Tenant != c.id.String() || c.meta.Quipu.Generation != c.man.Generation {
-		c.bad("%s says it is block %s of tenant %s, generation %d", blockMetaName, c.meta.ULID, c.meta.Quipu.Tenant, c.meta.Quipu.Generation)
+	defer c.block.cache.release(c.block)
+	refs, ok := c.checkAllSeries()
+	if ok {
+		c.checkPostings(refs)
 	}
-	if c.ix, c.cr, err = c.block.open(); err != nil {
-		c.bad("%v", err)
-		return
-	}
-	defer func() {
-		c.block.refs.Add(1)
-		if err := c.block.release(); err != nil {
-			c.bad("%v", err)
-		}
-	}()
-	name, value := index.AllPostingsKey()
-	p, err := c.ix.Postings(c.ctx, name, value)
+	c.checkTotals()
+}
+
+// checkEntries verifies that the directory has what a block has and no more.
+func (c *blockChecker) checkEntries() {
+	entries, err := c.fs.ReadDir(c.block.dir)
 	if err != nil {
-		c.bad("%s: %v", blockIndex, err)
+		c.bad("", "%v", err)
 		return
 	}
+	missing := map[string]struct{}{blockMetaName: {}, blockIndex: {}, blockChunks: {}}
+	for _, e := range entries {
+		if _, ok := missing[e.Name()]; !ok {
+			c.bad(e.Name(), "does not belong here")
+		}
+		delete(missing, e.Name())
+	}
+	for _, name := range sortedKeys(missing) {
+		c.bad(name, "is missing")
+	}
+}
+
+// checkAllSeries verifies all series and returns their references; ok is false where
+// some could not be read.
+func (c *blockChecker) checkAllSeries() (refs map[storage.SeriesRef]bool, ok bool) {
+	name, value := index.AllPostingsKey()
+	p, err := c.index.Postings(c.ctx, name, value)
+	if err != nil {
+		c.bad(blockIndex, "postings of all series: %v", err)
+		return nil, false
+	}
+	refs, ok = map[storage.SeriesRef]bool{}, true
 	prev := labels.EmptyLabels()
 	builder := labels.NewScratchBuilder(8)
 	for p.Next() && c.ctx.Err() == nil {
 		var metas []chunks.Meta
-		if err := c.ix.Series(p.At(), &builder, &metas); err != nil {
-			c.bad("%s: series %d: %v", blockIndex, p.At(), err)
+		if err := c.index.Series(p.At(), &builder, &metas); err != nil {
+			c.bad(blockIndex, "series %d: %v", p.At(), err)
+			ok = false
 			continue
 		}
+		refs[p.At()] = true
 		ls := builder.Labels()
 		if c.series > 0 && labels.Compare(prev, ls) >= 0 {
-			c.bad("%s: series %s follows %s", blockIndex, ls, prev)
+			c.bad(blockIndex, "series %s follows %s", ls, prev)
+		}
+		if ls.Get(model.MetricNameLabel) == "" {
+			c.bad(blockIndex, "series %s has no metric name", ls)
 		}
 		prev = ls
 		c.checkSeries(ls, p.At(), metas)
 	}
 	if err := p.Err(); err != nil {
-		c.bad("%s: %v", blockIndex, err)
+		c.bad(blockIndex, "postings of all series: %v", err)
+		ok = false
 	}
-	c.checkTotals()
+	return refs, ok
+}
+
+// checkPostings verifies that what every postings list names is a series that has
+// the list's label. That every series is in the lists of its labels is verified with
+// the series.
+func (c *blockChecker) checkPostings(refs map[storage.SeriesRef]bool) {
+	names, err := c.index.LabelNames(c.ctx)
+	if err != nil {
+		c.bad(blockIndex, "label names: %v", err)
+		return
+	}
+	for _, name := range names {
+		values, err := c.index.LabelValues(c.ctx, name, nil)
+		if err != nil {
+			c.bad(blockIndex, "values of label %s: %v", name, err)
+			continue
+		}
+		for i, value := range values {
+			if i > 0 && values[i-1] >= value {
+				c.bad(blockIndex, "value %q of label %s follows %q", value, name, values[i-1])
+			}
+			c.checkPostingsList(name, value, refs)
+		}
+	}
+}
+
+func (c *blockChecker) checkPostingsList(name, value string, refs map[storage.SeriesRef]bool) {
+	p, err := c.index.Postings(c.ctx, name, value)
+	if err != nil {
+		c.bad(blockIndex, "postings of %s=%q: %v", name, value, err)
+		return
+	}
+	builder := labels.NewScratchBuilder(8)
+	last := storage.SeriesRef(0)
+	for p.Next() && c.ctx.Err() == nil {
+		ref := p.At()
+		switch err := c.index.Series(ref, &builder, nil); {
+		case !refs[ref]:
+			c.bad(blockIndex, "postings of %s=%q have %d, which is no series", name, value, ref)
+		case err != nil:
+			c.bad(blockIndex, "series %d: %v", ref, err)
+		case builder.Labels().Get(name) != value:
+			c.bad(blockIndex, "postings of %s=%q have series %s", name, value, builder.Labels())
+		case ref <= last:
+			c.bad(blockIndex, "postings of %s=%q have series %d after %d", name, value, ref, last)
+		}
+		last = ref
+	}
+	if err := p.Err(); err != nil {
+		c.bad(blockIndex, "postings of %s=%q: %v", name, value, err)
+	} else if last == 0 && c.ctx.Err() == nil {
+		c.bad(blockIndex, "postings of %s=%q have no series", name, value)
+	}
 }
 
 func (c *blockChecker) checkTotals() {
 	c.sum.Series += int(c.series)
 	c.sum.Chunks += int(c.chunks)
 	c.sum.Windows += int(c.windows)
-	s := c.meta.Stats
-	if s.NumSeries != c.series || s.NumChunks != c.chunks || s.NumSamples != c.windows {
-		c.bad("%s says %d series, %d chunks, %d windows; there are %d, %d, %d",
-			blockMetaName, s.NumSeries, s.NumChunks, s.NumSamples, c.series, c.chunks, c.windows)
+	if n := c.bytes + c.index.Size(); n != c.block.Bytes {
+		c.bad("", "the manifest says %d bytes of chunks and index, there are %d", c.block.Bytes, n)
 	}
-	for what, have := range map[string][2]int64{"the manifest": {c.block.MinTime, c.block.MaxTime}, blockMetaName: {c.meta.MinTime, c.meta.MaxTime}} {
+	times := map[string][2]int64{"the manifest": {c.block.MinTime, c.block.MaxTime}}
+	if c.meta != nil {
+		s := c.meta.Stats
+		if s.NumSeries != c.series || s.NumChunks != c.chunks || s.NumSamples != c.windows {
+			c.bad(blockMetaName, "says %d series, %d chunks, %d windows; there are %d, %d, %d",
+				s.NumSeries, s.NumChunks, s.NumSamples, c.series, c.chunks, c.windows)
+		}
+		times[blockMetaName] = [2]int64{c.meta.MinTime, c.meta.MaxTime}
+	}
+	for what, have := range times {
 		if have != [2]int64{c.mint, c.maxt} {
-			c.bad("%s says times %d to %d, increments are from %d to %d", what, have[0], have[1], c.mint, c.maxt)
+			c.bad("", "%s says times %d to %d, increments are from %d to %d", what, have[0], have[1], c.mint, c.maxt)
 		}
 	}
 }
@@ -100,34 +193,40 @@ func (c *blockChecker) checkTotals() {
 func (c *blockChecker) checkSeries(ls labels.Labels, ref storage.SeriesRef, metas []chunks.Meta) {
 	c.series++
 	ls.Range(func(l labels.Label) {
-		p, err := c.ix.Postings(c.ctx, l.Name, l.Value)
+		p, err := c.index.Postings(c.ctx, l.Name, l.Value)
 		if err != nil || !p.Seek(ref) || p.At() != ref {
-			c.bad("%s: postings of %s=%q lack series %s", blockIndex, l.Name, l.Value, ls)
+			c.bad(blockIndex, "postings of %s=%q lack series %s", l.Name, l.Value, ls)
 		}
 	})
+	if len(metas) == 0 {
+		c.bad(blockIndex, "series %s has no chunks", ls)
+	}
 	last := int64(0)
 	for i, m := range metas {
-		ch, _, err := c.cr.ChunkOrIterable(m)
+		n, _ := chunks.BlockChunkRef(m.Ref).Unpack()
+		file := filepath.Join(blockChunks, chunkFileName(n))
+		ch, _, err := c.blockFiles.chunks.ChunkOrIterable(m)
 		if err != nil {
-			c.bad("%s: chunk %d of %s: %v", blockChunks, i, ls, err)
+			c.bad(file, "chunk %d of %s: %v", i, ls, err)
 			continue
 		}
+		c.bytes += int64(len(ch.Bytes()))
 		var p points
 		step, err := decodeChunk(ch.Encoding(), ch.Bytes(), &p)
 		if err != nil {
-			c.bad("%s: chunk %d of %s: %v", blockChunks, i, ls, err)
+			c.bad(file, "chunk %d of %s: %v", i, ls, err)
 			continue
 		}
 		first, end := p.win[0], p.win[p.len()-1]+step
 		switch {
 		case step != c.settings.GridMillis():
-			c.bad("%s: chunk %d of %s has a step of %d ms, the tenant's is %d", blockChunks, i, ls, step, c.settings.GridMillis())
+			c.bad(file, "chunk %d of %s has a step of %d ms, the tenant's is %d", i, ls, step, c.settings.GridMillis())
 		case m.MinTime != first || m.MaxTime != end-1:
-			c.bad("%s: chunk %d of %s is said to be of %d to %d, it is of %d to %d", blockIndex, i, ls, m.MinTime, m.MaxTime, first, end-1)
+			c.bad(blockIndex, "chunk %d of %s is said to be of %d to %d, it is of %d to %d", i, ls, m.MinTime, m.MaxTime, first, end-1)
 		case i > 0 && first <= last:
-			c.bad("%s: chunk %d of %s begins at %d, before the end of the one before", blockIndex, i, ls, first)
+			c.bad(blockIndex, "chunk %d of %s begins at %d, before the end of the one before", i, ls, first)
 		case dayStart(first) != dayStart(end-1):
-			c.bad("%s: chunk %d of %s crosses midnight", blockChunks, i, ls)
+			c.bad(file, "chunk %d of %s crosses midnight", i, ls)
 		}
 		c.checkKind(ls, p.kind)
 		if c.chunks == 0 {
@@ -141,8 +240,11 @@ func (c *blockChecker) checkSeries(ls labels.Labels, ref storage.SeriesRef, meta
 }
 
 func (c *blockChecker) checkKind(ls labels.Labels, k increment.Kind) {
+	if c.meta == nil {
+		return
+	}
 	name := ls.Get(model.MetricNameLabel)
 	if have := c.meta.Quipu.Kinds[name]; have != k.String() {
-		c.bad("%s says %q is a %q, a chunk of %s is a %s", filepath.Base(blockMetaName), name, have, ls, k)
+		c.bad(blockMetaName, "says %q is a %q, a chunk of %s is a %s", name, have, ls, k)
 	}
 }

@@ -2,17 +2,22 @@ package tsdb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/tsdb/chunks"
+	"github.com/prometheus/prometheus/tsdb/encoding"
+	"github.com/prometheus/prometheus/tsdb/index"
 
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/tenant"
@@ -75,6 +80,101 @@ func TestCheckOfASoundDirectory(t *testing.T) {
 	_ = db
 	if _, _, err := Check(context.Background(), t.TempDir()); err == nil {
 		t.Error("an empty directory passes as a data directory")
+	}
+}
+
+// rewriteIndex writes the index of a block anew with every postings list as change
+// returns it, given its place among the lists.
+func rewriteIndex(t *testing.T, path string, change func(list int, refs []uint32) []uint32) {
+	t.Helper()
+	old, err := index.NewFileReader(path, index.DecodePostingsRaw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := 0
+	w, err := index.NewWriterWithEncoder(context.Background(), path+".new", func(e *encoding.Encbuf, refs []uint32) error {
+		list++
+		return index.EncodePostingsRaw(e, change(list-1, refs))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for it := old.Symbols(); it.Next(); {
+		if err := w.AddSymbol(it.At()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	name, value := index.AllPostingsKey()
+	p, err := old.Postings(context.Background(), name, value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	builder := labels.NewScratchBuilder(4)
+	for p.Next() {
+		var metas []chunks.Meta
+		if err := old.Series(p.At(), &builder, &metas); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.AddSeries(p.At(), builder.Labels(), metas...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(w.Close(), old.Close(), os.Rename(path+".new", path)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Postings that name what they should not, or lack what they should name, are found
+// though every checksum is right.
+func TestCheckComparesPostingsWithSeries(t *testing.T) {
+	dir, _ := smallBlocks(t)
+	blocks, err := filepath.Glob(filepath.Join(dir, "default", "*", blockIndex))
+	if err != nil || len(blocks) != 2 {
+		t.Fatal(blocks, err)
+	}
+	src, err := os.ReadFile(blocks[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var events []uint32
+	// The lists: all, then events_total, latency and users, then the pages.
+	for _, c := range []struct {
+		name   string
+		list   int
+		change func(refs []uint32) []uint32
+		want   string
+	}{
+		{"nothing", 0, slices.Clone[[]uint32], ""},
+		{"a series too many", 2, func(r []uint32) []uint32 { return []uint32{events[0], r[0]} }, `"latency" have series`},
+		{"no series", 4, func(r []uint32) []uint32 { return append(r, r[0]+1000) }, "which is no series"},
+		{"a series lacks", 1, func(r []uint32) []uint32 { return r[1:] }, "lack series"},
+		{"no series at all", 3, func([]uint32) []uint32 { return nil }, "have no series"},
+		{"all but one", 0, func(r []uint32) []uint32 { return r[1:] }, "which is no series"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			rewriteIndex(t, blocks[0], func(list int, refs []uint32) []uint32 {
+				if list == 1 {
+					events = slices.Clone(refs)
+				}
+				if list == c.list {
+					return c.change(slices.Clone(refs))
+				}
+				return refs
+			})
+			_, problems, err := Check(context.Background(), dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found := slices.ContainsFunc(problems, func(p Problem) bool {
+				return strings.HasSuffix(p.Path, "/"+blockIndex) && strings.Contains(p.What, c.want)
+			})
+			if (c.want == "") != (len(problems) == 0) || c.want != "" && !found {
+				t.Errorf("problems %v, want one of the index with %q", problems, c.want)
+			}
+			if err := os.WriteFile(blocks[0], src, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		})
 	}
 }
 

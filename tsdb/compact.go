@@ -7,10 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/prometheus/prometheus/model/labels"
-	"github.com/prometheus/prometheus/tsdb/chunks"
-	"github.com/prometheus/prometheus/tsdb/index"
-
 	"github.com/quipudb/quipu/internal/increment"
 )
 
@@ -60,8 +56,10 @@ func (s *store) compactOnce(ctx context.Context, now time.Time) (did bool, err e
 	spec := blockSpec{
 		tenantDir: s.dir, tenant: s.id.String(), generation: s.generation, id: s.db.newULID(), step: s.grid(),
 	}
+	var blocks openBlocks
+	defer blocks.close()
 	for _, b := range sources {
-		if err := spec.addBlock(ctx, b); err != nil {
+		if err := spec.addBlock(ctx, b, &blocks); err != nil {
 			return false, err
 		}
 	}
@@ -72,7 +70,7 @@ func (s *store) compactOnce(ctx context.Context, now time.Time) (did bool, err e
 	if !ok {
 		return false, fmt.Errorf("blocks %v have no increments", plan)
 	}
-	merged := newBlock(s.db.opts.FS, s.dir, bi)
+	merged := newBlock(s.db.blocks, s.db.opts.FS, s.dir, bi)
 	return true, s.replaceBlocks(sources, []*block{merged})
 }
 
@@ -98,50 +96,42 @@ func (s *store) replaceBlocks(sources, next []*block) error {
 	return nil
 }
 
-// addBlock adds the series of a block to what a block is written from. The block
+// addBlock adds the series of a block to what a block is written from. The blocks
 // must stay open until then.
-func (spec *blockSpec) addBlock(ctx context.Context, b *block) error {
-	ix, cr, err := b.open()
-	if err != nil {
-		return err
-	}
+func (spec *blockSpec) addBlock(ctx context.Context, b *block, blocks *openBlocks) error {
 	meta, err := b.meta()
 	if err != nil {
 		return err
 	}
 	spec.level = max(spec.level, meta.Compaction.Level+1)
 	spec.sources = append(spec.sources, meta.Compaction.Sources...)
-	name, value := index.AllPostingsKey()
-	p, err := ix.Postings(ctx, name, value)
+	files, err := blocks.open(b)
 	if err != nil {
-		return fmt.Errorf("read index of block %s: %w", b.ULID, err)
+		return b.readError(err)
 	}
-	builder := labels.NewScratchBuilder(8)
-	for p.Next() {
-		var metas []chunks.Meta
-		if err := ix.Series(p.At(), &builder, &metas); err != nil {
-			return fmt.Errorf("read index of block %s: %w", b.ULID, err)
-		}
-		sel := &selection{labels: builder.Labels()}
-		for _, m := range metas {
-			sel.chunks = append(sel.chunks, blockChunk{b, cr, m})
-		}
-		if sel.kind, err = sel.kindOfFirst(); err != nil {
-			return err
-		}
+	spec.chunkBytes += files.chunks.Size()
+	sels, err := b.series(ctx, blocks)
+	for _, sel := range sels {
 		spec.series = append(spec.series, blockSeries{
 			labels: sel.labels, kind: sel.kind, mint: b.MinTime, maxt: b.MaxTime, parts: sel.chunkPoints,
 		})
 	}
-	return p.Err()
+	return err
 }
 
 // kindOfFirst reads a selection's kind off its first chunk.
 func (sel *selection) kindOfFirst() (increment.Kind, error) {
-	c := sel.chunks[0]
-	ch, _, err := c.reader.ChunkOrIterable(c.meta)
-	if err != nil {
-		return 0, fmt.Errorf("read chunk of %s in block %s: %w", sel.labels, c.block.ULID, err)
+	if len(sel.chunks) == 0 {
+		return 0, errors.New("a series has no chunks")
 	}
-	return kindOf(ch.Encoding())
+	c := sel.chunks[0]
+	ch, err := c.chunk()
+	if err != nil {
+		return 0, fmt.Errorf("read chunk of %s: %w", sel.labels, err)
+	}
+	kind, err := kindOf(ch.Encoding())
+	if err != nil {
+		return 0, fmt.Errorf("read chunk of %s: %w", sel.labels, err)
+	}
+	return kind, nil
 }

@@ -54,6 +54,10 @@ type Options struct {
 	// MemtableBytesMax is the budget of all memtables: past it the largest tenant
 	// is flushed; default 2 GiB.
 	MemtableBytesMax int64
+	// OpenBlocksMax is how many blocks are kept open, of all tenants together: two
+	// files each, or more for large blocks. More are open only while more are read at
+	// once; default 1,000.
+	OpenBlocksMax int
 	// MaintainInterval is how often background work looks for something to do;
 	// default 5s.
 	MaintainInterval time.Duration
@@ -82,6 +86,7 @@ func (o *Options) fill() error {
 	o.WALBytesMax = orDefault(o.WALBytesMax, 512<<20)
 	o.WALSegmentBytesMax = orDefault(o.WALSegmentBytesMax, max(1, o.WALBytesMax/8))
 	o.MemtableBytesMax = orDefault(o.MemtableBytesMax, 2<<30)
+	o.OpenBlocksMax = orDefault(o.OpenBlocksMax, 1000)
 	o.MaintainInterval = orDefault(o.MaintainInterval, 5*time.Second)
 	return o.Defaults.Validate()
 }
@@ -100,6 +105,7 @@ type DB struct {
 	metrics *metrics
 	lock    fileutil.Releaser
 	wal     *wal
+	blocks  *blockCache
 	refs    atomic.Uint64
 	// memtables numbers them: see increment.Series.Place.
 	memtables atomic.Uint32
@@ -111,6 +117,10 @@ type DB struct {
 
 	mu     sync.RWMutex
 	stores map[tenant.ID]*store
+	failed map[tenant.ID]*failedTenant // never one of stores
+
+	// pinned is how many bytes of the log only failed tenants need.
+	pinned atomic.Int64
 
 	kick       chan struct{} // wakes background work early
 	stop       context.CancelFunc
@@ -123,7 +133,8 @@ func Open(opts Options) (db *DB, err error) {
 	if err := opts.fill(); err != nil {
 		return nil, err
 	}
-	db = &DB{opts: opts, skipped: map[tenant.ID]int{}, metrics: newMetrics(opts.Registerer), stores: map[tenant.ID]*store{}, kick: make(chan struct{}, 1), maintained: make(chan struct{})}
+	db = &DB{opts: opts, skipped: map[tenant.ID]int{}, metrics: newMetrics(opts.Registerer), stores: map[tenant.ID]*store{}, failed: map[tenant.ID]*failedTenant{}, kick: make(chan struct{}, 1), maintained: make(chan struct{})}
+	db.blocks = newBlockCache(opts.OpenBlocksMax, opts.Logger, db.metrics)
 	walDir := filepath.Join(opts.Dir, walDirName)
 	if err := opts.FS.MkdirAll(walDir); err != nil {
 		return nil, fmt.Errorf("open storage: %w", err)
@@ -145,7 +156,8 @@ func Open(opts Options) (db *DB, err error) {
 	records := 0
 	end, err := r.replay(func(pos position, rec *walRecord) error {
 		records++
-		return db.replay(pos, rec)
+		db.replay(pos, rec)
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open storage: %w", err)
@@ -153,6 +165,7 @@ func Open(opts Options) (db *DB, err error) {
 	for id, n := range db.skipped {
 		opts.Logger.Warn("log has records of a tenant that does not exist, deleted it seems: skipped", "tenant", id, "records", n)
 	}
+	db.reportHeld()
 	if end.id == (ulid.ULID{}) {
 		end.id = db.newULID()
 	}
@@ -176,6 +189,8 @@ func (db *DB) registerGauges() {
 	}
 	gauge("quipu_tsdb_wal_size_bytes", "Bytes of the write-ahead log on disk.", func() float64 { return float64(db.wal.size()) })
 	gauge("quipu_tsdb_memtable_bytes", "Bytes of increments in memory, about.", func() float64 { return float64(db.memBytes()) })
+	gauge("quipu_tsdb_open_blocks", "Blocks whose files are open; more than the bound only while all are being read.", func() float64 { return float64(db.blocks.count()) })
+	gauge("quipu_tsdb_failed_tenants", "Tenants that could not be opened when they were last tried: their requests are refused.", func() float64 { return float64(db.failedCount()) })
 	gauge("quipu_tsdb_open_tenants", "Tenants in memory.", func() float64 { return float64(len(db.openStores())) })
 }
 
@@ -253,10 +268,10 @@ func (db *DB) DataRange(_ context.Context, id tenant.ID) (mint, maxt int64, ok b
 // such tenant it is made if create is set, else nil is returned.
 func (db *DB) store(id tenant.ID, create bool) (*store, error) {
 	db.mu.RLock()
-	s := db.stores[id]
+	s, err := db.stores[id], db.failedError(id)
 	db.mu.RUnlock()
-	if s != nil {
-		return s, nil
+	if s != nil || err != nil {
+		return s, err
 	}
 	if id.IsZero() {
 		return nil, errors.New("no tenant named")
@@ -285,11 +300,13 @@ func (db *DB) openStore(id tenant.ID, create bool) (*store, error) {
 		s, err = openStore(db, id)
 	}
 	if err != nil {
+		db.fail(id, err)
 		return nil, err
 	}
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	db.stores[id] = s
+	delete(db.failed, id)
 	return s, nil
 }
 
@@ -312,21 +329,31 @@ func (db *DB) memBytes() int64 {
 	return n
 }
 
-func (db *DB) replay(pos position, rec *walRecord) error {
+// replay applies a logged batch. One that its tenant cannot take puts that tenant
+// out of service, not the others.
+func (db *DB) replay(pos position, rec *walRecord) {
+	if db.skipFailed(rec.tenant) {
+		return
+	}
 	s, err := db.store(rec.tenant, false)
-	if err != nil {
-		return err
+	if err == nil && s == nil {
+		err = db.lostManifest(rec.tenant)
 	}
-	if s == nil || s.generation != rec.generation {
+	switch {
+	case err != nil:
+	case s == nil || s.generation != rec.generation:
 		db.skipped[rec.tenant]++
-		return nil
+	default:
+		err = s.replay(pos, rec)
 	}
-	return s.replay(pos, rec)
+	if err != nil {
+		db.failReplay(rec.tenant, s, pos, err)
+	}
 }
 
 // logGrown wakes background work when the log is past its budget.
 func (db *DB) logGrown() {
-	if db.wal.size() <= db.opts.WALBytesMax {
+	if db.wal.size()-db.pinned.Load() <= db.opts.WALBytesMax {
 		return
 	}
 	select {

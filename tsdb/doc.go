@@ -26,6 +26,7 @@
 //
 //	db.go            opening, closing, tenants by id
 //	store.go         one tenant: append, replay
+//	failed.go        tenants that cannot be opened, and the log they need
 //	flush.go         memtables to blocks
 //	relog.go         small tenants logged again instead of flushed
 //	maintain.go      retention and background work
@@ -38,6 +39,7 @@
 //	undo.go          cuts: memtables as they were when a reader came
 //	points.go        increments of one series, the form all others meet in
 //	block.go, block_write.go        blocks in Prometheus's format
+//	block_cache.go, mapped.go       a bounded number of open blocks; reading them
 //	chunk*.go, bits.go              chunk encodings
 //	wal*.go          the write-ahead log: writer, format, records, replay, and what
 //	                 a tenant needs of it
@@ -49,13 +51,15 @@
 //	I1: Every increment that was acknowledged is in exactly one place: a live
 //	    block, or the log at or after its tenant's watermark (and then also in a
 //	    memtable).
+//	    A tenant that cannot be opened keeps its records in the log until it can.
 //	I2: A flush holds store.barrier exclusively while it takes memtables, keys and
 //	    its log position: every batch of the tenant that was logged before the
 //	    position is in what it took, batch key included, and none logged after.
 //	I3: The manifest is the commit point. It never names a file that is not synced
 //	    and renamed into place, and what it does not name is garbage.
 //	I4: A reader uses one version for all its selectors. Files of a superseded
-//	    version go when its last reader does. Memtables of the version go on
+//	    version go when its last reader does; those of a block in use are never
+//	    closed, and nothing of a mapped file outlives its use. Memtables of the version go on
 //	    taking appends; the reader sees them as they were at its cut, a point
 //	    between two batches.
 //	I5: The view is a function of a series' merged increments, the tenant's grid
@@ -71,8 +75,8 @@
 // # Lock order
 //
 //	DB.openMu, store.barrier, store.flushMu, DB.mu, store.mu, versions.swap, admission.mu,
-//	versions.mu, cuts.applying, memtable.mu, memSeries.mu, wal.mu; keySet.mu and block.mu are
-//	taken last. flushMu is taken before barrier by a flush, which no append holds.
-//	No file is read or written under a lock that a reader of data takes, except
-//	block.mu at a block's first use.
+//	versions.mu, cuts.applying, memtable.mu, memSeries.mu, wal.mu, openBlocks.mu;
+//	keySet.mu and blockCache.mu are taken last. flushMu is taken before barrier by a
+//	flush, which no append holds. No file is read, written, opened or closed under a
+//	lock that a reader of other data takes.
 package tsdb

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
@@ -46,6 +48,13 @@ func (f *hookFS) setHook(h func(op, name string) error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.hook = h
+}
+
+func (f *hookFS) ReadFile(name string) ([]byte, error) {
+	if err := f.call("read", name); err != nil {
+		return nil, err
+	}
+	return f.OS.ReadFile(name)
 }
 
 func (f *hookFS) Rename(from, to string) error {
@@ -152,44 +161,23 @@ func TestFailedMergeLeavesNothingBehind(t *testing.T) {
 	}
 }
 
-// What is wrong with a directory is said, whatever it is; nothing panics, and the
-// lock is given back.
+// What is wrong with the log as a whole is said when it is opened, and the lock is
+// given back.
 func TestOpenSaysWhatIsWrong(t *testing.T) {
-	for name, c := range map[string]struct {
-		damage func(dir string) error
-		want   string
-	}{
-		"settings": {func(dir string) error {
-			return os.WriteFile(filepath.Join(dir, "default", settingsName), []byte("gird: 15s\n"), 0o600)
-		}, "gird"},
-		"manifest": {func(dir string) error {
-			return os.WriteFile(filepath.Join(dir, "default", manifestName), []byte("{}\n"), 0o600)
-		}, "checksum is wrong"},
-		"id key": {func(dir string) error { return os.Remove(filepath.Join(dir, "default", idKeyName)) }, "key of user ids"},
-		"grid": {func(dir string) error {
-			return os.WriteFile(filepath.Join(dir, "default", settingsName), []byte("grid: 1m\n"), 0o600)
-		}, "made with 15s, which cannot change"},
-		"stray file in the log": {func(dir string) error {
-			return os.WriteFile(filepath.Join(dir, walDirName, "7.wal"), nil, 0o600)
-		}, "unexpected file 7.wal"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			db := openTestDB(t, "", nil)
-			db.fill(3)
-			if err := db.Close(); err != nil {
-				t.Fatal(err)
-			}
-			dir := db.dir
-			db.DB = nil
-			if err := c.damage(dir); err != nil {
-				t.Fatal(err)
-			}
-			for range 2 { // the second time says the same, not that it is locked
-				if _, err := Open(Options{Dir: dir}); err == nil || !strings.Contains(err.Error(), c.want) {
-					t.Errorf("open: %v, want an error with %q", err, c.want)
-				}
-			}
-		})
+	db := openTestDB(t, "", nil)
+	db.fill(3)
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dir := db.dir
+	db.DB = nil
+	if err := os.WriteFile(filepath.Join(dir, walDirName, "7.wal"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time says the same, not that it is locked
+		if _, err := Open(Options{Dir: dir}); err == nil || !strings.Contains(err.Error(), "unexpected file 7.wal") {
+			t.Errorf("open: %v", err)
+		}
 	}
 }
 
@@ -352,5 +340,130 @@ func TestRecordsOfADeletedTenantAreSkipped(t *testing.T) {
 	}
 	if got := total(db.stored(tenant.Default)); got != 2 {
 		t.Errorf("%v events, want 2", got)
+	}
+}
+
+// A segment that is gone from the middle of the log is said to be, and what the
+// others hold is there. One that opening itself removed is not missed.
+func TestMissingSegmentIsReported(t *testing.T) {
+	db := openTestDB(t, "", func(o *Options) { o.WALSegmentBytesMax = 1 })
+	for i := range 4 {
+		db.mustAppend(tenantID(t, fmt.Sprint("t", i)), counterInc("c_total", testStart, 1))
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db.DB = nil
+	missing := filepath.Join(db.dir, walDirName, segmentName(2))
+	if err := os.Remove(missing); err != nil {
+		t.Fatal(err)
+	}
+	_, problems, err := Check(context.Background(), db.dir)
+	if err != nil || len(problems) != 1 || !strings.Contains(problems[0].String(), missing+" is missing") {
+		t.Errorf("check: %v, %v", problems, err)
+	}
+	var log bytes.Buffer
+	reg := prometheus.NewRegistry()
+	db = openTestDB(t, db.dir, func(o *Options) {
+		o.Logger, o.Registerer = slog.New(slog.NewTextHandler(&log, nil)), reg
+	})
+	if !strings.Contains(log.String(), missing) || gauge(t, reg, "quipu_tsdb_wal_damage_total") != 1 {
+		t.Errorf("the missing segment was not reported: %s", log.String())
+	}
+	have := 0.0
+	for i := range 4 {
+		have += total(db.stored(tenantID(t, fmt.Sprint("t", i))))
+	}
+	if have != 3 {
+		t.Errorf("%v events, want the 3 of the other segments", have)
+	}
+	end := db.wal.end().Segment
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db.DB = nil
+	if err := os.WriteFile(filepath.Join(db.dir, walDirName, segmentName(end+1)), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	db = openTestDB(t, db.dir, nil)
+	if next := db.wal.end().Segment; next != end+1 {
+		t.Errorf("the log goes on in segment %d, after %d", next, end)
+	}
+}
+
+// shortFS writes half of what it is given, to files whose name it is told, and says
+// so without an error.
+type shortFS struct {
+	vfs.OS
+	mu   sync.Mutex
+	name string
+}
+
+type shortFile struct {
+	vfs.File
+	fs   *shortFS
+	name string
+}
+
+func (f *shortFS) Create(name string) (vfs.File, error) {
+	file, err := f.OS.Create(name)
+	return shortFile{file, f, name}, err
+}
+
+func (f *shortFS) shorten(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.name = name
+}
+
+func (f shortFile) Write(p []byte) (int, error) {
+	f.fs.mu.Lock()
+	defer f.fs.mu.Unlock()
+	if f.fs.name != "" && strings.Contains(f.name, f.fs.name) {
+		p = p[:len(p)/2]
+	}
+	return f.File.Write(p)
+}
+
+// A write that is short without an error is one: nothing that depends on it is
+// acknowledged or made live.
+func TestShortWritesAreErrors(t *testing.T) {
+	fault := &shortFS{}
+	db := openTestDB(t, "", func(o *Options) { o.FS = fault })
+	db.fill(5)
+	for _, name := range []string{blockMetaName, manifestName} {
+		fault.shorten(name)
+		if err := db.Flush(context.Background(), tenant.Default); !errors.Is(err, io.ErrShortWrite) {
+			t.Errorf("flush with a short write of %s: %v", name, err)
+		}
+		if left, err := filepath.Glob(filepath.Join(db.dir, "default", "*", blockIndex)); err != nil || len(left) > 0 {
+			t.Errorf("left behind: %q, %v", left, err)
+		}
+	}
+	fault.shorten(settingsName)
+	if _, err := db.Tenant(tenantID(t, "new")); !errors.Is(err, io.ErrShortWrite) {
+		t.Errorf("tenant made with a short write: %v", err)
+	}
+	fault.shorten("")
+	if err := db.Flush(context.Background(), tenant.Default); err != nil {
+		t.Error(err)
+	}
+	db.fill(1)
+	fault.shorten(segmentSuffix)
+	for range 2 {
+		_, err := db.Append(context.Background(), tenant.Default, &increment.Batch{Increments: []increment.Increment{counterInc("c_total", testStart, 1)}})
+		if !errors.Is(err, io.ErrShortWrite) || !errors.Is(err, ErrReadOnly) {
+			t.Errorf("append with a short write: %v", err)
+		}
+	}
+	if got := total(db.stored(tenant.Default)); got != 6 {
+		t.Errorf("%v events, want 6", got)
+	}
+	if _, err := Open(Options{Dir: t.TempDir(), FS: &shortFS{name: segmentSuffix}}); !errors.Is(err, io.ErrShortWrite) {
+		t.Errorf("open with a short write of a segment's header: %v", err)
+	}
+	db = db.reopen(nil)
+	if got := total(db.stored(tenant.Default)); got != 6 {
+		t.Errorf("%v events after reopening, want 6", got)
 	}
 }

@@ -119,7 +119,9 @@ func (d *testDB) stored(id tenant.ID, matchers ...*labels.Matcher) map[string]fl
 	v := s.versions.pin()
 	defer s.versions.unpin(v)
 	all := window{readMin: math.MinInt64 / 2, showMin: math.MinInt64 / 2, showMax: never}
-	sels, err := selectSeries(context.Background(), v, all, matchers)
+	var blocks openBlocks
+	defer blocks.close()
+	sels, err := selectSeries(context.Background(), v, &blocks, all, matchers)
 	if err != nil {
 		d.t.Fatal(err)
 	}

@@ -101,73 +101,103 @@ func (db *DB) maintainMemory(ctx context.Context) error {
 }
 
 // flushLargest flushes tenants, the largest first, until memtables are within
-// their budget.
-func (db *DB) flushLargest(ctx context.Context) error {
+// their budget. A tenant whose flush fails keeps its memtables, and the next one is
+// flushed.
+func (db *DB) flushLargest(ctx context.Context) (failed error) {
+	skip := map[*store]bool{}
 	for {
 		var largest *store
 		total, most := int64(0), int64(0)
 		for _, s := range db.openStores() {
 			n := s.memBytes()
 			total += n
-			if n > most {
+			if n > most && !skip[s] {
 				largest, most = s, n
 			}
 		}
 		if total <= db.opts.MemtableBytesMax || largest == nil {
-			return nil
+			return failed
 		}
 		if err := largest.flush(ctx); err != nil {
-			return err
+			skip[largest] = true
+			failed = errors.Join(failed, err)
 		}
 	}
 }
 
 // flushOldest flushes the tenants that hold back the oldest segments until the log
-// is within its budget. Small ones are logged again instead, until that has filled
-// half the budget: then what is logged again is at most as much as what is new.
-func (db *DB) flushOldest(ctx context.Context) error {
+// is within its budget, what only failed tenants need not counted. Small ones are
+// logged again instead, until that has filled half the budget: then what is logged
+// again is at most as much as what is new. A tenant that fails does not keep others
+// from being flushed.
+func (db *DB) flushOldest(ctx context.Context) (failed error) {
 	again := int64(0)
-	for db.wal.size() > db.opts.WALBytesMax {
-		before := db.wal.oldestSegment()
+	skip := map[*store]bool{}
+	for {
+		before := db.neededSegment(skip)
+		if db.wal.sizeFrom(before) <= db.opts.WALBytesMax {
+			return failed
+		}
 		for _, s := range db.openStores() {
-			if first, ok := s.hold.first(); !ok || first > before {
+			if first, ok := s.hold.first(); !ok || first > before || skip[s] {
 				continue
 			}
-			if again <= db.opts.WALBytesMax/2 && s.memBytes() < blockBytesMin {
-				size := db.wal.size() // grows by what others append too
-				did, err := s.relog(ctx)
-				if err != nil {
-					return err
-				}
-				if again += db.wal.size() - size; did {
-					continue
-				}
-			}
-			if err := s.flush(ctx); err != nil {
-				return err
+			if err := db.giveBackLog(ctx, s, &again); err != nil {
+				skip[s] = true
+				failed = errors.Join(failed, err)
 			}
 		}
 		if err := db.releaseSegments(); err != nil {
-			return err
+			return errors.Join(failed, err)
 		}
-		if db.wal.oldestSegment() == before {
-			return nil // only the open segment is left
+		if db.neededSegment(skip) == before {
+			return failed // only the open segment is left
 		}
 	}
-	return nil
 }
 
-// releaseSegments removes the segments whose increments are all in live blocks.
-func (db *DB) releaseSegments() error {
+// giveBackLog makes a tenant need none of the log before its end. A small one is
+// logged again, and again grows by what that took, until it has filled half the
+// budget; any other is flushed.
+func (db *DB) giveBackLog(ctx context.Context, s *store, again *int64) error {
+	if *again <= db.opts.WALBytesMax/2 && s.memBytes() < blockBytesMin {
+		size := db.wal.size() // grows by what others append too
+		did, err := s.relog(ctx)
+		if *again += db.wal.size() - size; did || err != nil {
+			return err
+		}
+	}
+	return s.flush(ctx)
+}
+
+// neededSegment is the first segment of the log that a tenant needs, those of skip
+// and those that failed left out; the open one where none does.
+func (db *DB) neededSegment(skip map[*store]bool) uint64 {
 	// The end of the log is read first: what is appended while the tenants are
 	// asked is in that segment or later.
-	keep := db.wal.end().Segment
+	needed := db.wal.end().Segment
+	for _, s := range db.openStores() {
+		if first, ok := s.hold.first(); ok && !skip[s] {
+			needed = min(needed, first)
+		}
+	}
+	return needed
+}
+
+// releaseSegments removes the segments whose increments are all in live blocks or
+// were logged again. Those with records of a failed tenant stay until it can be
+// opened.
+func (db *DB) releaseSegments() error {
+	needed := db.neededSegment(nil)
+	keep := needed
 	db.mu.RLock()
-	for _, s := range db.stores {
-		if first, ok := s.hold.first(); ok {
-			keep = min(keep, first)
+	for _, f := range db.failed {
+		if f.held != 0 {
+			keep = min(keep, f.held)
 		}
 	}
 	db.mu.RUnlock()
-	return db.wal.release(keep)
+	err := db.wal.release(keep)
+	db.pinned.Store(db.wal.size() - db.wal.sizeFrom(needed))
+	return err
 }

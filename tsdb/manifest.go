@@ -27,6 +27,9 @@ type manifest struct {
 	Generation uint64 `json:"generation"`
 	// Grid is the width of the tenant's windows in seconds, for good.
 	Grid int64 `json:"grid"`
+	// IDKeySum is the CRC-32C of the key of user ids, with one bit off no id would be
+	// known again; 0: not recorded.
+	IDKeySum uint32 `json:"idKeySum,omitempty"`
 	// Watermark: increments logged before it are in Blocks; replay skips them.
 	Watermark position    `json:"watermark"`
 	Blocks    []blockInfo `json:"blocks"`
@@ -56,6 +59,8 @@ type blockInfo struct {
 	MinTime int64     `json:"minTime"` // start of the first window, milliseconds since 1970
 	MaxTime int64     `json:"maxTime"` // end of the last window
 	Bytes   int64     `json:"bytes"`   // of chunks and index
+	// MetaSum is the CRC-32C of meta.json, which has none of its own; 0: not recorded.
+	MetaSum uint32 `json:"metaSum,omitempty"`
 }
 
 // keyFile names a file of batch keys.

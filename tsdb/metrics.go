@@ -24,6 +24,7 @@ type metrics struct {
 	compactions    *prometheus.CounterVec
 	blocksDropped  prometheus.Counter
 	notesRefused   prometheus.Counter
+	blockDamage    prometheus.Counter
 	folded         *prometheus.CounterVec
 
 	foldedMu   sync.Mutex
@@ -57,6 +58,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		notesRefused: f.NewCounter(prometheus.CounterOpts{
 			Name: "quipu_tsdb_notes_refused_total", Help: "Exemplars and metadata that were left out: too long, or more metrics than metadata is kept for.",
 		}),
+		blockDamage: f.NewCounter(prometheus.CounterOpts{Name: "quipu_tsdb_block_damage_total", Help: "Blocks in which something could not be read because it is damaged or missing."}),
 		folded: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "quipu_tsdb_folded_increments_total", Help: "Increments whose label values were replaced by (other) because their metric is at its limit of series.",
 		}, []string{"tenant", "metric"}),

@@ -36,6 +36,7 @@ type querier struct {
 	store   *store
 	scope   scope.Scope
 	version *version
+	blocks  openBlocks
 	cut     cut
 }
 
@@ -66,11 +67,13 @@ func (q *querier) pin(ctx context.Context) (*version, viewParams, error) {
 	}, nil
 }
 
-// Close gives back the version.
+// Close gives back the version and the blocks that were read; what is read after it
+// is an error.
 func (q *querier) Close() error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.version != nil {
+		q.blocks.close()
 		q.store.versions.unpin(q.version)
 		q.store.cuts.giveBack()
 		q.version = nil
@@ -95,7 +98,7 @@ func (q *querier) Select(ctx context.Context, _ bool, hints *storage.SelectHints
 	}
 	params.evalEnd = maxt
 	win := windowFor(params, mint, maxt)
-	sels, err := selectSeries(ctx, v, win, matchers)
+	sels, err := selectSeries(ctx, v, &q.blocks, win, matchers)
 	if err != nil {
 		return storage.ErrSeriesSet(err)
 	}
@@ -107,7 +110,7 @@ func (q *querier) Select(ctx context.Context, _ bool, hints *storage.SelectHints
 	}
 	set := &seriesSet{i: -1, warnings: coarseWarnings(sels, params)}
 	for _, sel := range sels {
-		set.series = append(set.series, &viewSeries{sel: sel, at: q.cut, v: params, win: win, mint: mint, maxt: maxt})
+		set.series = append(set.series, &viewSeries{sel: sel, blocks: &q.blocks, at: q.cut, v: params, win: win, mint: mint, maxt: maxt})
 	}
 	return set
 }
@@ -132,7 +135,7 @@ func (q *querier) LabelValues(ctx context.Context, name string, hints *storage.L
 	if err != nil || v == nil {
 		return nil, nil, err
 	}
-	out, err := collectLabelValues(ctx, v, windowFor(params, q.mint, q.maxt), name, matchers)
+	out, err := collectLabelValues(ctx, v, &q.blocks, windowFor(params, q.mint, q.maxt), name, matchers)
 	return limited(out, hints), nil, err
 }
 
@@ -141,7 +144,7 @@ func (q *querier) LabelNames(ctx context.Context, hints *storage.LabelHints, mat
 	if err != nil || v == nil {
 		return nil, nil, err
 	}
-	out, err := collectLabelNames(ctx, v, windowFor(params, q.mint, q.maxt), matchers)
+	out, err := collectLabelNames(ctx, v, &q.blocks, windowFor(params, q.mint, q.maxt), matchers)
 	return limited(out, hints), nil, err
 }
 
@@ -165,7 +168,7 @@ func (db *DB) DistinctSeries(ctx context.Context, mint, maxt int64, matchers ...
 	}
 	from := floorTo(mint, params.grid) // a window that starts here shows after mint
 	win := window{readMin: from, showMin: from, showMax: maxt}
-	sels, err := selectSeries(ctx, v, win, matchers)
+	sels, err := selectSeries(ctx, v, &q.blocks, win, matchers)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -212,6 +215,7 @@ func sketchWindows(p *points, v viewParams, mint, maxt int64) []sketch.Window {
 // viewSeries is the view of one selected series.
 type viewSeries struct {
 	sel        *selection
+	blocks     *openBlocks
 	at         cut
 	v          viewParams
 	win        window
@@ -221,7 +225,11 @@ type viewSeries struct {
 func (s *viewSeries) Labels() labels.Labels { return s.sel.labels }
 
 func (s *viewSeries) Iterator(chunkenc.Iterator) chunkenc.Iterator {
-	p, err := s.sel.read(s.win.readMin, s.win.showMax+1, s.at)
+	var p points
+	err := s.blocks.read(func() (err error) {
+		p, err = s.sel.read(s.win.readMin, s.win.showMax+1, s.at)
+		return err
+	})
 	switch {
 	case err != nil:
 		return errIterator{Iterator: chunkenc.NewNopIterator(), err: err}

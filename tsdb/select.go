@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/tsdb"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"github.com/prometheus/prometheus/tsdb/chunks"
 
 	"github.com/quipudb/quipu/internal/increment"
@@ -34,6 +35,16 @@ type blockChunk struct {
 	meta   chunks.Meta
 }
 
+// chunk reads the chunk, whose checksum upstream's reader verifies.
+func (c *blockChunk) chunk() (chunkenc.Chunk, error) {
+	ch, _, err := c.reader.ChunkOrIterable(c.meta)
+	if err != nil {
+		file, _ := chunks.BlockChunkRef(c.meta.Ref).Unpack()
+		return nil, fmt.Errorf("%s/%s: %w", blockChunks, chunkFileName(file), err)
+	}
+	return ch, nil
+}
+
 // window is the part of time a selection reads. A series is selected where it has
 // increments that can show in [showMin, showMax]; its increments are then read
 // from readMin on, the midnight before, because totals count from there (I5).
@@ -51,6 +62,7 @@ func windowFor(v viewParams, mint, maxt int64) window {
 // selector gathers the series of one version that matchers select.
 type selector struct {
 	ctx      context.Context
+	blocks   *openBlocks
 	win      window
 	matchers []*labels.Matcher
 	byHash   map[uint64][]*selection
@@ -58,10 +70,10 @@ type selector struct {
 }
 
 // selectSeries returns the series in no particular order; the version must stay
-// pinned while they are read. Some may have been made after the cut: they have no
-// increments at it.
-func selectSeries(ctx context.Context, v *version, win window, matchers []*labels.Matcher) ([]*selection, error) {
-	s := selector{ctx: ctx, win: win, matchers: matchers, byHash: map[uint64][]*selection{}}
+// pinned, and the blocks open, while they are read. Some may have been made after the
+// cut: they have no increments at it.
+func selectSeries(ctx context.Context, v *version, blocks *openBlocks, win window, matchers []*labels.Matcher) ([]*selection, error) {
+	s := selector{ctx: ctx, blocks: blocks, win: win, matchers: matchers, byHash: map[uint64][]*selection{}}
 	for _, m := range v.mems {
 		if m.end <= win.readMin || m.start > win.showMax {
 			continue
@@ -74,8 +86,8 @@ func selectSeries(ctx context.Context, v *version, win window, matchers []*label
 		if b.MaxTime <= win.readMin || b.MinTime > win.showMax {
 			continue
 		}
-		if err := s.addBlock(b); err != nil {
-			return nil, fmt.Errorf("select from block %s: %w", b.ULID, err)
+		if err := readMapped(func() error { return s.addBlock(b) }); err != nil {
+			return nil, fmt.Errorf("select: %w", b.readError(err))
 		}
 	}
 	// Series with increments only before what can show were taken along for the
@@ -101,10 +113,11 @@ func (s *selector) addMemtable(m *memtable) error {
 }
 
 func (s *selector) addBlock(b *block) error {
-	ix, cr, err := b.open()
+	files, err := s.blocks.open(b)
 	if err != nil {
 		return err
 	}
+	ix := files.index
 	p, err := tsdb.PostingsForMatchers(s.ctx, ix, s.matchers...)
 	if err != nil {
 		return err
@@ -118,7 +131,7 @@ func (s *selector) addBlock(b *block) error {
 		if err := ix.Series(p.At(), &builder, &metas); err != nil {
 			return err
 		}
-		if err := s.addBlockSeries(b, cr, builder.Labels(), metas); err != nil {
+		if err := s.addBlockSeries(b, files.chunks, builder.Labels(), metas); err != nil {
 			return err
 		}
 	}
@@ -131,8 +144,9 @@ func (s *selector) addBlockSeries(b *block, cr *chunks.Reader, ls labels.Labels,
 		if m.MaxTime < s.win.readMin || m.MinTime > s.win.showMax {
 			continue
 		}
+		at := blockChunk{b, cr, m}
 		if sel == nil {
-			c, _, err := cr.ChunkOrIterable(m)
+			c, err := at.chunk()
 			if err != nil {
 				return fmt.Errorf("read chunk of %s: %w", ls, err)
 			}
@@ -142,7 +156,7 @@ func (s *selector) addBlockSeries(b *block, cr *chunks.Reader, ls labels.Labels,
 			}
 			sel = s.selection(ls.Hash(), ls, kind)
 		}
-		sel.chunks = append(sel.chunks, blockChunk{b, cr, m})
+		sel.chunks = append(sel.chunks, at)
 	}
 	return nil
 }
@@ -202,32 +216,49 @@ func (sel *selection) read(from, to int64, at cut) (points, error) {
 // they may have others too.
 func (sel *selection) chunkPoints(mint, maxt int64) ([]points, error) {
 	parts := make([]points, 0, 1+len(sel.mems))
-	var last *block
-	for _, c := range sel.chunks {
-		if c.meta.MaxTime < mint || c.meta.MinTime >= maxt {
-			continue
+	for i := 0; i < len(sel.chunks); {
+		b, j := sel.chunks[i].block, i+1
+		for j < len(sel.chunks) && sel.chunks[j].block == b { // those of one block follow one another
+			j++
 		}
-		ch, _, err := c.reader.ChunkOrIterable(c.meta)
+		p := points{kind: sel.kind}
+		err := readMapped(func() error { return appendChunks(sel.chunks[i:j], mint, maxt, &p) })
 		if err != nil {
-			return nil, fmt.Errorf("read chunk of %s in block %s: %w", sel.labels, c.block.ULID, err)
+			return nil, fmt.Errorf("read chunk of %s: %w", sel.labels, b.readError(err))
 		}
-		if c.block != last { // those of one block follow one another
-			parts = append(parts, points{kind: sel.kind})
-			last = c.block
+		if p.len() > 0 {
+			parts = append(parts, p)
 		}
-		if _, err := appendChunk(ch.Encoding(), ch.Bytes(), &parts[len(parts)-1]); err != nil {
-			return nil, fmt.Errorf("decode chunk of %s in block %s: %w", sel.labels, c.block.ULID, err)
-		}
+		i = j
 	}
 	return parts, nil
 }
 
+// appendChunks appends the points of those chunks of one block that have windows in
+// [mint, maxt).
+func appendChunks(all []blockChunk, mint, maxt int64, p *points) error {
+	for i := range all {
+		c := &all[i]
+		if c.meta.MaxTime < mint || c.meta.MinTime >= maxt {
+			continue
+		}
+		ch, err := c.chunk()
+		if err != nil {
+			return err
+		}
+		if _, err := appendChunk(ch.Encoding(), ch.Bytes(), p); err != nil {
+			return fmt.Errorf("decode: %w", err)
+		}
+	}
+	return nil
+}
+
 // labelNames and labelValues of series that show in a window.
 
-func collectLabelValues(ctx context.Context, v *version, win window, name string, matchers []*labels.Matcher) ([]string, error) {
+func collectLabelValues(ctx context.Context, v *version, blocks *openBlocks, win window, name string, matchers []*labels.Matcher) ([]string, error) {
 	seen := map[string]struct{}{}
 	if len(matchers) > 0 {
-		sels, err := selectSeries(ctx, v, win, matchers)
+		sels, err := selectSeries(ctx, v, blocks, win, matchers)
 		for _, sel := range sels {
 			if val := sel.labels.Get(name); val != "" {
 				seen[val] = struct{}{}
@@ -235,24 +266,24 @@ func collectLabelValues(ctx context.Context, v *version, win window, name string
 		}
 		return sortedKeys(seen), err
 	}
-	return collectIndexed(ctx, v, win, name)
+	return collectIndexed(ctx, v, blocks, win, name)
 }
 
-func collectLabelNames(ctx context.Context, v *version, win window, matchers []*labels.Matcher) ([]string, error) {
+func collectLabelNames(ctx context.Context, v *version, blocks *openBlocks, win window, matchers []*labels.Matcher) ([]string, error) {
 	if len(matchers) > 0 {
 		seen := map[string]struct{}{}
-		sels, err := selectSeries(ctx, v, win, matchers)
+		sels, err := selectSeries(ctx, v, blocks, win, matchers)
 		for _, sel := range sels {
 			sel.labels.Range(func(l labels.Label) { seen[l.Name] = struct{}{} })
 		}
 		return sortedKeys(seen), err
 	}
-	return collectIndexed(ctx, v, win, "")
+	return collectIndexed(ctx, v, blocks, win, "")
 }
 
 // collectIndexed unites the label names of all memtables and blocks in a window, or
 // the values of one name where that is set.
-func collectIndexed(ctx context.Context, v *version, win window, name string) ([]string, error) {
+func collectIndexed(ctx context.Context, v *version, blocks *openBlocks, win window, name string) ([]string, error) {
 	seen := map[string]struct{}{}
 	for _, m := range v.mems {
 		if m.end > win.showMin && m.start <= win.showMax {
@@ -263,19 +294,8 @@ func collectIndexed(ctx context.Context, v *version, win window, name string) ([
 		if b.MaxTime <= win.showMin || b.MinTime > win.showMax {
 			continue
 		}
-		ix, _, err := b.open()
-		if err != nil {
-			return nil, err
-		}
-		found, err := ix.LabelNames(ctx)
-		if name != "" {
-			found, err = ix.LabelValues(ctx, name, nil)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("labels of block %s: %w", b.ULID, err)
-		}
-		for _, s := range found {
-			seen[strings.Clone(s)] = struct{}{} // a block's strings are in its mapped file
+		if err := readMapped(func() error { return b.addStrings(ctx, blocks, name, seen) }); err != nil {
+			return nil, fmt.Errorf("list labels: %w", b.readError(err))
 		}
 	}
 	return sortedKeys(seen), nil
@@ -288,4 +308,21 @@ func sortedKeys(set map[string]struct{}) []string {
 	}
 	slices.Sort(out)
 	return out
+}
+
+// addStrings adds the label names of a block to seen, or the values of one name where
+// that is set.
+func (b *block) addStrings(ctx context.Context, blocks *openBlocks, name string, seen map[string]struct{}) error {
+	files, err := blocks.open(b)
+	if err != nil {
+		return err
+	}
+	found, err := files.index.LabelNames(ctx)
+	if name != "" {
+		found, err = files.index.LabelValues(ctx, name, nil)
+	}
+	for _, s := range found {
+		seen[strings.Clone(s)] = struct{}{} // a block's strings are in its mapped file
+	}
+	return err
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"path/filepath"
 	"strings"
@@ -97,7 +98,9 @@ func createStore(db *DB, id tenant.ID) error {
 	if err != nil {
 		return fmt.Errorf("create tenant %s: %s: %w", id, filepath.Join(dir, settingsName), err)
 	}
-	m := manifest{Generation: binary.BigEndian.Uint64(random[16:]), Grid: s.GridMillis() / 1000}
+	m := manifest{
+		Generation: binary.BigEndian.Uint64(random[16:]), Grid: s.GridMillis() / 1000, IDKeySum: crc32.Checksum(random[:16], castagnoli),
+	}
 	if err := m.write(db.opts.FS, dir); err != nil {
 		return fmt.Errorf("create tenant %s: %w", id, err)
 	}
@@ -129,6 +132,9 @@ func openStore(db *DB, id tenant.ID) (*store, error) {
 	s := &store{db: db, id: id, dir: db.tenantDir(id), keys: newKeySet(), routing: map[int64]*memtable{}}
 	var err error
 	if s.man, err = readManifest(db.opts.FS, s.dir); errors.Is(err, fs.ErrNotExist) {
+		if err := onlyPreparation(db.opts.FS, s.dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("open tenant %s: %w", id, err)
+		}
 		return nil, errNoTenant
 	} else if err != nil {
 		return nil, fmt.Errorf("open tenant %s: %w", id, err)
@@ -146,7 +152,7 @@ func openStore(db *DB, id tenant.ID) (*store, error) {
 	s.generation = s.man.Generation
 	blocks := make([]*block, len(s.man.Blocks))
 	for i, bi := range s.man.Blocks {
-		blocks[i] = newBlock(db.opts.FS, s.dir, bi)
+		blocks[i] = newBlock(db.blocks, db.opts.FS, s.dir, bi)
 	}
 	s.versions = newVersions(db.opts.Logger, blocks)
 	s.admission = newAdmission(s.versions, s.profile.Limits.SeriesPerMetric)
@@ -190,6 +196,9 @@ func (s *store) readProfile() error {
 	}
 	if len(key) != len(s.profile.IDKey) {
 		return fmt.Errorf("%s has %d bytes, want %d", filepath.Join(s.dir, idKeyName), len(key), len(s.profile.IDKey))
+	}
+	if sum := s.man.IDKeySum; sum != 0 && crc32.Checksum(key, castagnoli) != sum {
+		return fmt.Errorf("%s is not the key that the tenant was made with: checksum is wrong", filepath.Join(s.dir, idKeyName))
 	}
 	copy(s.profile.IDKey[:], key)
 	return nil

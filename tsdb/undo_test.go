@@ -92,7 +92,9 @@ func storedAt(t *testing.T, q *querier, ctx context.Context) map[string]float64 
 		t.Fatal(err)
 	}
 	all := window{readMin: 0, showMin: 0, showMax: never}
-	sels, err := selectSeries(ctx, v, all, []*labels.Matcher{labels.MustNewMatcher(labels.MatchRegexp, model.MetricNameLabel, ".+")})
+	var blocks openBlocks
+	defer blocks.close()
+	sels, err := selectSeries(ctx, v, &blocks, all, []*labels.Matcher{labels.MustNewMatcher(labels.MatchRegexp, model.MetricNameLabel, ".+")})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -215,12 +215,17 @@ func (w *wal) end() position {
 }
 
 // size is the number of bytes of all segments.
-func (w *wal) size() int64 {
+func (w *wal) size() int64 { return w.sizeFrom(0) }
+
+// sizeFrom is the number of bytes of a segment and those after it.
+func (w *wal) sizeFrom(segment uint64) int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	n := int64(0)
-	for _, b := range w.bytes {
-		n += b
+	for s, b := range w.bytes {
+		if s >= segment {
+			n += b
+		}
 	}
 	return n
 }
@@ -354,7 +359,7 @@ func (w *wal) write(records int) error {
 		}
 		w.reserved = w.offset + n
 	}
-	if _, err := w.file.Write(w.buf); err != nil {
+	if err := vfs.WriteAll(w.file, w.buf); err != nil {
 		return fmt.Errorf("write WAL segment %d: %w", w.segment.Load(), err)
 	}
 	w.metrics.walBytes.Add(float64(len(w.buf)))
@@ -390,7 +395,8 @@ func (w *wal) openSegment() error {
 		return fmt.Errorf("create WAL segment: %w", err)
 	}
 	h := segmentHeader{wal: w.id, segment: w.segment.Load()}
-	n, err := f.Write(h.append(nil))
+	head := h.append(nil)
+	err = vfs.WriteAll(f, head)
 	if err == nil {
 		err = f.Sync()
 	}
@@ -400,7 +406,7 @@ func (w *wal) openSegment() error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("start WAL segment %s: %w", name, err), f.Close())
 	}
-	w.file, w.offset, w.reserved = f, int64(n), int64(n)
+	w.file, w.offset, w.reserved = f, int64(len(head)), int64(len(head))
 	w.mu.Lock()
 	w.bytes[w.segment.Load()] = w.offset
 	w.mu.Unlock()

@@ -51,12 +51,16 @@ func (r *walReader) replay(apply func(position, *walRecord) error) (walEnd, erro
 	end := walEnd{nextSegment: 1, segments: map[uint64]int64{}}
 	a := startApplier(apply)
 	for i, s := range segments {
+		if i > 0 && s != segments[i-1]+1 {
+			r.damaged(segments[i-1]+1, 0, fmt.Errorf("%s is missing", filepath.Join(r.dir, segmentName(segments[i-1]+1))))
+		}
 		size, err := r.replaySegment(s, i == len(segments)-1, &end.id, a)
 		if err != nil {
 			return walEnd{}, errors.Join(err, a.finish())
 		}
-		end.nextSegment = s + 1
+		end.nextSegment = s // again, where it was removed
 		if size > 0 {
+			end.nextSegment = s + 1
 			end.segments[s] = size
 		}
 	}

@@ -5,6 +5,7 @@ package vfs
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -12,7 +13,7 @@ import (
 
 // File is a file open for writing.
 type File interface {
-	Write(p []byte) (int, error)
+	Write(p []byte) (int, error) // by way of WriteAll
 	Sync() error
 	Close() error
 	// Reserve fills the next n bytes after what is written with zeros, for writes to
@@ -82,6 +83,15 @@ func (OS) SyncDir(name string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
+// WriteAll writes all of p: less without an error is io.ErrShortWrite.
+func WriteAll(f File, p []byte) error {
+	n, err := f.Write(p)
+	if err == nil && n != len(p) {
+		return io.ErrShortWrite
+	}
+	return err
+}
+
 // ErrUncertain is in the chain of an error after which a file may hold what it held
 // before or what was written, and a crash may still decide which.
 var ErrUncertain = errors.New("it is not known whether the change is durable")
@@ -95,14 +105,14 @@ func WriteFile(fsys FS, name string, data []byte) error {
 	if err != nil {
 		return fmt.Errorf("create %s: %w", tmp, err)
 	}
-	if _, err := f.Write(data); err != nil {
+	if err := WriteAll(f, data); err != nil {
 		return errors.Join(fmt.Errorf("write %s: %w", tmp, err), f.Close(), fsys.Remove(tmp))
 	}
 	if err := f.Sync(); err != nil {
 		return errors.Join(fmt.Errorf("sync %s: %w", tmp, err), f.Close(), fsys.Remove(tmp))
 	}
 	if err := f.Close(); err != nil {
-		return fmt.Errorf("close %s: %w", tmp, err)
+		return errors.Join(fmt.Errorf("close %s: %w", tmp, err), fsys.Remove(tmp))
 	}
 	if err := fsys.Rename(tmp, name); err != nil {
 		return errors.Join(fmt.Errorf("rename %s: %w", tmp, err), fsys.Remove(tmp))

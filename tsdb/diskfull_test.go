@@ -1,0 +1,173 @@
+//go:build unix
+
+package tsdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/quipudb/quipu/internal/increment"
+	"github.com/quipudb/quipu/internal/tenant"
+)
+
+const diskFullChild = "QUIPU_TEST_DISK_FULL"
+
+// Upstream's writers of chunks and index write to the operating system alone. Their
+// writes fail here at a limit of file sizes, which a process of its own sets, at
+// every stage of a block: the flush or merge says so, nothing is left behind,
+// nothing is lost, reads go on, and it succeeds when there is room again.
+func TestDiskFullWhileABlockIsWritten(t *testing.T) {
+	if os.Getenv(diskFullChild) != "" {
+		writeBlocksAtLimits(t)
+		return
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=5m")
+	cmd.Env = append(os.Environ(), diskFullChild+"=1")
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// withFileLimit calls f while no file may grow past n bytes.
+func withFileLimit(t *testing.T, n uint64, f func() error) error {
+	t.Helper()
+	var old syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &old); err != nil {
+		t.Fatal(err)
+	}
+	low := old
+	low.Cur = min(n, old.Max)
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &low); err != nil {
+		t.Skip(err)
+	}
+	err := f()
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &old); err != nil {
+		t.Fatal(err)
+	}
+	return err
+}
+
+func writeBlocksAtLimits(t *testing.T) {
+	signal.Ignore(syscall.SIGXFSZ)
+	db := openTestDB(t, "", nil)
+	s, err := db.store(tenant.Default, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill := func(round int) {
+		// Long labels, so that the index is larger than what is allocated for chunks.
+		long := strings.Repeat("x", 1000)
+		b := &increment.Batch{HasKey: true, Key: [16]byte{byte(round)}}
+		for i := range 400 {
+			b.Increments = append(b.Increments, counterInc("events_total", testStart, 1, "page", fmt.Sprint(long, i)))
+		}
+		if dup, err := db.Append(context.Background(), tenant.Default, b); err != nil || dup {
+			t.Fatal(dup, err)
+		}
+	}
+	// What fails, at every limit up to the first that is enough.
+	atLimits := func(what string, work func() error) {
+		want := db.stored(tenant.Default)
+		stages := map[string]bool{}
+		for limit := uint64(1); ; limit = limit*3/2 + 1 {
+			if limit > 64<<20 {
+				t.Fatalf("%s fails at any limit", what)
+			}
+			err := withFileLimit(t, limit, work)
+			if err := diff(db.stored(tenant.Default), want); err != nil {
+				t.Fatalf("%s at a limit of %d: %v", what, limit, err)
+			}
+			mustHoldOnly(t, s)
+			if err == nil {
+				t.Logf("%s needs files of %d bytes; it fails in %d ways before", what, limit, len(stages))
+				break
+			}
+			if !errors.Is(err, syscall.EFBIG) || !strings.Contains(err.Error(), "tenant default: write block "+s.dir) {
+				t.Errorf("%s at a limit of %d: %v", what, limit, err)
+			}
+			first, _, _ := strings.Cut(strings.ReplaceAll(err.Error(), db.dir, ""), "\n")
+			if len(first) > 1000 {
+				first = first[:100] + "..." + first[len(first)-150:]
+			}
+			if !stages[first] {
+				t.Logf("%s at a limit of %d: %s", what, limit, first)
+			}
+			stages[first] = true
+		}
+		if len(stages) < 2 {
+			t.Errorf("%s fails in %d ways only: the limits miss stages", what, len(stages))
+		}
+	}
+	flush := func() error { return s.flush(context.Background()) }
+	fill(1)
+	atLimits("flush", flush)
+	fill(2)
+	if err := flush(); err != nil {
+		t.Fatal(err)
+	}
+	*db.now = testStart.Add(48 * time.Hour)
+	atLimits("merge", func() error {
+		s.compactAfter = time.Time{}
+		return s.compact(context.Background(), *db.now)
+	})
+	if n := len(s.man.Blocks); n != 1 {
+		t.Errorf("%d blocks after the merge", n)
+	}
+	// Upstream's writers leave files open when they fail, until they are collected.
+	for i := 0; ; i++ {
+		runtime.GC()
+		open, err := os.ReadDir("/proc/self/fd")
+		if err != nil || len(open) < 30 {
+			break
+		}
+		if i == 100 {
+			t.Fatalf("%d files are open", len(open))
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	want := db.stored(tenant.Default)
+	dir := db.dir
+	db = db.reopen(nil)
+	if err := diff(db.stored(tenant.Default), want); err != nil || total(want) != 800 {
+		t.Errorf("after reopening: %v", err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db.DB = nil
+	mustBeSound(t, dir)
+}
+
+// mustHoldOnly fails the test where a tenant's directory has anything that its
+// manifest does not name.
+func mustHoldOnly(t *testing.T, s *store) {
+	t.Helper()
+	live := map[string]bool{manifestName: true, settingsName: true, idKeyName: true}
+	for _, b := range s.man.Blocks {
+		live[b.ULID.String()] = true
+	}
+	for _, k := range s.man.Keys {
+		live[k.Name] = true
+	}
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if !live[e.Name()] {
+			t.Errorf("%s was left behind", filepath.Join(s.dir, e.Name()))
+		}
+	}
+}
