@@ -44,7 +44,9 @@ type Options struct {
 	// Storage finds the tenant in the scope of the context that its queriers
 	// are called with.
 	Storage storage.Queryable
-	Tenants Tenants
+	// Exemplars are those of the tenant in the scope of the context.
+	Exemplars storage.ExemplarQueryable
+	Tenants   Tenants
 	// TenantHeader is the request header that names the tenant; "": all
 	// requests are of the default tenant.
 	TenantHeader string
@@ -62,8 +64,8 @@ type Options struct {
 }
 
 func (o *Options) validate() error {
-	if o.Events == nil || o.Engine == nil || o.Parser == nil || o.Storage == nil || o.Tenants == nil || o.Registry == nil {
-		return errors.New("the api needs events, an engine, a parser, a storage, tenants and a registry")
+	if o.Events == nil || o.Engine == nil || o.Parser == nil || o.Storage == nil || o.Exemplars == nil || o.Tenants == nil || o.Registry == nil {
+		return errors.New("the api needs events, an engine, a parser, a storage, exemplars, tenants and a registry")
 	}
 	if o.BodyBytesMax < 0 || o.DecodedBytesMax < 0 {
 		return fmt.Errorf("bodies of at most %d bytes, %d decoded: neither can be negative", o.BodyBytesMax, o.DecodedBytesMax)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
@@ -81,6 +82,24 @@ func (w *world) Metrics(_ context.Context, id tenant.ID) ([]Metric, error) {
 		{Name: "events_total", Type: model.MetricTypeCounter, Help: "Events of " + id.String() + "."},
 		{Name: "event_value", Type: model.MetricTypeHistogram, Help: "Values."},
 	}, w.broken
+}
+
+// ExemplarQuerier has one exemplar for each tenant.
+func (w *world) ExemplarQuerier(ctx context.Context) (storage.ExemplarQuerier, error) {
+	s, ok := scope.From(ctx)
+	if !ok {
+		return nil, errors.New("no scope")
+	}
+	return exemplarsOf{s.Tenant}, nil
+}
+
+type exemplarsOf struct{ id tenant.ID }
+
+func (e exemplarsOf) Select(int64, int64, ...[]*labels.Matcher) ([]exemplar.QueryResult, error) {
+	return []exemplar.QueryResult{{
+		SeriesLabels: labels.FromStrings(model.MetricNameLabel, "events_total"),
+		Exemplars:    []exemplar.Exemplar{{Labels: labels.FromStrings("trace_id", "of "+e.id.String()), Value: 1, Ts: present}},
+	}}, nil
 }
 
 // Querier returns a querier that finds its tenant when it is called.
@@ -161,7 +180,7 @@ func newWorld(t *testing.T, change func(*Options)) (*world, *httptest.Server) {
 	}
 	p := parser.NewParser(parser.Options{})
 	o := Options{
-		Events: ingester, Parser: p, Storage: w, Tenants: w, Registry: registry, TenantHeader: "X-Scope-OrgID",
+		Events: ingester, Parser: p, Storage: w, Exemplars: w, Tenants: w, Registry: registry, TenantHeader: "X-Scope-OrgID",
 		Engine:       promql.NewEngine(promql.EngineOpts{MaxSamples: 1000, Timeout: time.Minute, Parser: p, EnableAtModifier: true}),
 		Now:          func() time.Time { return time.UnixMilli(present) },
 		Ready:        func() error { return w.notReady },
@@ -225,7 +244,7 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/api/v1/query?query=of_default&time=1700000000", 200, `"value":[1700000000,"7"]`},
 		{"GET", "/api/v1/query?query=)", 400, `"errorType":"bad_data"`},
 		{"GET", "/api/v1/query_range?query=of_default&start=1699999980&end=1700000000&step=10", 200, `[1699999990,"7"]`},
-		{"GET", "/api/v1/query_exemplars?query=of_default", 200, `{"status":"success","data":[]}`},
+		{"GET", "/api/v1/query_exemplars?query=of_default", 200, `"exemplars":[{"labels":{"trace_id":"of default"},"value":"1","timestamp":1700000000.123}]`},
 		{"GET", "/api/v1/format_query?query=sum(a)by(b)", 200, `sum by (b) (a)`},
 		{"GET", "/api/v1/parse_query?query=a", 200, `"vectorSelector"`},
 		{"GET", "/api/v1/series?match[]=of_default", 200, `[{"__name__":"of_default","tenant":"default"}]`},
@@ -308,6 +327,7 @@ func TestTenantsSeeOnlyTheirs(t *testing.T) {
 	a, b := "X-Scope-OrgID", "x-scope-orgid"
 	for _, tc := range []struct{ path, inA, inB, never string }{
 		{"/api/v1/label/tenant/values", `["a"]`, `["b"]`, "default"},
+		{"/api/v1/query_exemplars?query=x", `"of a"`, `"of b"`, "default"},
 		{"/api/v1/series?match[]=" + url.QueryEscape(`{__name__!=""}`), `"of_a"`, `"of_b"`, "default"},
 		{"/api/v1/query?query=" + url.QueryEscape(`{tenant!=""}`), `"of_a"`, `"of_b"`, "default"},
 		{"/api/v1/metadata", "Events of a.", "Events of b.", "default"},

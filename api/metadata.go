@@ -19,6 +19,7 @@ type Metric struct {
 	Name string
 	Type model.MetricType
 	Help string
+	Unit string
 }
 
 // withMetadata reads the tenant's metrics before Prometheus's handler, which
@@ -86,11 +87,11 @@ func (s metadataStore) LengthMetadata() int { return len(s) }
 func (s metadataStore) SizeMetadata() int {
 	n := 0
 	for _, m := range s {
-		n += len(m.Name) + len(m.Type) + len(m.Help)
+		n += len(m.Name) + len(m.Type) + len(m.Help) + len(m.Unit)
 	}
 	return n
 }
 
 func (m Metric) metadata() scrape.MetricMetadata {
-	return scrape.MetricMetadata{MetricFamily: m.Name, Type: m.Type, Help: m.Help}
+	return scrape.MetricMetadata{MetricFamily: m.Name, Type: m.Type, Help: m.Help, Unit: m.Unit}
 }

@@ -48,7 +48,7 @@ func (a *api) newUpstream(o Options) *upstream {
 	handlers := v1.NewAPI(
 		o.Engine, samplesOnly{o.Storage},
 		nil, // nothing is appended through these handlers
-		noExemplars{},
+		o.Exemplars,
 		func(context.Context) v1.ScrapePoolsRetriever { return noTargets{} },
 		targets,
 		func(context.Context) v1.AlertmanagerRetriever { return noAlertmanagers{} },

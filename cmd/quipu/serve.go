@@ -38,6 +38,8 @@ type serveCmd struct {
 	Retention    model.Duration `default:"0s" help:"Age at which data is dropped, for tenants whose settings do not say; 0 keeps all."`
 	TenantHeader string         `name:"tenant.header" placeholder:"X-Scope-OrgID" help:"Request header that names the tenant. Only on a loopback address, because it is no credential. Without it all requests are of the tenant \"default\"."`
 	WALBudget    sizeFlag       `name:"wal.budget" default:"512MiB" help:"Size of the write-ahead log past which it is flushed to blocks; bounds disk and the time a restart takes."`
+	WALFsync     string         `name:"wal.fsync" default:"always" enum:"always,interval" help:"When the write-ahead log is synced: always, before a batch is acknowledged; or at an interval, which is faster and lets a power loss take what was acknowledged since."`
+	WALInterval  model.Duration `name:"wal.fsync-interval" default:"1s" help:"With --wal.fsync=interval: how often."`
 	LogLevel     slog.Level     `name:"log.level" default:"info" help:"debug, info, warn or error."`
 }
 
@@ -67,6 +69,18 @@ func (c *serveCmd) settings() (tenant.Settings, error) {
 		return s, fmt.Errorf("--retention: %w", err)
 	}
 	return s, nil
+}
+
+// walSyncEvery is 0 where every batch is to be synced.
+func (c *serveCmd) walSyncEvery() (time.Duration, error) {
+	switch every := time.Duration(c.WALInterval); {
+	case c.WALFsync != "interval":
+		return 0, nil
+	case every <= 0 || every > time.Minute:
+		return 0, fmt.Errorf("--wal.fsync-interval is %s, it must be more than 0 and at most 1m", c.WALInterval)
+	default:
+		return every, nil
+	}
 }
 
 // checkTenantHeader refuses a name that no request can have, because every
@@ -154,7 +168,16 @@ func (c *serveCmd) checkListen(logger *slog.Logger) error {
 func (c *serveCmd) open(logger *slog.Logger, settings tenant.Settings) (*tsdb.DB, http.Handler, error) {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	db, err := tsdb.Open(tsdb.Options{Dir: c.DataDir, Logger: logger, Registerer: reg, Defaults: settings, WALBytesMax: int64(c.WALBudget)})
+	syncEvery, err := c.walSyncEvery()
+	if err != nil {
+		return nil, nil, err
+	}
+	if syncEvery > 0 {
+		logger.Warn("batches are acknowledged before they are synced: a power loss takes those of the last interval", "interval", syncEvery)
+	}
+	db, err := tsdb.Open(tsdb.Options{
+		Dir: c.DataDir, Logger: logger, Registerer: reg, Defaults: settings, WALBytesMax: int64(c.WALBudget), WALSyncEvery: syncEvery,
+	})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -175,7 +198,7 @@ func (c *serveCmd) handler(db *tsdb.DB, logger *slog.Logger, reg *prometheus.Reg
 		Events:  ingester,
 		Engine:  promql.NewEngine(promql.EngineOptions{Distinct: db, Logger: logger, Reg: prometheus.WrapRegistererWithPrefix("quipu_promql_", reg)}),
 		Parser:  promql.NewParser(),
-		Storage: db,
+		Storage: db, Exemplars: db,
 		Tenants: &catalog{db: db, help: ruleHelp()},
 
 		TenantHeader: c.TenantHeader,
@@ -213,12 +236,29 @@ func (c *catalog) Metrics(_ context.Context, id tenant.ID) ([]api.Metric, error)
 	if err != nil {
 		return nil, err
 	}
+	said, err := c.db.Metadata(id)
+	if err != nil {
+		return nil, err
+	}
+	metadata := make(map[string]increment.Metadata, len(said))
+	for _, m := range said {
+		metadata[m.Metric] = m
+	}
 	types := map[increment.Kind]model.MetricType{
-		increment.Counter: model.MetricTypeCounter, increment.Histogram: model.MetricTypeHistogram, increment.Distinct: model.MetricTypeGauge,
+		increment.Counter: model.MetricTypeCounter, increment.Histogram: model.MetricTypeHistogram,
+		increment.Distinct: model.MetricTypeGauge, increment.Gauge: model.MetricTypeGauge,
+		increment.Sample: model.MetricTypeUnknown,
 	}
 	out := make([]api.Metric, 0, len(kinds))
 	for name, k := range kinds {
-		out = append(out, api.Metric{Name: name, Type: types[k], Help: c.help[name]})
+		m := api.Metric{Name: name, Type: types[k], Help: c.help[name]}
+		if about, ok := metadata[name]; ok {
+			m.Help, m.Unit = about.Help, about.Unit
+			if k == increment.Sample && about.Type != "" {
+				m.Type = about.Type // of the others the kind says it
+			}
+		}
+		out = append(out, m)
 	}
 	slices.SortFunc(out, func(a, b api.Metric) int { return strings.Compare(a.Name, b.Name) })
 	return out, nil
