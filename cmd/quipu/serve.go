@@ -105,7 +105,8 @@ func (c *serveCmd) Run(con *console) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(c.checkTenantHeader(), c.checkListen(logger)); err != nil {
+	_, err = c.walSyncEvery()
+	if err := errors.Join(err, c.checkTenantHeader(), c.checkListen(logger)); err != nil {
 		return err
 	}
 	// The port is taken before the data is: a second server on it fails at once.

@@ -31,11 +31,16 @@ func TestServeNamesTheFlagThatItRefuses(t *testing.T) {
 		{"--grid=0s", "--grid: grid is 0s"},
 		{"--grid=500ms", "--grid: grid is 500ms"},
 		{"--grid=3h", "--grid: grid is 3h"},
+		{"--wal.fsync=interval --wal.fsync-interval=2m", "--wal.fsync-interval is 2m, it must be"},
 		{"--tenant.header=bad header", `--tenant.header="bad header" is not the name of a header`},
 		{"--tenant.header=X-Scope-OrgID:", `--tenant.header="X-Scope-OrgID:" is not the name of a header`},
 		{"--tenant.header=host", "--tenant.header=host: the host is a part"},
 	} {
-		got := runCommand(t, "", "serve", "--data.dir="+t.TempDir(), "--listen=127.0.0.1:0", tc.flag)
+		args := []string{"serve", "--data.dir=" + t.TempDir(), "--listen=127.0.0.1:0", tc.flag}
+		if first, second, ok := strings.Cut(tc.flag, " --"); ok {
+			args = append(args[:3], first, "--"+second)
+		}
+		got := runCommand(t, "", args...)
 		if got.status != 1 || !strings.HasPrefix(got.err, "quipu: "+tc.want) {
 			t.Errorf("serve %s left %+v, want %q", tc.flag, got, tc.want)
 		}
