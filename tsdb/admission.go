@@ -56,13 +56,13 @@ type admission struct {
 	limit    int
 
 	mu      sync.Mutex
-	metrics map[string]map[uint64]struct{} // label hashes by metric name, loaded at the first new series
+	metrics map[string]*hashSet // label hashes by metric name, loaded at the first new series
 	kinds   map[string]increment.Kind
 	last    map[string]labels.Labels // the series of the last slot, by metric name
 }
 
 func newAdmission(v *versions, limit int) *admission {
-	return &admission{versions: v, limit: limit, metrics: map[string]map[uint64]struct{}{}, kinds: map[string]increment.Kind{}, last: map[string]labels.Labels{}}
+	return &admission{versions: v, limit: limit, metrics: map[string]*hashSet{}, kinds: map[string]increment.Kind{}, last: map[string]labels.Labels{}}
 }
 
 // setKind records the kind of a metric that is already stored.
@@ -142,15 +142,15 @@ func (a *admission) admit(ctx context.Context, series *increment.Series) (out la
 
 // take reports whether ls is among known or still fits below limit, and then adds
 // it.
-func (a *admission) take(known map[uint64]struct{}, ls labels.Labels, limit int) bool {
+func (a *admission) take(known *hashSet, ls labels.Labels, limit int) bool {
 	h := ls.Hash()
-	if _, ok := known[h]; ok {
+	if known.has(h) {
 		return true
 	}
-	if len(known) >= limit {
+	if known.len() >= limit {
 		return false
 	}
-	known[h] = struct{}{}
+	known.add(h)
 	return true
 }
 
@@ -184,14 +184,14 @@ func shapeOf(ls labels.Labels) *increment.Shape {
 }
 
 // load counts the stored series of one metric.
-func (a *admission) load(ctx context.Context, name string) (map[uint64]struct{}, error) {
-	known := map[uint64]struct{}{}
+func (a *admission) load(ctx context.Context, name string) (*hashSet, error) {
+	known := &hashSet{}
 	v := a.versions.pin()
 	defer a.versions.unpin(v)
 	for _, m := range v.mems {
 		for _, s := range m.all() {
 			if s.labels.Get(model.MetricNameLabel) == name {
-				known[s.hash] = struct{}{}
+				known.add(s.hash)
 			}
 		}
 	}

@@ -250,7 +250,7 @@ func (b *block) readSeries(ctx context.Context, files *blockFiles) (out []*selec
 // addHashes adds the label hashes of one metric's series to known. Those of a block
 // that is damaged are not counted: new series are to be had whatever happened to old
 // ones, and past their limit sums are exact too.
-func (b *block) addHashes(ctx context.Context, metric string, known map[uint64]struct{}) error {
+func (b *block) addHashes(ctx context.Context, metric string, known *hashSet) error {
 	err := readMapped(func() error { return b.readHashes(ctx, metric, known) })
 	if err == nil {
 		return nil
@@ -261,7 +261,7 @@ func (b *block) addHashes(ctx context.Context, metric string, known map[uint64]s
 	return nil
 }
 
-func (b *block) readHashes(ctx context.Context, metric string, known map[uint64]struct{}) error {
+func (b *block) readHashes(ctx context.Context, metric string, known *hashSet) error {
 	files, err := b.cache.acquire(b)
 	if err != nil {
 		return err
@@ -276,7 +276,7 @@ func (b *block) readHashes(ctx context.Context, metric string, known map[uint64]
 		if err := files.index.Series(p.At(), &builder, nil); err != nil {
 			return err
 		}
-		known[builder.Labels().Hash()] = struct{}{}
+		known.add(builder.Labels().Hash())
 	}
 	return p.Err()
 }

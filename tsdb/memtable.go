@@ -33,15 +33,30 @@ type memtable struct {
 	// array that was superseded stays right for what it has.
 	shards atomic.Pointer[[]memShard]
 
-	mu       sync.RWMutex       // one series is made at a time
-	series   []*memSeries       // a posting is the position here plus one
+	mu     sync.RWMutex // one series is made at a time
+	series []*memSeries // a posting is the position here plus one
+
+	// Series are put into postings when a query comes: what nobody asks for, as most
+	// of what is filled in late, costs none.
+	indexing sync.Mutex
 	postings *index.MemPostings // nil while there are few series
+	indexed  int                // how many series it has
 }
 
-// memShard is the series whose hash is the shard's number modulo their number.
+// memShard is the series whose hash is the shard's number modulo their number: a
+// table of chains, because the hashes are uniform already and a map would hash them
+// again.
 type memShard struct {
 	mu     sync.RWMutex
-	byHash map[uint64]*memSeries
+	chains []*memSeries // a power of two, by the hash's upper half
+	n      int
+}
+
+// chain is where a series with this hash is. There is at least one chain.
+//
+// REQUIRES: sh.mu
+func (sh *memShard) chain(hash uint64) **memSeries {
+	return &sh.chains[(hash>>32)&uint64(len(sh.chains)-1)]
 }
 
 // seriesBytes is about what a series without data takes beside its labels.
@@ -52,15 +67,27 @@ const seriesBytes = 400
 // for 10,000 small tenants.
 const scanMax = 128
 
-// shardCount is the number of shards of a memtable with more series.
-const shardCount = 32
+const (
+	// shardCount is the number of shards of a memtable with more series.
+	shardCount = 32
+	// chainsMin is how many chains a shard begins with.
+	chainsMin = 4
+)
 
 func newMemtable(id uint32, start, end int64) *memtable {
 	m := &memtable{id: id, start: start, end: end}
-	m.shards.Store(&[]memShard{{byHash: map[uint64]*memSeries{}}})
+	m.shards.Store(newShards(1))
 	m.first.Store(math.MaxInt64)
 	m.last.Store(math.MinInt64)
 	return m
+}
+
+func newShards(n int) *[]memShard {
+	out := make([]memShard, n)
+	for i := range out {
+		out[i].chains = make([]*memSeries, chainsMin)
+	}
+	return &out
 }
 
 func (m *memtable) shard(hash uint64) *memShard {
@@ -73,8 +100,8 @@ func (m *memtable) get(hash uint64, ls labels.Labels) *memSeries {
 	sh := m.shard(hash)
 	sh.mu.RLock()
 	defer sh.mu.RUnlock()
-	for s := sh.byHash[hash]; s != nil; s = s.next {
-		if labels.Equal(s.labels, ls) {
+	for s := *sh.chain(hash); s != nil; s = s.next {
+		if s.hash == hash && labels.Equal(s.labels, ls) {
 			return s
 		}
 	}
@@ -92,44 +119,54 @@ func (m *memtable) getOrCreate(hash uint64, ls labels.Labels, kind increment.Kin
 	s := newMemSeries(ref(), kind, ls, hash)
 	s.place = uint64(m.id)<<32 | uint64(len(m.series))
 	m.series = append(m.series, s)
-	switch n := len(m.series); {
-	case m.postings != nil:
-		m.postings.Add(storage.SeriesRef(n), ls)
-		m.shard(hash).insert(s)
-	case n > scanMax:
+	if len(m.series) == scanMax+1 {
 		m.split()
-	default:
+	} else {
 		m.shard(hash).insert(s)
 	}
 	m.bytes.Add(int64(ls.ByteSize()) + seriesBytes)
 	return s
 }
 
-// split makes postings and shards of all series. Who still looks into the shard
-// there was finds what it has.
+// split makes shards of all series. Who still looks into the shard there was finds
+// only a part of them and looks again (see getOrCreate).
 //
 // REQUIRES: m.mu
 func (m *memtable) split() {
 	old := &(*m.shards.Load())[0]
-	old.mu.Lock() // a reader of it follows the same chains
+	old.mu.Lock()
 	defer old.mu.Unlock()
-	m.postings = index.NewMemPostings()
-	shards := make([]memShard, shardCount)
-	for i := range shards {
-		shards[i].byHash = map[uint64]*memSeries{}
+	clear(old.chains)
+	shards := newShards(shardCount)
+	for _, s := range m.series {
+		(*shards)[s.hash%shardCount].insert(s)
 	}
-	for i, s := range m.series {
-		m.postings.Add(storage.SeriesRef(i+1), s.labels)
-		shards[s.hash%shardCount].insert(s)
-	}
-	m.shards.Store(&shards)
+	m.shards.Store(shards)
 }
 
 func (sh *memShard) insert(s *memSeries) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	s.next = sh.byHash[s.hash]
-	sh.byHash[s.hash] = s
+	if sh.n++; sh.n > len(sh.chains) {
+		sh.grow()
+	}
+	c := sh.chain(s.hash)
+	s.next, *c = *c, s
+}
+
+// grow doubles the number of chains.
+//
+// REQUIRES: sh.mu
+func (sh *memShard) grow() {
+	old := sh.chains
+	sh.chains = make([]*memSeries, 2*len(old))
+	for _, s := range old {
+		for s != nil {
+			next, c := s.next, sh.chain(s.hash)
+			s.next, *c = *c, s
+			s = next
+		}
+	}
 }
 
 // all returns the series there are now.
@@ -155,11 +192,27 @@ func (m *memtable) span() (first, last int64, ok bool) {
 	return first, last, first <= last
 }
 
+// index returns the series there are now and postings that have all of them, nil
+// where they are few.
+func (m *memtable) index() ([]*memSeries, *index.MemPostings) {
+	m.indexing.Lock()
+	defer m.indexing.Unlock()
+	series := m.all()
+	if len(series) <= scanMax {
+		return series, nil
+	}
+	if m.postings == nil {
+		m.postings = index.NewMemPostings()
+	}
+	for ; m.indexed < len(series); m.indexed++ {
+		m.postings.Add(storage.SeriesRef(m.indexed+1), series[m.indexed].labels)
+	}
+	return series, m.postings
+}
+
 // matching calls f with every series that the matchers select.
 func (m *memtable) matching(ctx context.Context, matchers []*labels.Matcher, f func(*memSeries) error) error {
-	m.mu.RLock()
-	series, postings := m.series[:len(m.series):len(m.series)], m.postings
-	m.mu.RUnlock()
+	series, postings := m.index()
 	if postings == nil {
 		for _, s := range series {
 			if !matchesAll(s.labels, matchers) {
@@ -199,9 +252,7 @@ func matchesAll(ls labels.Labels, matchers []*labels.Matcher) bool {
 // addStrings adds the names of all labels to set, or the values of one where name is
 // set.
 func (m *memtable) addStrings(ctx context.Context, name string, set map[string]struct{}) {
-	m.mu.RLock()
-	series, postings := m.series[:len(m.series):len(m.series)], m.postings
-	m.mu.RUnlock()
+	series, postings := m.index()
 	if postings == nil {
 		for _, s := range series {
 			s.labels.Range(func(l labels.Label) {
