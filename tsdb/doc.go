@@ -12,7 +12,7 @@
 // # Writing
 //
 //	DB.Append -> store.append: reserve key, route to memtables (admission),
-//	             wal.append (group commit, fsync), apply to memtables
+//	             encode, wal.append (group commit, fsync), apply to memtables
 //	flush:       take the memtables at one log position, write blocks, replace the
 //	             manifest, release log segments
 //	Open:        read manifests, replay the log after their watermarks
@@ -25,7 +25,8 @@
 // # Files
 //
 //	db.go            opening, closing, tenants by id
-//	store.go         one tenant: append, replay
+//	store.go         one tenant: opening, append, replay
+//	appender.go      one batch on its way: routed, encoded, applied
 //	failed.go        tenants that cannot be opened, and the log they need
 //	flush.go         memtables to blocks
 //	relog.go         small tenants logged again instead of flushed
@@ -34,10 +35,14 @@
 //	version.go       immutable states of a tenant's data, pinned by readers
 //	admission.go     kinds and limits of series, folding into "(other)"
 //	keys.go          batch keys that were seen, in memory and on disk
+//	notes.go         exemplars and metadata
 //	manifest.go      what a tenant's directory holds
-//	memtable.go      increments in memory, with an index
-//	undo.go          cuts: memtables as they were when a reader came
-//	points.go        increments of one series, the form all others meet in
+//	memtable.go      series in memory, with an index
+//	memseries.go     one of them: its open window and its log
+//	memlog.go        closed windows as bytes, in memory and in the log
+//	hashset.go       a set of hashes
+//	undo.go          cuts: series as they were when a reader came
+//	points.go        increments of one series decoded, the form all others meet in
 //	block.go, block_write.go        blocks in Prometheus's format
 //	block_cache.go, mapped.go       a bounded number of open blocks; reading them
 //	chunk*.go, bits.go              chunk encodings
@@ -70,12 +75,14 @@
 //	I7: After a failed write or fsync of the log nothing is acknowledged until the
 //	    directory is opened again.
 //	I8: Whoever is told that a batch is stored, as new or as a duplicate, is told
-//	    of something durable: replay rewrites the log's last segment first.
+//	    of something durable: replay rewrites the log's last segment first. (Where
+//	    Options.WALSyncEvery is set: durable within that time.)
 //
 // # Lock order
 //
 //	DB.openMu, store.barrier, store.flushMu, DB.mu, store.mu, versions.swap, admission.mu,
-//	versions.mu, cuts.applying, memtable.mu, memSeries.mu, wal.mu, openBlocks.mu;
+//	versions.mu, cuts.applying, memtable.indexing, memtable.mu, memShard.mu,
+//	memSeries.mu, notes.mu, wal.mu, openBlocks.mu;
 //	keySet.mu and blockCache.mu are taken last. flushMu is taken before barrier by a
 //	flush, which no append holds. No file is read, written, opened or closed under a
 //	lock that a reader of other data takes.

@@ -31,10 +31,10 @@ type Exemplar struct {
 
 // Metadata says what a metric is.
 type Metadata struct {
-	Metric string
-	Type   model.MetricType
-	Help   string
-	Unit   string
+	Metric string           `json:"metric"`
+	Type   model.MetricType `json:"type,omitempty"`
+	Help   string           `json:"help,omitempty"`
+	Unit   string           `json:"unit,omitempty"`
 }
 
 // Refusal is why the increment at Index of a batch was left out.
