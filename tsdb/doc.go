@@ -38,7 +38,7 @@
 //	undo.go          cuts: memtables as they were when a reader came
 //	points.go        increments of one series, the form all others meet in
 //	block.go, block_write.go        blocks in Prometheus's format
-//	chunk*.go, bits.go              chunk encodings
+//	chunk*.go, pack.go, bits.go     chunk encodings; numbers in packed blocks, bits
 //	wal*.go          the write-ahead log: writer, format, records, replay, and what
 //	                 a tenant needs of it
 //	querier.go, select.go           queries
