@@ -3,7 +3,6 @@ package tsdb
 import (
 	"encoding/binary"
 	"errors"
-	"math/bits"
 )
 
 var errChunkShort = errors.New("chunk is cut short")
@@ -77,60 +76,4 @@ func (r *bitReader) read(n uint) uint64 {
 	r.acc <<= n
 	r.n -= n
 	return v
-}
-
-// riceEscape is the length of the unary part that says that 64 plain bits follow,
-// so that one outlier costs 96 bits and not its magnitude.
-const riceEscape = 32
-
-// writeRice codes v as v>>k in unary (ones ended by a zero) and its low k bits
-// (Rice & Plaunt 1971, doi:10.1109/TCOM.1971.1090789).
-func (w *bitWriter) writeRice(v uint64, k uint) {
-	q := v >> k
-	if q >= riceEscape {
-		w.write(1<<riceEscape-1, riceEscape)
-		w.write(v, 64)
-		return
-	}
-	w.write(1<<(q+1)-2, uint(q)+1)
-	w.write(v, k)
-}
-
-// readRice reads the usual code first: a short unary part, and all bits at hand.
-func (r *bitReader) readRice(k uint) uint64 {
-	q := uint(bits.LeadingZeros64(^r.acc))
-	if n := q + 1 + k; q < riceEscape && n <= r.n {
-		v := uint64(q)<<k | r.acc<<(q+1)>>1>>(63-k)
-		r.acc <<= n
-		r.n -= n
-		return v
-	}
-	return r.readRiceSlow(k)
-}
-
-func (r *bitReader) readRiceSlow(k uint) uint64 {
-	if r.n < riceEscape+1 {
-		r.fill()
-	}
-	q := uint(bits.LeadingZeros64(^r.acc))
-	if q >= riceEscape {
-		r.read(riceEscape)
-		return r.read(64)
-	}
-	r.read(q + 1)
-	return uint64(q)<<k | r.read(k)
-}
-
-// riceParameter returns the k that codes values with the given count and sum
-// well: near log2 of their mean.
-func riceParameter(values int, sum float64) uint {
-	if values == 0 {
-		return 0
-	}
-	mean := sum / float64(values)
-	k := uint(0)
-	for k < 40 && float64(uint64(1)<<k)*1.5 < mean {
-		k++
-	}
-	return k
 }

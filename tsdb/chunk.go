@@ -50,12 +50,15 @@ func (h *chunkHeader) decode(src []byte) (rest []byte, err error) {
 		return src, fmt.Errorf("chunk has a step of %d s", step)
 	case n == 0 || n > 1<<24:
 		return src, fmt.Errorf("chunk has %d windows", n)
-	case first > math.MaxInt64/1000/int64(step)/2 || first < math.MinInt64/1000/int64(step)/2:
+	case first > windowMax(int64(step)*1000) || first < -windowMax(int64(step)*1000):
 		return src, fmt.Errorf("chunk starts at window %d", first)
 	}
 	*h = chunkHeader{step: int64(step) * 1000, n: int(n), first: first}
 	return d.src, nil
 }
+
+// windowMax is the largest number of a window, so that no time overflows.
+func windowMax(step int64) int64 { return math.MaxInt64 / step / 2 }
 
 // encodeChunk encodes the points i..j of p, which lie on a grid of step ms.
 func encodeChunk(p *points, step int64, i, j int) ([]byte, error) {

@@ -1,99 +1,202 @@
 package tsdb
 
 import (
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"math/bits"
 	"slices"
+
+	"github.com/quipudb/quipu/internal/increment"
 )
 
 // A counter chunk, after its header:
 //
-//	mode   1 byte: 0 whole increments >= 1, 1 whole increments >= 0, 2 floats
-//	kGap   1 byte: Rice parameter of the gaps between windows
-//	kVal   1 byte: Rice parameter of the increments (modes 0 and 1)
-//	bits   per window: Rice(gap-1) except for the first, then
-//	       modes 0, 1: Rice(increment - base), base 1 in mode 0, else 0
-//	       mode 2: Gorilla XOR with the previous increment, see writeXOR
+//	span    uvarint: 0 in a sparse chunk; in a dense one the windows of the grid
+//	        from the first to the last, both included
+//	gaps    sparse: packed (pack.go), the windows left out before each but the first
+//	base    uvarint: the least value plus 1; 0 where values are floats
+//	values  packed, less the least; floats: bits, each as Gorilla XOR with the one
+//	        before, see writeXOR
 //
-// Whole increments on a grid are small and dense, so that both Rice codes sit
-// near the entropy of a Poisson process: 0.3 bytes a window at one event a
-// window, where XOR of a running total takes 1.2.
-const (
-	countsFromOne  = 0
-	countsFromZero = 1
-	countsFloat    = 2
-)
+// Values are the increments. Only those of a dense chunk that spans more windows than
+// it has stand for every window of the span: 0 where none is stored, and the base
+// is 1. So dense chunks are of one column of numbers, with a few more of them, and
+// sparse ones of two. The smaller form is taken.
 
 // wholeMax is where float64 stops holding every whole number.
-const wholeMax = 1 << 53
+const wholeMax = 1 << packBitsMax
+
+// denseSpread bounds how many windows of the grid a dense chunk has for each that is
+// stored: further apart, zeros are larger than gaps.
+const denseSpread = 4
 
 func appendCounts(dst []byte, win []int64, counts []float64, step int64) []byte {
-	mode, sum := byte(countsFromOne), 0.0
-	for _, v := range counts {
-		switch {
-		case v != math.Trunc(v) || v < 0 || v >= wholeMax:
-			mode = countsFloat
-		case v == 0 && mode == countsFromOne:
-			mode = countsFromZero
-		}
-		sum += v
+	n := int64(len(win))
+	span := (win[n-1]-win[0])/step + 1
+	if span == n {
+		return appendValues(binary.AppendUvarint(dst, uint64(span)), counts)
 	}
-	base := 1 - float64(min(mode, 1))
-	n := len(win)
-	gaps := float64((win[n-1]-win[0])/step) - float64(n-1)
-	kGap := riceParameter(n-1, gaps)
-	kVal := uint(0)
-	if mode != countsFloat {
-		kVal = riceParameter(n, sum-base*float64(n))
+	gaps := make([]uint64, n-1)
+	for i := range gaps {
+		gaps[i] = uint64((win[i+1]-win[i])/step) - 1
 	}
-	w := bitWriter{buf: append(dst, mode, byte(kGap), byte(kVal))}
-	xor := xorState{leading: 64}
-	for i, v := range counts {
-		if i > 0 {
-			w.writeRice(uint64((win[i]-win[i-1])/step)-1, kGap)
+	sparse := appendValues(appendPacked([]byte{0}, gaps), counts)
+	if least, whole := leastWhole(counts); whole && least > 0 && span <= denseSpread*n {
+		every := make([]float64, span)
+		for i, w := range win {
+			every[(w-win[0])/step] = counts[i]
 		}
-		if mode == countsFloat {
-			w.writeXOR(&xor, math.Float64bits(v))
-		} else {
-			w.writeRice(uint64(v-base), kVal)
+		if dense := appendValues(binary.AppendUvarint(nil, uint64(span)), every); len(dense) <= len(sparse) {
+			return append(dst, dense...)
 		}
 	}
-	return w.bytes()
+	return append(dst, sparse...)
 }
 
+// appendValues appends base and values.
+func appendValues(dst []byte, values []float64) []byte {
+	least, whole := leastWhole(values)
+	if !whole {
+		w := bitWriter{buf: append(dst, 0)}
+		xor := xorState{leading: 64}
+		for _, v := range values {
+			w.writeXOR(&xor, math.Float64bits(v))
+		}
+		return w.bytes()
+	}
+	numbers := make([]uint64, len(values))
+	for i, v := range values {
+		numbers[i] = uint64(v) - least
+	}
+	return appendPacked(binary.AppendUvarint(dst, least+1), numbers)
+}
+
+// leastWhole returns the least of the values; whole is false where float64 would not
+// hold them as whole numbers.
+func leastWhole(values []float64) (least uint64, whole bool) {
+	least = wholeMax
+	for _, v := range values {
+		if v != math.Trunc(v) || v < 0 || v >= wholeMax {
+			return 0, false
+		}
+		least = min(least, uint64(v))
+	}
+	return least, true
+}
+
+// DecodeCounter appends the windows of a chunk of encoding 0x71 to win, their starts
+// in milliseconds since 1970, and their increments to counts. It is for tools that
+// read the chunk files of a block themselves.
+func DecodeCounter(chunk []byte, win []int64, counts []float64) ([]int64, []float64, error) {
+	p := points{kind: increment.Counter, win: win, value: counts}
+	_, err := appendChunk(encodingOf(increment.Counter), chunk, &p)
+	return p.win, p.value, err
+}
+
+// decodeCounts appends the windows of a chunk to p; after an error p has none of
+// them.
 func decodeCounts(src []byte, h chunkHeader, p *points) error {
-	if len(src) < 3 {
+	span, size := binary.Uvarint(src)
+	if size <= 0 {
 		return errChunkShort
 	}
-	mode, kGap, kVal := src[0], uint(src[1]), uint(src[2])
-	if mode > countsFloat || kGap > 40 || kVal > 40 {
-		return fmt.Errorf("counter chunk has mode %d and Rice parameters %d and %d", mode, kGap, kVal)
+	src = src[size:]
+	// What was written has a byte for every block of numbers, or eight floats.
+	most := packBlock * uint64(len(src))
+	if uint64(h.n) > most || span > most || int64(span) > windowMax(h.step)-h.first {
+		return fmt.Errorf("counter chunk of %d windows of %d has %d bytes", h.n, span, len(src))
 	}
-	r := bitReader{src: src[3:]}
-	base := 1 - float64(min(mode, 1))
-	xor := xorState{leading: 64}
-	win := h.first
+	i := len(p.win)
 	p.win, p.value = slices.Grow(p.win, h.n), slices.Grow(p.value, h.n)
-	for i := range h.n {
-		if i > 0 {
-			gap := r.readRice(kGap)
-			if gap > 1<<40 {
-				return fmt.Errorf("counter chunk has a gap of %d windows", gap)
-			}
-			win += int64(gap) + 1
+	win, counts := p.win[i:i+h.n], p.value[i:i+h.n]
+	var err error
+	switch span {
+	case 0:
+		if src, err = decodeGaps(win, src, h); err == nil {
+			err = decodeValues(counts, src)
 		}
-		v := 0.0
-		if mode == countsFloat {
-			v = math.Float64frombits(r.readXOR(&xor))
-		} else {
-			v = float64(r.readRice(kVal)) + base
+	case uint64(h.n):
+		t := h.first * h.step
+		for k := range win {
+			win[k] = t
+			t += h.step
 		}
-		if r.short {
+		err = decodeValues(counts, src)
+	default:
+		err = decodeSpread(win, counts, src, h, int(span))
+	}
+	if err != nil {
+		return err
+	}
+	p.win, p.value = p.win[:i+h.n], p.value[:i+h.n]
+	return nil
+}
+
+// decodeGaps sets win, which is as long as the chunk, to the starts of its windows.
+func decodeGaps(win []int64, src []byte, h chunkHeader) (rest []byte, err error) {
+	if rest, err = unpack(win[1:], src, 1); err != nil {
+		return nil, err
+	}
+	win[0] = 0
+	last, lastMax := h.first, windowMax(h.step)
+	for i, d := range win {
+		if last += d; last > lastMax {
+			return nil, fmt.Errorf("counter chunk has window %d", last)
+		}
+		win[i] = last * h.step
+	}
+	return rest, nil
+}
+
+// decodeValues sets counts to a chunk's values.
+func decodeValues(counts []float64, src []byte) error {
+	base, size := binary.Uvarint(src)
+	if size <= 0 || base > wholeMax {
+		return fmt.Errorf("counter chunk has base %d", base)
+	}
+	if src = src[size:]; base > 0 {
+		_, err := unpack(counts, src, int64(base)-1)
+		return err
+	}
+	r := bitReader{src: src}
+	xor := xorState{leading: 64}
+	for i := range counts {
+		counts[i] = math.Float64frombits(r.readXOR(&xor))
+		if r.short { // xor is not to be read with again
 			return errChunkShort
 		}
-		p.win = append(p.win, win*h.step)
-		p.value = append(p.value, v)
+	}
+	return nil
+}
+
+// decodeSpread sets win and counts to those of the windows of span that have a value
+// other than 0.
+func decodeSpread(win []int64, counts []float64, src []byte, h chunkHeader, span int) (err error) {
+	if len(src) == 0 || src[0] != 1 {
+		return errors.New("dense counter chunk has no base of 1")
+	}
+	src = src[1:]
+	counts = counts[:len(win)]
+	var block [packBlock]float64
+	t, j := h.first*h.step, 0
+	for i := 0; i < span; i += packBlock {
+		n := min(packBlock, span-i)
+		if src, err = unpackBlock(&block, src, n, 0); err != nil {
+			return err
+		}
+		for _, v := range block[:n] {
+			if uint(j) >= uint(len(win)) {
+				return fmt.Errorf("counter chunk has more than its %d windows", len(win))
+			}
+			win[j], counts[j] = t, v
+			t += h.step
+			j += int(-math.Float64bits(v) >> 63) // 1 unless v is 0, without a branch
+		}
+	}
+	if j < len(win) || win[0] != h.first*h.step || win[j-1] != t-h.step {
+		return fmt.Errorf("counter chunk of %d windows of %d has %d", len(win), span, j)
 	}
 	return nil
 }

@@ -45,7 +45,7 @@
 //	points.go        increments of one series decoded, the form all others meet in
 //	block.go, block_write.go        blocks in Prometheus's format
 //	block_cache.go, mapped.go       a bounded number of open blocks; reading them
-//	chunk*.go, bits.go              chunk encodings
+//	chunk*.go, pack.go, bits.go     chunk encodings
 //	wal*.go          the write-ahead log: writer, format, records, replay, and what
 //	                 a tenant needs of it
 //	querier.go, select.go           queries

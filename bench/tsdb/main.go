@@ -64,6 +64,7 @@ func figures() []figure {
 		both("dense_counter", "bytes/window", "dense", "bytes_per_window", 0.45),
 		both("sparse_counter", "bytes/day", "sparse", "bytes_per_day", 60),
 		both("decode", "cpu-ns/window", "dense", "decode_ns", 3),
+		only("decode_query", "cpu-ns/window", "dense", "decode_query_ns", 0),
 		only("view", "cpu-ns/sample", "dense", "view_ns", 0),
 		both("index", "bytes/series", "index", "bytes_per_series", 80),
 		scaled(both("reopen_after_kill", "s", "reopen", "wall_s", 1)),
