@@ -49,7 +49,7 @@
 //	wal*.go          the write-ahead log: writer, format, records, replay, and what
 //	                 a tenant needs of it
 //	querier.go, select.go           queries
-//	view_runs.go, view.go, view_distinct.go             what PromQL sees
+//	view_runs.go, view.go, view_spans.go                what PromQL sees
 //
 // # Invariants
 //

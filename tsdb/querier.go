@@ -83,7 +83,7 @@ func (q *querier) Close() error {
 
 // Select returns the views of the series that the matchers select. Counters show
 // as cumulative floats, histograms as cumulative native histograms with an
-// unknown counter reset hint, distinct series as gauges. They are sorted by labels.
+// unknown counter reset hint, distinct series and gauges as floats. They are sorted by labels.
 func (q *querier) Select(ctx context.Context, _ bool, hints *storage.SelectHints, matchers ...*labels.Matcher) storage.SeriesSet {
 	v, params, err := q.pin(ctx)
 	if err != nil {
@@ -235,6 +235,8 @@ func (s *viewSeries) Iterator(chunkenc.Iterator) chunkenc.Iterator {
 		return errIterator{Iterator: chunkenc.NewNopIterator(), err: err}
 	case s.sel.kind == increment.Distinct:
 		return newDistinctView(&p, s.v, s.mint, s.maxt)
+	case s.sel.kind == increment.Gauge:
+		return newGaugeView(&p, s.v, s.mint, s.maxt)
 	}
 	return newView(&p, s.v, s.mint, s.maxt)
 }
