@@ -11,6 +11,7 @@ import (
 
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/tenant"
+	"github.com/quipudb/quipu/tsdb/dedup"
 )
 
 // appender is the scratch memory of one batch on its way into the log and the
@@ -22,6 +23,7 @@ type appender struct {
 	payload []byte
 	frame   []byte
 	warm    int64 // see encode
+	holds   []*logHold
 
 	// mem is the memtable that the increment before went to, and series what it
 	// has: most of a batch go to one.
@@ -37,7 +39,8 @@ const appenderBytesMax = 4 << 20
 func (a *appender) release() {
 	clear(a.to)
 	clear(a.fresh)
-	a.to, a.fresh, a.mem, a.series = a.to[:0], a.fresh[:0], nil, nil
+	clear(a.holds)
+	a.to, a.fresh, a.holds, a.mem, a.series = a.to[:0], a.fresh[:0], a.holds[:0], nil, nil
 	if cap(a.payload)+cap(a.frame)+16*cap(a.to) <= appenderBytesMax {
 		appenders.Put(a)
 	}
@@ -57,6 +60,9 @@ func (a *appender) route(ctx context.Context, s *store, b *increment.Batch, now 
 	}
 	checked := int64(math.MinInt64) // a time on the grid
 	size, kept := notesSize(b), 0
+	if ids := reservationOf(b); ids != nil {
+		size += 24 + len(dedup.ID{})*len(ids.Fresh())
+	}
 	for i := range b.Increments {
 		inc := &b.Increments[i]
 		to, err := routed{}, error(nil)

@@ -35,6 +35,7 @@
 //	version.go       immutable states of a tenant's data, pinned by readers
 //	admission.go     kinds and limits of series, folding into "(other)"
 //	keys.go          batch keys that were seen, in memory and on disk
+//	event_ids.go     ids of events that were counted, by way of package dedup
 //	notes.go         exemplars and metadata
 //	manifest.go      what a tenant's directory holds
 //	memtable.go      series in memory, with an index
@@ -80,7 +81,7 @@
 //
 // # Lock order
 //
-//	DB.openMu, store.barrier, store.flushMu, DB.mu, store.mu, versions.swap, admission.mu,
+//	eventIDs.barrier, DB.openMu, store.barrier, store.flushMu, DB.mu, store.mu, versions.swap, admission.mu,
 //	versions.mu, cuts.applying, memtable.indexing, memtable.mu, memShard.mu,
 //	memSeries.mu, notes.mu, wal.mu, openBlocks.mu;
 //	keySet.mu and blockCache.mu are taken last. flushMu is taken before barrier by a

@@ -249,9 +249,8 @@ type routed struct {
 }
 
 // append logs and applies a batch. duplicate says that its key was applied
-// before, and then nothing is done.
-func (s *store) append(ctx context.Context, b *increment.Batch) (duplicate bool, err error) {
-	logged := false
+// before, and then nothing is done; logged that a replay would count it, error or not.
+func (s *store) append(ctx context.Context, b *increment.Batch) (duplicate, logged bool, err error) {
 	now := s.db.opts.Now().UnixMilli()
 	key := batchKey{hash: b.Key, time: now}
 	s.barrier.RLock()
@@ -260,25 +259,30 @@ func (s *store) append(ctx context.Context, b *increment.Batch) (duplicate bool,
 	// writes the key (I2).
 	if b.HasKey {
 		if !s.keys.reserve(b.Key, now-s.db.opts.DedupWindow.Milliseconds()) {
-			return true, nil
+			return true, false, nil
 		}
 		defer func() { s.keys.settle(key, logged) }()
 	}
 	work := appenders.Get().(*appender)
 	defer work.release()
+	work.holds = append(work.holds, &s.hold)
 	if err := work.route(ctx, s, b, now); err != nil {
-		return false, err
+		return false, false, err
 	}
 	head := recordHead{tenant: s.id, generation: s.generation, step: s.grid(), exemplars: b.Exemplars, metadata: b.Metadata}
 	if b.HasKey {
 		head.keys = []batchKey{key}
 	}
-	work.encode(s.db.wal, &head, b.Increments)
-	if _, err := s.db.wal.append(walWrite{frame: work.frame, to: work.to, segment: work.segment, fresh: work.fresh, hold: &s.hold}); err != nil {
-		return false, err
+	if ids := reservationOf(b); ids != nil {
+		head.ids, head.idsTime = ids.Fresh(), ids.Time()
+		work.holds = append(work.holds, &s.db.ids.hold)
 	}
-	logged = true // from here on a replay would count it
-	return false, work.apply(s, b, now)
+	work.encode(s.db.wal, &head, b.Increments)
+	if _, err := s.db.wal.append(walWrite{frame: work.frame, to: work.to, segment: work.segment, fresh: work.fresh, holds: work.holds}); err != nil {
+		return false, false, err
+	}
+	logged = true
+	return false, true, work.apply(s, b, now)
 }
 
 // memtable returns the one for the range of t, made where there is none.

@@ -45,8 +45,8 @@ type walWrite struct {
 	to      []routed
 	segment uint64
 	fresh   []*memSeries
-	// hold is told of the segment before the record is written there; may be nil.
-	hold *logHold
+	// holds are told of the segment before the record is written there.
+	holds []*logHold
 	// sync asks for an fsync where --wal.fsync=interval would wait with it.
 	sync bool
 	done chan walDone // receives once, or twice where lead comes first
@@ -303,8 +303,8 @@ func (w *wal) writeGroup(group []walWrite) error {
 		return err
 	}
 	for i := range group {
-		if group[i].hold != nil {
-			group[i].hold.use(w.segment.Load())
+		for _, h := range group[i].holds {
+			h.use(w.segment.Load())
 		}
 		w.buf = append(w.buf, group[i].frame...)
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/tenant"
 	"github.com/quipudb/quipu/internal/vfs"
+	"github.com/quipudb/quipu/tsdb/dedup"
 )
 
 // sampleRecord is a batch with every kind, a key, an exemplar and metadata.
@@ -40,6 +41,7 @@ func sampleBatch() *sampleRecord {
 	b := &sampleRecord{head: recordHead{
 		tenant: tenant.Default, generation: 0x0102030405060708,
 		keys: []batchKey{{hash: [16]byte{0xaa, 0xbb}, time: 1_700_000_000_000}}, step: g,
+		ids: []dedup.ID{{0xcc, 0xdd}, {0xee}}, idsTime: 1_700_000_000_001,
 		exemplars: []increment.Exemplar{{
 			Series: labels.FromStrings(model.MetricNameLabel, "events_total"), Labels: labels.FromStrings("trace_id", "ab"), Time: at + 3, Value: 1,
 		}},
