@@ -33,6 +33,9 @@ type appender struct {
 
 var appenders = sync.Pool{New: func() any { return new(appender) }}
 
+// labelsBytesMax is the most that the labels of one series take.
+const labelsBytesMax = 64 << 10
+
 // appenderBytesMax is the most that an appender keeps for the next batch.
 const appenderBytesMax = 4 << 20
 
@@ -128,6 +131,9 @@ func (a *appender) find(ctx context.Context, s *store, inc *increment.Increment)
 	}
 	ser := a.mem.get(inc.Hash(), inc.Labels)
 	if ser == nil {
+		if n := inc.Labels.ByteSize(); n > labelsBytesMax {
+			return routed{}, fmt.Errorf("%s %q: its labels have %d bytes, at most %d are allowed", inc.Kind, inc.Labels.Get(model.MetricNameLabel), n, labelsBytesMax)
+		}
 		hash := inc.Hash()
 		ls, folded, err := s.admission.admit(ctx, inc.Series)
 		if err != nil {

@@ -236,6 +236,7 @@ func TestIncrementsAreValidatedBeforeTheyAreLogged(t *testing.T) {
 		"off the grid":  {Series: increment.NewSeries(labels.FromStrings(model.MetricNameLabel, "c_total"), increment.Counter, nil), Time: 7, Value: 1},
 		"unknown kind":  {Series: increment.NewSeries(labels.FromStrings(model.MetricNameLabel, "c_total"), 9, nil), Value: 1},
 		"too many ids":  {Series: increment.NewSeries(labels.FromStrings(model.MetricNameLabel, "d"), increment.Distinct, nil), IDs: make([]uint64, walPayloadMax/8+1)},
+		"long labels":   counterInc("c_total", testStart, 1, "page", strings.Repeat("x", labelsBytesMax)),
 		"empty buckets": {Series: increment.NewSeries(labels.FromStrings(model.MetricNameLabel, "h"), increment.Histogram, nil), Hist: &increment.Hist{Pos: []increment.Bucket{{Index: 1}}}},
 	} {
 		b := &increment.Batch{Increments: []increment.Increment{counterInc("good_total", testStart, 1), inc}}

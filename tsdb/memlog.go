@@ -41,9 +41,14 @@ type memlog struct {
 	prevBits uint64 // of a gauge or sample: the last value
 }
 
+// logBytesMin is the least that a log of counts has room for: a dozen windows.
+const logBytesMin = 32
+
 // pushCount is push for the kind that there is most of.
 func (l *memlog) pushCount(t int64, v float64) {
-	if t <= l.prev && l.n > 0 {
+	if l.bytes == nil {
+		l.bytes = make([]byte, 0, logBytesMin) // what is grown byte by byte costs most
+	} else if t <= l.prev {
 		l.unsorted = true
 	}
 	l.bytes = appendCount(binary.AppendVarint(l.bytes, (t-l.prev)/1000), v)
