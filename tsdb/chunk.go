@@ -13,15 +13,18 @@ import (
 )
 
 // encodingBase is added to a kind to give its encoding in a block's chunk files:
-// 0x71 counter, 0x72 histogram, 0x73 distinct, 0x74 gauge. They are clear of upstream's; a
+// 0x71 counter, 0x72 histogram, 0x73 distinct, 0x74 gauge. They are clear of upstream's, which hold samples; a
 // changed layout gets a new number.
 const encodingBase chunkenc.Encoding = 0x70
 
 func encodingOf(k increment.Kind) chunkenc.Encoding { return encodingBase + chunkenc.Encoding(k) }
 
 func kindOf(e chunkenc.Encoding) (increment.Kind, error) {
+	if isSampleEncoding(e) {
+		return increment.Sample, nil
+	}
 	k := increment.Kind(e - encodingBase)
-	if !k.Valid() {
+	if !k.Valid() || k == increment.Sample {
 		return 0, fmt.Errorf("unknown chunk encoding %#x", byte(e))
 	}
 	return k, nil
@@ -82,7 +85,8 @@ func encodeChunk(p *points, step int64, i, j int) ([]byte, error) {
 	return nil, fmt.Errorf("encode chunk of unknown kind %d", p.kind)
 }
 
-// decodeChunk sets p to the points of a chunk and returns the chunk's step.
+// decodeChunk sets p to the points of a chunk and returns the chunk's step, 0 for
+// samples.
 func decodeChunk(e chunkenc.Encoding, src []byte, p *points) (step int64, err error) {
 	kind, err := kindOf(e)
 	if err != nil {
@@ -100,6 +104,9 @@ func appendChunk(e chunkenc.Encoding, src []byte, p *points) (step int64, err er
 	}
 	if kind != p.kind {
 		return 0, fmt.Errorf("chunk of a %s among those of a %s", kind, p.kind)
+	}
+	if kind == increment.Sample {
+		return 0, appendSampleChunk(e, src, p)
 	}
 	var h chunkHeader
 	if src, err = h.decode(src); err != nil {
@@ -276,6 +283,9 @@ func (chunkPool) Put(chunkenc.Chunk) error { return nil }
 func (chunkPool) Get(e chunkenc.Encoding, b []byte) (chunkenc.Chunk, error) {
 	if _, err := kindOf(e); err != nil {
 		return nil, err
+	}
+	if isSampleEncoding(e) {
+		return chunkenc.FromData(e, b)
 	}
 	return &chunk{enc: e, bytes: b}, nil
 }

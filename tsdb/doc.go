@@ -70,11 +70,13 @@
 //	    between two batches.
 //	I5: The view is a function of a series' merged increments, the tenant's grid
 //	    and idle timeout, and the pinned present; of neither the query's range nor
-//	    how data is stored. Totals begin at a midnight UTC, so a read begins there.
+//	    how data is stored. Samples are shown as they are. Totals begin at a midnight UTC, so a read begins there.
 //	I6: No memtable, block or index holds series of two tenants; log records carry
 //	    their tenant and its generation.
 //	I7: After a failed write or fsync of the log nothing is acknowledged until the
 //	    directory is opened again.
+//	I9: Of two samples of one series and time the last written stands: a version's
+//	    blocks are in the order of writing, its memtables after them.
 //	I8: Whoever is told that a batch is stored, as new or as a duplicate, is told
 //	    of something durable: replay rewrites the log's last segment first. (Where
 //	    Options.WALSyncEvery is set: durable within that time.)

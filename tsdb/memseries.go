@@ -252,7 +252,7 @@ func (st *memState) appendTo(p *points, mint, maxt int64) error {
 		return err
 	}
 	p.between(mint, maxt)
-	return nil
+	return p.hintResets()
 }
 
 // overlaps reports whether s has a window that starts in [mint, maxt); its memtable

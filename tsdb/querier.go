@@ -83,7 +83,8 @@ func (q *querier) Close() error {
 
 // Select returns the views of the series that the matchers select. Counters show
 // as cumulative floats, histograms as cumulative native histograms with an
-// unknown counter reset hint, distinct series and gauges as floats. They are sorted by labels.
+// unknown counter reset hint, distinct series and gauges as floats, samples
+// as they are. They are sorted by labels.
 func (q *querier) Select(ctx context.Context, _ bool, hints *storage.SelectHints, matchers ...*labels.Matcher) storage.SeriesSet {
 	v, params, err := q.pin(ctx)
 	if err != nil {
@@ -167,7 +168,7 @@ func (db *DB) DistinctSeries(ctx context.Context, mint, maxt int64, matchers ...
 		return nil, nil, err
 	}
 	from := floorTo(mint, params.grid) // a window that starts here shows after mint
-	win := window{readMin: from, showMin: from, showMax: maxt}
+	win := window{readMin: from, showMin: from, showMax: maxt, sampleMin: from, sampleMax: maxt}
 	sels, err := selectSeries(ctx, v, &q.blocks, win, matchers)
 	if err != nil {
 		return nil, nil, err
@@ -235,6 +236,8 @@ func (s *viewSeries) Iterator(chunkenc.Iterator) chunkenc.Iterator {
 		return errIterator{Iterator: chunkenc.NewNopIterator(), err: err}
 	case s.sel.kind == increment.Distinct:
 		return newDistinctView(&p, s.v, s.mint, s.maxt)
+	case s.sel.kind == increment.Sample:
+		return newSampleView(&p, s.mint, s.maxt)
 	case s.sel.kind == increment.Gauge:
 		return newGaugeView(&p, s.v, s.mint, s.maxt)
 	}

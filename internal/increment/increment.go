@@ -104,7 +104,8 @@ type Increment struct {
 	// IDs of a Distinct are keyed hashes of the ids seen, in any order, repeats
 	// allowed.
 	IDs    []uint64
-	Native *Native // Sample that is a native histogram; nil: Value
+	// Native is a Sample that is a native histogram; nil: Value. Storage keeps it.
+	Native *Native
 }
 
 // Validate checks that the increment is one that can be stored on a grid of step
