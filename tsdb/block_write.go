@@ -280,6 +280,13 @@ func encodeChunks(p *points, step int64) ([]chunks.Meta, error) {
 		if k, _ := slices.BinarySearch(p.win[i:j], midnight); i+k < j {
 			j = i + k
 		}
+		if same := p.sameBuckets(); same != nil {
+			for k := i + 1; k < j; k++ {
+				if !same(k) {
+					j = k // a chunk has one set of bounds
+				}
+			}
+		}
 		enc, err := encodeChunk(p, step, i, j)
 		for err == nil && len(enc) > chunkBytesMax && j-i > 1 {
 			j = i + (j-i)/2

@@ -13,7 +13,7 @@ import (
 )
 
 // encodingBase is added to a kind to give its encoding in a block's chunk files:
-// 0x71 counter, 0x72 histogram, 0x73 distinct, 0x74 gauge. They are clear of upstream's, which hold samples; a
+// 0x71 counter, 0x72 histogram, 0x73 distinct, 0x74 gauge, 0x76 histogram with buckets. They are clear of upstream's, which hold samples; a
 // changed layout gets a new number.
 const encodingBase chunkenc.Encoding = 0x70
 
@@ -79,6 +79,8 @@ func encodeChunk(p *points, step int64, i, j int) ([]byte, error) {
 		return appendHists(dst, p.win[i:j], p.hist[i:j], step), nil
 	case increment.Distinct:
 		return appendSketches(dst, p.win[i:j], p.ids[i:j], step)
+	case increment.Buckets:
+		return appendBucketHists(dst, p.win[i:j], p.hist[i:j], step), nil
 	case increment.Gauge:
 		return appendGauges(dst, p.win[i:j], p.at[i:j], p.value[i:j], step), nil
 	}
@@ -119,6 +121,8 @@ func appendChunk(e chunkenc.Encoding, src []byte, p *points) (step int64, err er
 		err = decodeHists(src, h, p)
 	case increment.Distinct:
 		err = decodeSketches(src, h, p)
+	case increment.Buckets:
+		err = decodeBucketHists(src, h, p)
 	case increment.Gauge:
 		err = decodeGauges(src, h, p)
 	}
@@ -239,7 +243,7 @@ func (it *chunkIterator) Next() chunkenc.ValueType {
 		return chunkenc.ValNone
 	}
 	it.i++
-	if it.p.kind == increment.Histogram {
+	if it.p.hist != nil {
 		return chunkenc.ValFloatHistogram
 	}
 	return chunkenc.ValFloat

@@ -21,7 +21,7 @@ var update = flag.Bool("update", false, "rewrite golden files")
 const testStep = 15_000
 
 // gridKinds are those whose chunks are ours.
-var gridKinds = []increment.Kind{increment.Counter, increment.Histogram, increment.Distinct, increment.Gauge}
+var gridKinds = []increment.Kind{increment.Counter, increment.Histogram, increment.Distinct, increment.Gauge, increment.Buckets}
 
 // randomPoints makes n points; shape picks what the increments look like.
 func randomPoints(r *rand.Rand, kind increment.Kind, n int, shape string) points {
@@ -45,8 +45,11 @@ func randomPoints(r *rand.Rand, kind increment.Kind, n int, shape string) points
 					inc.Value = math.Trunc(r.Float64() * (1 << 52))
 				}
 			}
-		case increment.Histogram:
+		case increment.Histogram, increment.Buckets:
 			inc.Hist = &increment.Hist{}
+			if kind == increment.Buckets {
+				inc.Hist.Bounds = []float64{0.1, 1, 2.5, 100}
+			}
 			for range 1 + r.IntN(20) {
 				v := math.Exp(r.NormFloat64() * 5)
 				if shape == "ones" {
@@ -94,7 +97,7 @@ func equalPoints(a, b points) error {
 			if a.value[i] != b.value[i] {
 				return fmt.Errorf("window %d: count %v, want %v", a.win[i], a.value[i], b.value[i])
 			}
-		case increment.Histogram:
+		case increment.Histogram, increment.Buckets:
 			if !a.hist[i].Float(nil).Equals(b.hist[i].Float(nil)) {
 				return fmt.Errorf("window %d: %v, want %v", a.win[i], a.hist[i], b.hist[i])
 			}

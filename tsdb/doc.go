@@ -50,7 +50,7 @@
 //	wal*.go          the write-ahead log: writer, format, records, replay, and what
 //	                 a tenant needs of it
 //	querier.go, select.go           queries
-//	view_runs.go, view.go, view_spans.go                what PromQL sees
+//	view_runs.go, view.go, view_spans.go, classic.go    what PromQL sees
 //
 // # Invariants
 //
@@ -75,11 +75,11 @@
 //	    their tenant and its generation.
 //	I7: After a failed write or fsync of the log nothing is acknowledged until the
 //	    directory is opened again.
-//	I9: Of two samples of one series and time the last written stands: a version's
-//	    blocks are in the order of writing, its memtables after them.
 //	I8: Whoever is told that a batch is stored, as new or as a duplicate, is told
 //	    of something durable: replay rewrites the log's last segment first. (Where
 //	    Options.WALSyncEvery is set: durable within that time.)
+//	I9: Of two samples of one series and time the last written stands: a version's
+//	    blocks are in the order of writing, its memtables after them.
 //
 // # Lock order
 //

@@ -153,7 +153,7 @@ func sumPoints(t testing.TB, out map[string]float64, ls labels.Labels, p *points
 			} else if n != nil {
 				out[key] += n.Float.Count
 			}
-		case increment.Histogram:
+		case increment.Histogram, increment.Buckets:
 			out[key] += float64(p.hist[i].Count())
 		case increment.Distinct:
 			n, err := p.ids[i].Estimate()

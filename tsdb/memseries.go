@@ -132,7 +132,7 @@ func (s *memSeries) closeWindow() error {
 func (s *memSeries) begin(inc *increment.Increment) (grown int, err error) {
 	s.open.at, s.open.wide = inc.At, nil
 	switch {
-	case s.kind == increment.Histogram:
+	case inc.Hist != nil:
 		s.open.wide = &wideValue{hist: inc.Hist.Clone()}
 		grown = histBytes(inc.Hist)
 	case s.kind == increment.Distinct:
@@ -171,7 +171,7 @@ func (s *memSeries) merge(inc *increment.Increment) (grown int, err error) {
 			return 0, err
 		}
 	}
-	if s.kind == increment.Histogram {
+	if o.wide.hist != nil {
 		before := histBytes(o.wide.hist)
 		o.wide.hist.Merge(inc.Hist)
 		return histBytes(o.wide.hist) - before, nil

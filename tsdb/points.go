@@ -18,7 +18,7 @@ import (
 // Each kind uses some of the columns, which are then as long as win:
 //
 //	counter    value
-//	histogram  hist
+//	histogram  hist, with buckets or without
 //	distinct   ids
 //	gauge      value, at
 //	sample     value, at (start timestamps), native (nil: value)
@@ -71,7 +71,7 @@ func (p *points) take(src *points, i int) {
 	switch p.kind {
 	case increment.Counter:
 		p.value = append(p.value, src.value[i])
-	case increment.Histogram:
+	case increment.Histogram, increment.Buckets:
 		p.hist = append(p.hist, src.hist[i])
 	case increment.Distinct:
 		p.ids = append(p.ids, src.ids[i])
@@ -90,7 +90,7 @@ func (p *points) mergeLast(src *points, i int) error {
 	switch p.kind {
 	case increment.Counter:
 		p.value[last] += src.value[i]
-	case increment.Histogram:
+	case increment.Histogram, increment.Buckets:
 		p.hist[last].Merge(src.hist[i])
 	case increment.Distinct:
 		return p.ids[last].Merge(src.ids[i])

@@ -84,7 +84,8 @@ func (q *querier) Close() error {
 // Select returns the views of the series that the matchers select. Counters show
 // as cumulative floats, histograms as cumulative native histograms with an
 // unknown counter reset hint, distinct series and gauges as floats, samples
-// as they are. They are sorted by labels.
+// as they are. Histograms with buckets show as native ones and, where the matchers name
+// them, as classic series. They are sorted by labels.
 func (q *querier) Select(ctx context.Context, _ bool, hints *storage.SelectHints, matchers ...*labels.Matcher) storage.SeriesSet {
 	v, params, err := q.pin(ctx)
 	if err != nil {
@@ -106,12 +107,15 @@ func (q *querier) Select(ctx context.Context, _ bool, hints *storage.SelectHints
 	// Always, so that what depends on the order of series (topk among equals, the
 	// last bits of a sum) does not depend on how data came or is stored.
 	slices.SortFunc(sels, func(a, b *selection) int { return labels.Compare(a.labels, b.labels) })
-	if hints != nil && hints.Limit > 0 && len(sels) > hints.Limit {
-		sels = sels[:hints.Limit]
-	}
 	set := &seriesSet{i: -1, warnings: coarseWarnings(sels, params)}
 	for _, sel := range sels {
 		set.series = append(set.series, &viewSeries{sel: sel, blocks: &q.blocks, at: q.cut, v: params, win: win, mint: mint, maxt: maxt})
+	}
+	if err := q.addClassic(ctx, set, v, params, mint, maxt, matchers); err != nil {
+		return storage.ErrSeriesSet(err)
+	}
+	if hints != nil && hints.Limit > 0 && len(set.series) > hints.Limit {
+		set.series = set.series[:hints.Limit]
 	}
 	return set
 }
@@ -137,6 +141,9 @@ func (q *querier) LabelValues(ctx context.Context, name string, hints *storage.L
 		return nil, nil, err
 	}
 	out, err := collectLabelValues(ctx, v, &q.blocks, windowFor(params, q.mint, q.maxt), name, matchers)
+	if err == nil {
+		out, err = q.addClassicStrings(ctx, v, params, name, matchers, out)
+	}
 	return limited(out, hints), nil, err
 }
 
@@ -146,6 +153,9 @@ func (q *querier) LabelNames(ctx context.Context, hints *storage.LabelHints, mat
 		return nil, nil, err
 	}
 	out, err := collectLabelNames(ctx, v, &q.blocks, windowFor(params, q.mint, q.maxt), matchers)
+	if err == nil {
+		out, err = q.addClassicStrings(ctx, v, params, "", matchers, out)
+	}
 	return limited(out, hints), nil, err
 }
 
@@ -227,8 +237,9 @@ func (s *viewSeries) Labels() labels.Labels { return s.sel.labels }
 
 func (s *viewSeries) Iterator(chunkenc.Iterator) chunkenc.Iterator {
 	var p points
+	from, to := s.win.read(s.sel.kind)
 	err := s.blocks.read(func() (err error) {
-		p, err = s.sel.read(s.win.readMin, s.win.showMax+1, s.at)
+		p, err = s.sel.read(from, to+1, s.at)
 		return err
 	})
 	switch {
@@ -252,7 +263,7 @@ type errIterator struct {
 func (it errIterator) Err() error { return it.err }
 
 type seriesSet struct {
-	series   []*viewSeries
+	series   []storage.Series
 	i        int
 	warnings annotations.Annotations
 }

@@ -151,6 +151,8 @@ func appendValue(dst []byte, k increment.Kind, inc *increment.Increment) []byte 
 		return appendCount(dst, inc.Value)
 	case increment.Histogram:
 		return appendHist(dst, inc.Hist)
+	case increment.Buckets:
+		return appendBucketHist(dst, inc.Hist, nil)
 	case increment.Gauge:
 		return appendXOR(binary.AppendUvarint(dst, uint64(inc.At-inc.Time)), 0, inc.Value)
 	case increment.Sample:
@@ -167,7 +169,7 @@ func appendValue(dst []byte, k increment.Kind, inc *increment.Increment) []byte 
 func encodedMax(inc *increment.Increment) int {
 	n := 64 + 8*len(inc.IDs)
 	if inc.Hist != nil {
-		n += 20 * (len(inc.Hist.Pos) + len(inc.Hist.Neg))
+		n += 20*(len(inc.Hist.Pos)+len(inc.Hist.Neg)) + 8*len(inc.Hist.Bounds)
 	}
 	if nat := inc.Native; nat != nil && nat.Int != nil {
 		n += 20 * (8 + len(nat.Int.PositiveBuckets) + len(nat.Int.NegativeBuckets) + len(nat.Int.PositiveSpans) + len(nat.Int.NegativeSpans) + len(nat.Int.CustomValues))
@@ -473,7 +475,7 @@ func (d *decoder) values(run *recordRun, n int) error {
 	r := memlogReader{decoder: *d}
 	for range n {
 		e := entry{time: run.time}
-		r.prevBits = 0
+		r.logMore = logMore{}
 		if err := r.value(run.kind, &e); err != nil {
 			return err
 		}
@@ -502,7 +504,7 @@ func (run *recordRun) increment(i int, inc *increment.Increment) {
 	switch run.kind {
 	case increment.Counter:
 		inc.Value = run.points.value[i]
-	case increment.Histogram:
+	case increment.Histogram, increment.Buckets:
 		inc.Hist = run.points.hist[i]
 	case increment.Distinct:
 		inc.IDs = run.ids[i]
