@@ -76,7 +76,9 @@ func (a *appender) route(ctx context.Context, s *store, b *increment.Batch, now 
 			if err = inc.Validate(s.grid()); err == nil && inc.Kind != increment.Sample {
 				checked = inc.Time
 			}
-			size += encodedMax(inc)
+			if err == nil {
+				size += encodedMax(inc)
+			}
 		}
 		if err == nil && inc.Time < oldest {
 			err = &AgeError{Series: inc.Labels, Time: inc.Time, Retention: s.profile.Retention}
