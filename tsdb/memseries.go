@@ -51,6 +51,10 @@ type memState struct {
 	open openWindow
 }
 
+// empty says that there is no window: the series was made for a batch that was then
+// refused or is not logged yet.
+func (st *memState) empty() bool { return st.open.time == noWindow && len(st.log) == 0 }
+
 // wideValue is the open window of a histogram or distinct series, or a native
 // histogram sample. Who changes it in place clones it first where it is shared.
 type wideValue struct {
@@ -258,10 +262,10 @@ func (st *memState) appendTo(p *points, mint, maxt int64) error {
 // overlaps reports whether s has a window that starts in [mint, maxt); its memtable
 // has windows in [start, end).
 func (s *memSeries) overlaps(start, end, mint, maxt int64) (bool, error) {
-	if mint <= start && end <= maxt {
-		return true, nil
-	}
 	st := s.stateAt(newest)
+	if mint <= start && end <= maxt {
+		return !st.empty(), nil
+	}
 	if t := st.open.time; t != noWindow && t >= mint && t < maxt {
 		return true, nil
 	}
