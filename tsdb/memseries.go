@@ -13,19 +13,23 @@ import (
 
 // memSeries is one series of one memtable. What an append touches comes first, in two
 // cache lines; the whole is a multiple of them, so that memory for it begins with one.
+// kind is in the first line and ref in the second: encoding a batch reads both of all
+// its series, without locks, and so has the lines when apply takes the locks. A lock
+// whose line is not there waits for it alone, reads wait together.
 type memSeries struct {
-	mu  sync.Mutex
-	ref uint64 // in the log
+	mu sync.Mutex
 	// segment is the one whose records may refer to the series: it is defined
 	// there, or will be before what is appended next. Set by who writes the log.
 	segment atomic.Uint32
 	kind    increment.Kind
 	undo    *[]undo    // by ascending cut
 	open    openWindow // the window that was written to last: most increments go there
-	log     memlog     // the others
+	hash    uint64
+
+	ref uint64 // in the log
+	log memlog // the windows that are not open
 
 	labels labels.Labels
-	hash   uint64
 	next   *memSeries // with the same hash
 	place  uint64     // see increment.Series: memtable and position in it
 	_      [3]uint64
