@@ -22,7 +22,6 @@ type appender struct {
 	segment uint64
 	payload []byte
 	frame   []byte
-	warm    int64 // see encode
 	holds   []*logHold
 
 	// mem is the memtable that the increment before went to, and series what it
@@ -76,7 +75,9 @@ func (a *appender) route(ctx context.Context, s *store, b *increment.Batch, now 
 			if err = inc.Validate(s.grid()); err == nil && inc.Kind != increment.Sample {
 				checked = inc.Time
 			}
-			size += encodedMax(inc)
+			if err == nil {
+				size += encodedMax(inc)
+			}
 		}
 		if err == nil && inc.Time < oldest {
 			err = &AgeError{Series: inc.Labels, Time: inc.Time, Retention: s.profile.Retention}
@@ -159,17 +160,11 @@ func (a *appender) encode(w *wal, h *recordHead, incs []increment.Increment) {
 	a.payload = encodeBatch(a.payload[:0], h, incs, a.to)
 	a.frame = appendFrame(a.frame[:0], a.payload)
 	a.segment = w.segment.Load()
-	warm := int64(0)
 	for i := range a.to {
-		s := a.to[i].series
-		if s.segment.Load() != uint32(a.segment) {
+		if s := a.to[i].series; s.segment.Load() != uint32(a.segment) {
 			a.fresh = append(a.fresh, s)
 		}
-		// Both cache lines that apply takes the lock in: a read that misses need not
-		// wait for the one before, a lock does. It saves a sixth of an append.
-		warm += s.open.time ^ s.log.prev
 	}
-	a.warm = warm
 }
 
 // apply adds the increments to their memtables, once they are logged.
