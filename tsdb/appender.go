@@ -175,16 +175,16 @@ func (a *appender) apply(s *store, b *increment.Batch, now int64) error {
 	s.notes.add(b.Exemplars, b.Metadata)
 	for i := 0; i < len(a.to); {
 		m := a.to[i].mem
-		first, last, grown := b.Increments[i].Time, b.Increments[i].Time, 0
+		mint, maxt, grown := int64(math.MaxInt64), int64(math.MinInt64), 0
 		for ; i < len(a.to) && a.to[i].mem == m; i++ {
 			inc := &b.Increments[i]
 			more, err := a.to[i].series.add(inc, after, keep)
 			if err != nil {
 				return fmt.Errorf("apply increment of %s: %w", a.to[i].series.labels, err)
 			}
-			first, last, grown = min(first, inc.Time), max(last, inc.Time), grown+more
+			mint, maxt, grown = min(mint, inc.Time), max(maxt, s.endOf(inc.Kind, inc.Time)), grown+more
 		}
-		m.wrote(first, last, grown)
+		m.wrote(mint, maxt, grown)
 		m.lastAppend.Store(now)
 	}
 	return nil

@@ -281,8 +281,8 @@ func (db *DB) DataRange(_ context.Context, id tenant.ID) (mint, maxt int64, ok b
 		mint, maxt = min(mint, lo), max(maxt, hi)
 	}
 	for _, m := range v.mems {
-		if first, last, any := m.span(); any {
-			include(first, last+s.grid())
+		if lo, hi, any := m.span(); any {
+			include(lo, hi)
 		}
 	}
 	for _, b := range v.blocks {

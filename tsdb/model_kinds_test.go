@@ -5,7 +5,6 @@ import (
 	"errors"
 	"math"
 	"math/rand/v2"
-	"reflect"
 	"slices"
 
 	"github.com/prometheus/prometheus/model/histogram"
@@ -13,10 +12,6 @@ import (
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/sketch"
 )
-
-// samplesHaveBlocks says that a flush takes samples. While it does not, histories
-// with samples flush nothing.
-const samplesHaveBlocks = false
 
 // modelKind is what the model must know of a kind. A window's value is never changed,
 // so that copies of the model may share it.
@@ -35,6 +30,7 @@ type modelKind struct {
 var modelKinds = [...]modelKind{
 	{increment.Counter, "events_total", fillCount, mergeCount, sameCount},
 	{increment.Histogram, "latency", fillHist, mergeHist, sameHist},
+	{increment.Buckets, "load_seconds", fillBuckets, mergeBuckets, sameBounds},
 	{increment.Distinct, "users", fillIDs, mergeIDs, sameIDs},
 	{increment.Gauge, "temperature", fillGauge, mergeGauge, sameGauge},
 	{increment.Sample, "scraped", fillSample, mergeSample, sameSample},
@@ -105,6 +101,58 @@ func sameHist(want any, p *points, i int) bool {
 		return len(bs) == len(want) && !slices.ContainsFunc(bs, func(b increment.Bucket) bool { return want[b.Index] != b.Count })
 	}
 	return h.Zero == w.zero && h.Sum == w.sum && same(h.Pos, w.pos) && same(h.Neg, w.neg)
+}
+
+// modelBuckets are the observations of a window and the bounds that all of it had.
+type modelBuckets struct {
+	bounds []float64
+	seen   []float64
+}
+
+// fillBuckets changes the bounds now and then.
+func fillBuckets(r *rand.Rand, inc *increment.Increment) {
+	inc.Hist = &increment.Hist{Bounds: []float64{1, 2, 5}}
+	if r.IntN(8) == 0 {
+		inc.Hist.Bounds = []float64{1, 3, 5, 8}
+	}
+	for range 1 + r.IntN(3) {
+		inc.Hist.Observe(float64(r.IntN(10)))
+	}
+}
+
+func mergeBuckets(have any, inc *increment.Increment) any {
+	next := modelBuckets{bounds: inc.Hist.Bounds}
+	if b, ok := have.(modelBuckets); ok {
+		next.bounds = slices.DeleteFunc(slices.Clone(next.bounds), func(v float64) bool { return !slices.Contains(b.bounds, v) })
+		next.seen = slices.Clone(b.seen)
+	}
+	for _, b := range inc.Hist.Pos { // one that a bucket could have counted
+		v := math.Inf(1)
+		if int(b.Index) < len(inc.Hist.Bounds) {
+			v = inc.Hist.Bounds[b.Index]
+		}
+		next.seen = append(next.seen, slices.Repeat([]float64{v}, int(b.Count))...)
+	}
+	return next
+}
+
+func sameBounds(want any, p *points, i int) bool {
+	h, w := p.hist[i], want.(modelBuckets)
+	if !slices.Equal(h.Bounds, w.bounds) || h.Count() != uint64(len(w.seen)) {
+		return false
+	}
+	for j, bound := range w.bounds {
+		n := uint64(0)
+		for _, v := range w.seen {
+			if v <= bound {
+				n++
+			}
+		}
+		if h.UpTo(j) != n {
+			return false
+		}
+	}
+	return true
 }
 
 // fillIDs seldom gives more ids than a sketch keeps one by one.
@@ -212,5 +260,5 @@ func sameNative(n *increment.Native, w modelValue) bool {
 	if n.Float != nil && w.float != nil {
 		return n.Float.Equals(w.float)
 	}
-	return n.Float == nil && w.float == nil && reflect.DeepEqual(n.Int, w.native)
+	return n.Float == nil && w.float == nil && (n.Int == nil) == (w.native == nil) && (n.Int == nil || n.Int.Equals(w.native))
 }

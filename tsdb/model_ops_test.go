@@ -45,15 +45,11 @@ func (m *modelRun) relog() {
 }
 
 func (m *modelRun) flush() {
-	if m.flushes {
-		m.must(m.db.Flush(context.Background(), m.tenant().id))
-	}
+	m.must(m.db.Flush(context.Background(), m.tenant().id))
 }
 
 func (m *modelRun) maintainMemory() {
-	if m.flushes {
-		m.must(m.db.maintainMemory(context.Background()))
-	}
+	m.must(m.db.maintainMemory(context.Background()))
 }
 
 // maintainBlocks merges blocks and drops those that are too old.
@@ -191,7 +187,7 @@ func (m *modelRun) read() {
 }
 
 // everything is all of time.
-var everything = window{showMax: never}
+var everything = window{showMax: never, sampleMax: never}
 
 func allSeries() []*labels.Matcher {
 	return []*labels.Matcher{labels.MustNewMatcher(labels.MatchRegexp, model.MetricNameLabel, ".+")}

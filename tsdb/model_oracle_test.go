@@ -183,11 +183,15 @@ func describeExemplar(e *increment.Exemplar) string {
 func (m *modelTenant) span() (mint, maxt int64) {
 	first := true
 	for _, s := range m.data {
+		width := int64(g)
+		if s.kind == increment.Sample {
+			width = 1
+		}
 		for w := range s.values {
 			if first {
-				mint, maxt, first = w, w+g, false
+				mint, maxt, first = w, w+width, false
 			}
-			mint, maxt = min(mint, w), max(maxt, w+g)
+			mint, maxt = min(mint, w), max(maxt, w+width)
 		}
 	}
 	return mint, maxt

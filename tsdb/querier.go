@@ -33,7 +33,8 @@ type querier struct {
 	mint, maxt int64
 
 	mu      sync.Mutex
-	store   *store
+	pinned  bool
+	store   *store // nil: there is no such tenant
 	scope   scope.Scope
 	version *version
 	blocks  openBlocks
@@ -49,18 +50,24 @@ func (q *querier) pin(ctx context.Context) (*version, viewParams, error) {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.store == nil {
+	if !q.pinned {
 		s, err := q.db.store(sc.Tenant, false)
-		if err != nil || s == nil {
+		if err != nil {
 			return nil, viewParams{}, err
 		}
-		// The cut first: what is appended in between is undone, or, where a flush
-		// comes in between, is in its blocks whole.
-		q.cut = s.cuts.take()
-		q.store, q.scope, q.version = s, sc, s.versions.pin()
+		q.scope, q.pinned = sc, true
+		if s != nil {
+			// The cut first: what is appended in between is undone, or, where a flush
+			// comes in between, is in its blocks whole.
+			q.cut = s.cuts.take()
+			q.store, q.version = s, s.versions.pin()
+		}
 	}
 	if q.scope != sc {
 		return nil, viewParams{}, fmt.Errorf("querier of tenant %s asked for tenant %s", q.scope.Tenant, sc.Tenant)
+	}
+	if q.store == nil { // nor will there be for this query
+		return nil, viewParams{}, nil
 	}
 	return q.version, viewParams{
 		grid: q.store.grid(), idle: q.store.idle(), now: sc.Now, evalEnd: q.maxt,

@@ -62,6 +62,14 @@ type store struct {
 
 func (s *store) grid() int64 { return s.profile.GridMillis() }
 
+// endOf is when a window ends that begins at t, or a sample of t.
+func (s *store) endOf(k increment.Kind, t int64) int64 {
+	if k == increment.Sample {
+		return t + 1
+	}
+	return t + s.grid()
+}
+
 // createStore makes the directory of a new tenant. Its manifest is written last:
 // a directory without one is no tenant.
 func createStore(db *DB, id tenant.ID) error {
@@ -331,7 +339,7 @@ func (s *store) replay(pos position, rec *walRecord) error {
 		if err != nil {
 			return err
 		}
-		to.mem.wrote(l.points.win[0], l.points.win[l.points.len()-1], grown)
+		to.mem.wrote(l.points.win[0], s.endOf(l.series.kind, l.points.win[l.points.len()-1]), grown)
 	}
 	return nil
 }
@@ -347,7 +355,7 @@ func (s *store) replayRun(run *recordRun) error {
 		}
 		if to.mem != mem {
 			if mem != nil {
-				mem.wrote(run.time, run.time, grown)
+				mem.wrote(run.time, s.endOf(run.kind, run.time), grown)
 			}
 			mem, grown = to.mem, 0
 		}
@@ -359,7 +367,7 @@ func (s *store) replayRun(run *recordRun) error {
 		grown += more
 	}
 	if mem != nil {
-		mem.wrote(run.time, run.time, grown)
+		mem.wrote(run.time, s.endOf(run.kind, run.time), grown)
 	}
 	return nil
 }
