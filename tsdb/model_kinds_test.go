@@ -5,7 +5,6 @@ import (
 	"errors"
 	"math"
 	"math/rand/v2"
-	"reflect"
 	"slices"
 
 	"github.com/prometheus/prometheus/model/histogram"
@@ -13,10 +12,6 @@ import (
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/sketch"
 )
-
-// samplesHaveBlocks says that a flush takes samples. While it does not, histories
-// with samples flush nothing.
-const samplesHaveBlocks = false
 
 // modelKind is what the model must know of a kind. A window's value is never changed,
 // so that copies of the model may share it.
@@ -208,9 +203,10 @@ func sameSample(want any, p *points, i int) bool {
 	return p.at[i] == w.at && math.Float64bits(p.value[i]) == w.bits && sameNative(n, w)
 }
 
+// sameNative leaves hints of counter resets out: they depend on the sample before.
 func sameNative(n *increment.Native, w modelValue) bool {
 	if n.Float != nil && w.float != nil {
 		return n.Float.Equals(w.float)
 	}
-	return n.Float == nil && w.float == nil && reflect.DeepEqual(n.Int, w.native)
+	return n.Float == nil && w.float == nil && (n.Int == w.native || n.Int != nil && w.native != nil && n.Int.Equals(w.native))
 }

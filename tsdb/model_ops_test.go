@@ -45,15 +45,11 @@ func (m *modelRun) relog() {
 }
 
 func (m *modelRun) flush() {
-	if m.flushes {
-		m.must(m.db.Flush(context.Background(), m.tenant().id))
-	}
+	m.must(m.db.Flush(context.Background(), m.tenant().id))
 }
 
 func (m *modelRun) maintainMemory() {
-	if m.flushes {
-		m.must(m.db.maintainMemory(context.Background()))
-	}
+	m.must(m.db.maintainMemory(context.Background()))
 }
 
 // maintainBlocks merges blocks and drops those that are too old.
@@ -191,7 +187,7 @@ func (m *modelRun) read() {
 }
 
 // everything is all of time.
-var everything = window{showMax: never}
+var everything = window{showMax: never, sampleMax: never}
 
 func allSeries() []*labels.Matcher {
 	return []*labels.Matcher{labels.MustNewMatcher(labels.MatchRegexp, model.MetricNameLabel, ".+")}
@@ -257,9 +253,9 @@ func (m *modelRun) compareNotes(of *modelTenant, s *store) {
 
 func (m *modelRun) compareSpan(of *modelTenant) {
 	mint, maxt, ok, err := m.db.DataRange(context.Background(), of.id)
-	wantMin, wantMax := of.span()
-	if err != nil || ok != (len(of.data) > 0) || ok && (mint != wantMin || maxt != wantMax) {
-		m.Fatalf("tenant %s: data from %d to %d (%v, %v), want from %d to %d", of.id, mint, maxt, ok, err, wantMin, wantMax)
+	wantMin, last, wantMax := of.span()
+	if err != nil || ok != (len(of.data) > 0) || ok && (mint != wantMin || maxt <= last || maxt > wantMax) {
+		m.Fatalf("tenant %s: data from %d to %d (%v, %v), want from %d, past %d, to %d at most", of.id, mint, maxt, ok, err, wantMin, last, wantMax)
 	}
 }
 
@@ -270,7 +266,7 @@ func (m *modelRun) listLabels() {
 	q := &querier{db: m.db.DB, maxt: never}
 	defer q.Close()
 	ctx := scope.With(context.Background(), scope.Scope{Tenant: of.id, Now: never})
-	matcher := labels.MustNewMatcher(labels.MatchEqual, model.MetricNameLabel, m.kinds[m.r.IntN(len(m.kinds))].name)
+	matcher := labels.MustNewMatcher(labels.MatchEqual, model.MetricNameLabel, modelKinds[m.r.IntN(len(modelKinds))].name)
 	some := modelData{}
 	for key, s := range of.data {
 		if matcher.Matches(s.labels.Get(model.MetricNameLabel)) {

@@ -3,6 +3,7 @@ package tsdb
 import (
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -179,18 +180,20 @@ func describeExemplar(e *increment.Exemplar) string {
 	return fmt.Sprint(e.Series, e.Labels, e.Time, e.Value)
 }
 
-// span is from the first window to the end of the last.
-func (m *modelTenant) span() (mint, maxt int64) {
-	first := true
+// span is the time of the first window, and what the end of all that is stored is past
+// and at most. A sample may count as a window or as a moment.
+func (m *modelTenant) span() (first, last, end int64) {
+	first = math.MaxInt64
 	for _, s := range m.data {
 		for w := range s.values {
-			if first {
-				mint, maxt, first = w, w+g, false
+			first, end = min(first, w), max(end, w+g)
+			if s.kind != increment.Sample {
+				w += g - 1
 			}
-			mint, maxt = min(mint, w), max(maxt, w+g)
+			last = max(last, w)
 		}
 	}
-	return mint, maxt
+	return first, last, end
 }
 
 // keptBy is the stored data that a retention pass must keep: all but the blocks that
