@@ -19,12 +19,16 @@ VET := -stdmethods=false
 SOAK_COUNT ?= 5
 SOAK_TIMEOUT ?= 2h
 SOAK_FUZZTIME ?= 2m
+SOAK_SEEDS ?= 1000
+
+# How long "make fuzz" runs each target.
+FUZZTIME ?= 3s
 
 # The part of the full size at which "make bench-tsdb" replays and fills memory: at
 # 1 it replays 24 million increments and holds 1 million series.
 BENCH_SCALE ?= 0.2
 
-.PHONY: build test lint demo test-clients soak bench-tsdb clean help
+.PHONY: build test test-model lint demo test-clients fuzz soak bench-tsdb clean help
 
 build: ## build bin/quipu (the default)
 	@[ -e bin/quipu ] || echo "building bin/quipu: the first build compiles Prometheus and takes minutes"
@@ -38,6 +42,10 @@ test: ## run all Go tests, with the race detector where a C compiler is found
 	echo "testing: the first run compiles Prometheus and takes minutes"; \
 	CGO_ENABLED=0 $(GO) build -o bin/testrun ./internal/testrun && \
 	bin/testrun $$race -timeout $(TEST_TIMEOUT) ./...
+
+test-model: ## run random histories of storage against a model: 50 seeds of 10,000 operations
+	@CGO_ENABLED=0 $(GO) build -o bin/testrun ./internal/testrun && \
+	CGO_ENABLED=0 bin/testrun -run '^TestModel$$' -timeout $(TEST_TIMEOUT) ./tsdb
 
 lint: ## gofmt, go vet and staticcheck
 	@unformatted=$$("$$($(GO) env GOROOT)/bin/gofmt" -l .) || exit 1; \
@@ -59,14 +67,22 @@ $(NODE_MODULES): web/test/package.json web/test/package-lock.json
 	npm --prefix web/test ci --no-audit --no-fund
 	@touch $@
 
-soak: ## run the tests SOAK_COUNT times in random order, then each fuzz target for SOAK_FUZZTIME
-	$(GO) test -count=$(SOAK_COUNT) -shuffle=on -timeout $(SOAK_TIMEOUT) ./...
-	@set -e; for file in $$(grep -rl --include='*_test.go' '^func Fuzz' .); do \
-		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' $$file); do \
-			echo "fuzzing $$target in $$(dirname $$file) for $(SOAK_FUZZTIME)"; \
-			$(GO) test -run='^$$' -fuzz="^$$target\$$" -fuzztime=$(SOAK_FUZZTIME) ./$$(dirname $$file); \
+# One test binary a package: its fuzz targets share it.
+fuzz: ## run each fuzz target for FUZZTIME
+	@set -e; mkdir -p bin; bin=$$PWD/bin; \
+	for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+		CGO_ENABLED=0 $(GO) test -c -fuzz=Fuzz -o bin/fuzz.test $$dir; \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' $$dir/*_test.go); do \
+			if (cd $$dir && $$bin/fuzz.test -test.run='^$$' -test.fuzz="^$$target\$$" -test.fuzztime=$(FUZZTIME) -test.fuzzcachedir=$$bin/fuzz) >bin/fuzz.log 2>&1; \
+			then echo "fuzzed $$target in $$dir for $(FUZZTIME)"; \
+			else cat bin/fuzz.log; echo "fuzzing $$target in $$dir failed"; exit 1; fi; \
 		done; \
 	done
+
+soak: ## run the tests SOAK_COUNT times in random order, more seeds of TestModel, then each fuzz target for SOAK_FUZZTIME
+	$(GO) test -count=$(SOAK_COUNT) -shuffle=on -timeout $(SOAK_TIMEOUT) ./...
+	$(GO) test -run '^TestModel$$' -timeout $(SOAK_TIMEOUT) ./tsdb -seeds $(SOAK_SEEDS)
+	@$(MAKE) --no-print-directory fuzz FUZZTIME=$(SOAK_FUZZTIME)
 
 bench-tsdb: ## print what storage costs beside Prometheus's own; BENCH_SCALE=1 for the full size
 	@CGO_ENABLED=0 $(GO) build -o bin/bench-tsdb ./bench/tsdb

@@ -140,11 +140,16 @@ func (b *block) meta() (*blockMeta, error) {
 	if b.MetaSum != 0 && crc32.Checksum(src, castagnoli) != b.MetaSum {
 		return nil, fmt.Errorf("read block meta %s: checksum is wrong", path)
 	}
-	var m blockMeta
-	if err := json.Unmarshal(src, &m); err != nil {
+	m, err := decodeBlockMeta(src)
+	if err != nil {
 		return nil, fmt.Errorf("read block meta %s: %w", path, err)
 	}
-	return &m, nil
+	return m, nil
+}
+
+func decodeBlockMeta(src []byte) (*blockMeta, error) {
+	m := &blockMeta{}
+	return m, json.Unmarshal(src, m)
 }
 
 // readError says that a block could not be read. Where that is for damage, it is

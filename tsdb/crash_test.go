@@ -26,9 +26,8 @@ import (
 )
 
 // crashFS passes operations on to the operating system and keeps a model beside
-// it of what a power loss would leave: of a file what was synced, of a directory
-// the entries it had when it was synced. Before each changing operation it shows
-// what the directory would be if the machine stopped there.
+// it of what a crash would leave. Before each changing operation it shows what the
+// directory would be if the machine stopped there.
 type crashFS struct {
 	vfs.OS
 	mu   sync.Mutex
@@ -37,8 +36,22 @@ type crashFS struct {
 	stop func(f *crashFS) // called with mu held
 }
 
+// survival is what of a directory a crash leaves.
+type survival int
+
+const (
+	// syncedOnly: of a file what was synced, of a directory the entries it had when it
+	// was synced.
+	syncedOnly survival = iota
+	// syncedAndZeros: also the length that room was reserved to, filled with zeros.
+	syncedAndZeros
+	// allWritten: all that was written, as after the process alone has died.
+	allWritten
+)
+
 type crashNode struct {
 	data, synced   []byte
+	length         int                   // at least; zeros follow the data
 	names, durable map[string]*crashNode // of a directory
 }
 
@@ -90,6 +103,36 @@ func (c *crashFile) Write(p []byte) (int, error) {
 	c.fs.stop(c.fs)
 	c.node.data = append(whole, p...)
 	return c.File.Write(p)
+}
+
+func (c *crashFile) Reserve(n int) error {
+	c.fs.mu.Lock()
+	defer c.fs.mu.Unlock()
+	c.fs.stop(c.fs)
+	c.node.length = max(c.node.length, len(c.node.data)+n/2)
+	c.fs.stop(c.fs)
+	c.node.length = max(c.node.length, len(c.node.data)+n)
+	return c.File.Reserve(n)
+}
+
+// content is what a crash leaves of a file.
+func (n *crashNode) content(s survival) []byte {
+	src := n.synced
+	if s == allWritten {
+		src = n.data
+	}
+	if pad := n.length - len(src); s != syncedOnly && pad > 0 {
+		return append(slices.Clone(src), make([]byte, pad)...)
+	}
+	return src
+}
+
+// entries are what a crash leaves of a directory.
+func (n *crashNode) entries(s survival) map[string]*crashNode {
+	if s == allWritten {
+		return n.names
+	}
+	return n.durable
 }
 
 func (c *crashFile) Sync() error {
@@ -154,50 +197,33 @@ func (f *crashFS) SyncDir(name string) error {
 	return nil
 }
 
-// leave writes what a crash now leaves into a directory: only what is durable, or
-// all that was written, as after the process alone has died.
-//
-// REQUIRES: f.mu
-func (f *crashFS) leave(dir string, all bool) error { return f.root.write(dir, all) }
-
 // digest tells states of the directory apart.
-func (n *crashNode) digest(h hash.Hash, all bool) {
-	entries := n.durable
-	if all {
-		entries = n.names
-	}
+func (n *crashNode) digest(h hash.Hash, s survival) {
+	entries := n.entries(s)
 	for _, name := range slices.Sorted(maps.Keys(entries)) {
 		c := entries[name]
-		data := c.synced
-		if all {
-			data = c.data
-		}
-		fmt.Fprintf(h, "%s %v %d %x;", name, c.names != nil, len(data), data)
 		if c.names != nil {
-			c.digest(h, all)
+			fmt.Fprintf(h, "%s;", name)
+			c.digest(h, s)
+			continue
 		}
+		data := c.content(s)
+		fmt.Fprintf(h, "%s %d %x;", name, len(data), sha256.Sum256(data))
 	}
 	fmt.Fprint(h, "end;")
 }
 
-func (n *crashNode) write(dir string, all bool) error {
-	entries := n.durable
-	if all {
-		entries = n.names
-	}
-	for name, c := range entries {
+// write makes the directory that a crash leaves.
+func (n *crashNode) write(dir string, s survival) error {
+	for name, c := range n.entries(s) {
 		path := filepath.Join(dir, name)
 		if c.names != nil {
-			if err := errors.Join(os.MkdirAll(path, 0o755), c.write(path, all)); err != nil {
+			if err := errors.Join(os.MkdirAll(path, 0o755), c.write(path, s)); err != nil {
 				return err
 			}
 			continue
 		}
-		data := c.synced
-		if all {
-			data = c.data
-		}
-		if err := os.WriteFile(path, data, 0o600); err != nil {
+		if err := os.WriteFile(path, c.content(s), 0o600); err != nil {
 			return err
 		}
 	}
@@ -215,6 +241,34 @@ type history struct {
 	// dropped: retention has been at work, so that what is acknowledged may be
 	// gone, but still not in part.
 	dropped bool
+	// syncEvery is that of the log. Where it is set no sync comes by itself: then only
+	// what is in safe, flushed, logged again or synced, must stay; of the rest a crash
+	// may take what came last.
+	syncEvery time.Duration
+	safe      map[int]bool
+}
+
+// historyBatches is how many batches a history sends.
+const historyBatches = 18
+
+func newHistory(t *testing.T, syncEvery time.Duration) *history {
+	return &history{t: t, now: testStart, acked: map[int]bool{}, syncEvery: syncEvery, safe: map[int]bool{}}
+}
+
+// at is h as it is now, for a copy of its directory.
+func (h *history) at() *history {
+	then := *h
+	then.db, then.acked, then.safe = nil, maps.Clone(h.acked), maps.Clone(h.safe)
+	return &then
+}
+
+// secure notes that what a tenant was acknowledged stays.
+func (h *history) secure(ids ...tenant.ID) {
+	for n := range h.acked {
+		if slices.Contains(ids, h.tenant(n)) {
+			h.safe[n] = true
+		}
+	}
 }
 
 func (h *history) open(fs vfs.FS, dir string) error {
@@ -223,28 +277,39 @@ func (h *history) open(fs vfs.FS, dir string) error {
 	var err error
 	h.db, err = Open(Options{
 		Dir: dir, FS: fs, Now: func() time.Time { return h.now }, Logger: slog.New(slog.DiscardHandler),
-		Registerer: prometheus.NewRegistry(), MaintainInterval: time.Hour, WALSegmentBytesMax: 400, WALBytesMax: 1 << 30,
+		Registerer: prometheus.NewRegistry(), MaintainInterval: time.Hour, WALSegmentBytesMax: 1200, WALBytesMax: 1 << 30, WALSyncEvery: h.syncEvery,
 		Defaults: settings, DedupWindow: 30 * 24 * time.Hour, // longer than the history
 	})
 	return err
 }
 
-// batch is the n-th one: it has a page of its own.
-func (h *history) batch(n int) (tenant.ID, *increment.Batch) {
-	id := tenant.Default
+func (h *history) tenant(n int) tenant.ID {
 	if n%3 == 2 {
-		id = tenantID(h.t, "other")
+		return tenantID(h.t, "other")
 	}
+	return tenant.Default
+}
+
+// batch is the n-th one: it has a page of its own, every kind, two block ranges, an
+// exemplar and metadata.
+func (h *history) batch(n int) (tenant.ID, *increment.Batch) {
 	page := fmt.Sprint("/", n)
 	ts := testStart.Add(-time.Duration(n%2*30) * time.Hour)
 	hist := &increment.Hist{}
 	hist.Observe(float64(n))
 	win := floorTo(ts.UnixMilli(), g)
-	return id, &increment.Batch{HasKey: true, Key: [16]byte{byte(n), 1}, Increments: []increment.Increment{
+	of := func(k increment.Kind, name string) *increment.Series { return series(k, name, "page", page) }
+	b := &increment.Batch{HasKey: true, Key: [16]byte{byte(n), 1}, Increments: []increment.Increment{
 		counterInc("events_total", ts, float64(n+1), "page", page),
-		{Series: increment.NewSeries(labels.FromStrings(model.MetricNameLabel, "event_value", "page", page), increment.Histogram, nil), Time: win, Hist: hist},
-		{Series: increment.NewSeries(labels.FromStrings(model.MetricNameLabel, "event_users", "page", page), increment.Distinct, nil), Time: win, IDs: []uint64{uint64(n) + 1}},
+		{Series: of(increment.Histogram, "event_value"), Time: win, Hist: hist},
+		{Series: of(increment.Distinct, "event_users"), Time: win, IDs: []uint64{uint64(n) + 1}},
+		{Series: of(increment.Gauge, "event_level"), Time: win, At: win + 7, Value: float64(n)},
+		{Series: of(increment.Sample, "event_scraped"), Time: win + 11, Value: float64(n)},
+		counterInc("events_total", ts.Add(-3*time.Hour), 1, "page", page),
 	}}
+	b.Exemplars = []increment.Exemplar{{Series: b.Increments[0].Labels, Labels: labels.FromStrings("trace_id", page), Time: win, Value: 1}}
+	b.Metadata = []increment.Metadata{{Metric: "of " + page, Help: page}}
+	return h.tenant(n), b
 }
 
 func (h *history) send(from, to int) {
@@ -266,9 +331,17 @@ func (h *history) live(fs vfs.FS, dir string) {
 			h.t.Fatal(err)
 		}
 	}
+	other := tenantID(h.t, "other")
 	flush := func() {
-		must(h.db.Flush(ctx, tenant.Default))
-		must(h.db.Flush(ctx, tenantID(h.t, "other")))
+		for _, id := range []tenant.ID{tenant.Default, other} {
+			must(h.db.Flush(ctx, id))
+			h.secure(id)
+		}
+	}
+	restart := func() {
+		must(h.db.Close())
+		h.secure(tenant.Default, other)
+		must(h.open(fs, dir))
 	}
 	must(h.open(fs, dir))
 	h.send(0, 4)
@@ -276,21 +349,24 @@ func (h *history) live(fs vfs.FS, dir string) {
 	h.send(4, 7)
 	flush()
 	h.send(7, 9)
-	must(h.db.Close())
-	must(h.open(fs, dir))
+	restart()
 	h.send(9, 12)
 	flush()
 	h.now = h.now.Add(5 * 24 * time.Hour)
 	must(h.db.maintainBlocks(ctx)) // merges
 	h.send(12, 15)                 // the 14th is the other tenant's
-	s, err := h.db.store(tenantID(h.t, "other"), false)
+	s, err := h.db.store(other, false)
 	must(err)
 	_, err = s.relog(ctx)
 	must(err)
+	h.secure(tenant.Default, other) // one sync is of the whole log
 	must(h.db.releaseSegments())
-	h.send(15, 18)
-	must(h.db.Close())
-	must(h.open(fs, dir))
+	h.send(15, 16)
+	_, err = h.db.wal.append(walWrite{sync: true})
+	must(err)
+	h.secure(tenant.Default, other)
+	h.send(16, historyBatches)
+	restart()
 	flush()
 	must(h.db.maintainBlocks(ctx))
 	h.now = h.now.Add(17 * 24 * time.Hour)
@@ -309,17 +385,27 @@ func (h *history) verify(dir string) error {
 		return fmt.Errorf("open: %w", err)
 	}
 	defer h.db.Close()
+	var counted [historyBatches]bool
+	lost := -1 // the first of the log that is
 	for n := range h.sent {
-		got, err := h.counted(n)
-		if err != nil {
+		var err error
+		if counted[n], err = h.counted(n); err != nil {
 			return err
 		}
-		if !got && h.acked[n] && !h.dropped {
+		switch got := counted[n]; {
+		case h.dropped:
+		case !got && h.acked[n] && (h.syncEvery == 0 || h.safe[n]):
 			return fmt.Errorf("acknowledged batch %d is lost", n)
+		case !got && h.acked[n] && lost < 0:
+			lost = n
+		case got && lost >= 0 && !h.safe[n]:
+			return fmt.Errorf("batch %d is lost and %d after it is not", lost, n)
 		}
-		if h.dropped {
-			continue // its key may be known and its increments gone
-		}
+	}
+	if h.dropped {
+		return nil // keys may be known and their increments gone
+	}
+	for n, got := range counted[:h.sent] {
 		id, b := h.batch(n)
 		duplicate, err := h.db.Append(context.Background(), id, b)
 		if err != nil {
@@ -352,17 +438,43 @@ func (h *history) counted(n int) (bool, error) {
 	d := &testDB{DB: h.db, t: h.t}
 	m := labels.MustNewMatcher(labels.MatchEqual, "page", fmt.Sprint("/", n))
 	got := d.stored(id, m)
-	if len(got) == 0 {
-		return false, nil
+	noted, err := h.noted(n)
+	if err != nil || len(got) == 0 && !noted {
+		return false, err
+	}
+	if len(got) == 0 && h.dropped {
+		return false, nil // retention keeps the notes
 	}
 	want := map[string]float64{}
-	for i, v := range []float64{float64(n + 1), 1, 1} {
+	for i, v := range []float64{float64(n + 1), 1, 1, float64(n), float64(n) + 1, 1} {
 		want[fmt.Sprintf("%s %d", b.Increments[i].Labels, b.Increments[i].Time)] = v
 	}
-	if err := diff(got, want); err != nil {
-		return false, fmt.Errorf("batch %d is counted in part or twice: %w", n, err)
+	if err := diff(got, want); err != nil || !noted {
+		return false, fmt.Errorf("batch %d is counted in part or twice: noted %v, %w", n, noted, err)
 	}
 	return true, nil
+}
+
+// noted reports whether there are the exemplar and the metadata of batch n: both, or
+// neither.
+func (h *history) noted(n int) (bool, error) {
+	id, b := h.batch(n)
+	s, err := h.db.store(id, false)
+	if err != nil || s == nil {
+		return false, err
+	}
+	exemplars, metadata := s.notes.all()
+	e := 0
+	for i := range exemplars {
+		if labels.Equal(exemplars[i].Labels, b.Exemplars[0].Labels) {
+			e++
+		}
+	}
+	m := slices.Contains(metadata, b.Metadata[0])
+	if e > 1 || (e == 1) != m {
+		return false, fmt.Errorf("batch %d has %d exemplars, metadata %v", n, e, m)
+	}
+	return m, nil
 }
 
 // noSyncFS saves the time of syncing what is thrown away.
@@ -381,29 +493,41 @@ func (noSyncFile) Sync() error        { return nil }
 // survives: every acknowledged batch is there once, every other whole or not at
 // all, and once when it is sent again.
 func TestCrashSweep(t *testing.T) {
-	h := &history{t: t, now: testStart, acked: map[int]bool{}}
+	t.Parallel()
+	sweep(t, newHistory(t, 0))
+}
+
+// Where the log is synced at an interval the last acknowledged batches may be lost, but
+// none before one that stays, and none that a flush, a sync or logging again has made
+// durable.
+func TestCrashSweepOfALogSyncedAtAnInterval(t *testing.T) {
+	t.Parallel()
+	sweep(t, newHistory(t, time.Hour))
+}
+
+// sweep lives a history and verifies what every crash would leave of it.
+func sweep(t *testing.T, h *history) {
 	dir, left := t.TempDir(), t.TempDir()
 	stops, states := 0, map[string]bool{}
 	fs := &crashFS{root: newCrashDir(), dir: dir}
 	fs.stop = func(f *crashFS) {
 		stops++
-		for _, all := range []bool{false, true} {
+		for _, s := range []survival{syncedOnly, syncedAndZeros, allWritten} {
 			// The same state with the same acknowledged batches needs no second look.
 			sum := sha256.New()
-			f.root.digest(sum, all)
-			state := fmt.Sprintf("%x %d %v", sum.Sum(nil), len(h.acked), h.dropped)
+			f.root.digest(sum, s)
+			state := fmt.Sprintf("%x %d %d %v", sum.Sum(nil), len(h.acked), len(h.safe), h.dropped)
 			if states[state] {
 				continue
 			}
 			states[state] = true
-			then := &history{t: t, now: h.now, acked: maps.Clone(h.acked), sent: h.sent, dropped: h.dropped}
 			copied := filepath.Join(left, fmt.Sprint(len(states)))
-			if err := errors.Join(os.Mkdir(copied, 0o755), f.leave(copied, all)); err != nil {
+			if err := errors.Join(os.Mkdir(copied, 0o755), f.root.write(copied, s)); err != nil {
 				t.Error(err)
 				return
 			}
-			if err := then.verify(copied); err != nil {
-				t.Errorf("crash at operation %d, unsynced data kept %v: %v", stops, all, err)
+			if err := h.at().verify(copied); err != nil {
+				t.Errorf("crash at operation %d, survival %d: %v", stops, s, err)
 			}
 			if err := os.RemoveAll(copied); err != nil {
 				t.Error(err)
@@ -412,7 +536,7 @@ func TestCrashSweep(t *testing.T) {
 	}
 	h.live(fs, dir)
 	t.Logf("%d operations, %d states", stops, len(states))
-	if stops < 300 || len(states) < 300 || len(h.acked) != 18 {
+	if stops < 300 || len(states) < 300 || len(h.acked) != historyBatches {
 		t.Errorf("%d operations, %d states, %d batches", stops, len(states), len(h.acked))
 	}
 }

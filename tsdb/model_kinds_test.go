@@ -256,6 +256,7 @@ func sameSample(want any, p *points, i int) bool {
 	return p.at[i] == w.at && math.Float64bits(p.value[i]) == w.bits && sameNative(n, w)
 }
 
+// sameNative leaves hints of counter resets out: they depend on the sample before.
 func sameNative(n *increment.Native, w modelValue) bool {
 	if n.Float != nil && w.float != nil {
 		return n.Float.Equals(w.float)

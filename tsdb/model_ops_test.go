@@ -266,7 +266,7 @@ func (m *modelRun) listLabels() {
 	q := &querier{db: m.db.DB, maxt: never}
 	defer q.Close()
 	ctx := scope.With(context.Background(), scope.Scope{Tenant: of.id, Now: never})
-	matcher := labels.MustNewMatcher(labels.MatchEqual, model.MetricNameLabel, m.kinds[m.r.IntN(len(m.kinds))].name)
+	matcher := labels.MustNewMatcher(labels.MatchEqual, model.MetricNameLabel, modelKinds[m.r.IntN(len(modelKinds))].name)
 	some := modelData{}
 	for key, s := range of.data {
 		if matcher.Matches(s.labels.Get(model.MetricNameLabel)) {

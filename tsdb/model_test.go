@@ -26,7 +26,7 @@ import (
 
 var (
 	modelSeeds = flag.Int("seeds", 50, "how many seeds TestModel runs")
-	modelOps   = flag.Int("ops", 10_000, "how many operations TestModel runs for each seed")
+	modelOps   = flag.Int("ops", modelOpsDefault, "how many operations TestModel runs for each seed")
 )
 
 const (
@@ -60,7 +60,6 @@ type modelRun struct {
 	db      *testDB
 	now     atomic.Int64 // nanoseconds since 1970
 	tenants []*modelTenant
-	kinds   []modelKind
 	readers []modelReader
 	options Options
 	retain  time.Duration
@@ -93,7 +92,7 @@ func (m *modelRun) must(err error) {
 }
 
 func newModelRun(t testing.TB, seed uint64) *modelRun {
-	m := &modelRun{TB: t, seed: seed, r: rand.New(rand.NewPCG(seed, 11)), kinds: modelKinds[:]}
+	m := &modelRun{TB: t, seed: seed, r: rand.New(rand.NewPCG(seed, 11))}
 	for _, name := range []string{"default", "a", "b.c"} {
 		m.tenants = append(m.tenants, newModelTenant(tenantID(t, name)))
 	}
@@ -176,7 +175,7 @@ func (m *modelRun) time() int64 {
 // increment is a random one: limited says that it may be of a metric that has more
 // series than are allowed.
 func (m *modelRun) increment(of *modelTenant, limited bool) increment.Increment {
-	k := &m.kinds[m.r.IntN(len(m.kinds))]
+	k := &modelKinds[m.r.IntN(len(modelKinds))]
 	lbls := []string{model.MetricNameLabel, k.name, "page", fmt.Sprint("/", m.r.IntN(6))}
 	if m.r.IntN(3) == 0 {
 		lbls = append(lbls, "country", []string{"DE", "FR"}[m.r.IntN(2)])
@@ -208,7 +207,9 @@ func (m *modelRun) refusable(of *modelTenant) increment.Increment {
 	switch what {
 	case 0: // a kind that its metric does not have
 		other := m.increment(of, true)
-		inc.Series = of.named(other.Labels, inc.Kind)
+		if _, known := of.kinds[other.Labels.Get(model.MetricNameLabel)]; known {
+			inc.Series = of.named(other.Labels, inc.Kind)
+		}
 	case 1:
 		inc.Time++
 		if inc.Kind == increment.Sample {
@@ -360,7 +361,7 @@ func (m *modelRun) duplicates() {
 func (m *modelRun) storm() {
 	of, now := m.tenant(), m.now.Load()/1e6
 	var batches [20]*increment.Batch
-	var refused [20]int // because of a kind that a wrong increment made first
+	var refused [20]int
 	for i := range batches {
 		b := m.batch(of)
 		b.Increments, b.Exemplars, b.Metadata = b.Increments[:0], nil, nil
@@ -371,12 +372,12 @@ func (m *modelRun) storm() {
 		}
 		incs := slices.Clone(b.Increments)
 		verdicts := of.judge(incs, m.oldest())
+		of.accept(b, incs, verdicts, now)
 		for _, v := range verdicts {
 			if v.reason != "" {
 				refused[i]++
 			}
 		}
-		of.accept(b, incs, verdicts, now)
 		batches[i] = b
 	}
 	var wg sync.WaitGroup
@@ -384,7 +385,7 @@ func (m *modelRun) storm() {
 		wg.Go(func() {
 			for i := client; i < len(batches); i += 2 {
 				if dup, err := m.db.Append(context.Background(), of.id, batches[i]); err != nil || dup || len(batches[i].Refused) != refused[i] {
-					m.Error(dup, err, batches[i].Refused, refused[i])
+					m.Errorf("operation %d: duplicate %v, %v, refused %v, want %d", m.op, dup, err, batches[i].Refused, refused[i])
 				}
 			}
 		})

@@ -520,16 +520,3 @@ func FuzzFrameDecode(f *testing.F) {
 		}
 	})
 }
-
-func FuzzManifestAndKeys(f *testing.F) {
-	f.Add([]byte("{}\n00000000\n"))
-	f.Add([]byte(keyMagic + "\x01\x00\x00\x00\x00"))
-	f.Fuzz(func(t *testing.T, src []byte) {
-		if m, err := decodeManifest(src); err == nil && m.Version != manifestVersion {
-			t.Fatal("an unknown version decodes")
-		}
-		if keys, err := decodeKeys(src); err == nil && len(keys) > len(src)/keySize {
-			t.Fatal("more keys than bytes")
-		}
-	})
-}

@@ -1,0 +1,5 @@
+//go:build !race
+
+package tsdb
+
+const modelOpsDefault = 10_000
