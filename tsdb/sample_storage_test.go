@@ -43,19 +43,14 @@ func newSampleStorage(tb testing.TB, after func(*DB)) *sampleStorage {
 	return &sampleStorage{DB: db, tb: tb, after: after}
 }
 
-func (s *sampleStorage) context() context.Context {
-	return scope.With(context.Background(), scope.Scope{Tenant: tenant.Default, Now: testStart.UnixMilli()})
-}
-
 func (s *sampleStorage) Querier(mint, maxt int64) (storage.Querier, error) {
 	q, err := s.DB.Querier(mint, maxt)
-	return scopedQuerier{q, s}, err
+	return scopedQuerier{q}, err
 }
 
 // scopedQuerier adds the scope that a request would have.
 type scopedQuerier struct {
 	storage.Querier
-	s *sampleStorage
 }
 
 func (q scopedQuerier) Select(ctx context.Context, sorted bool, hints *storage.SelectHints, ms ...*labels.Matcher) storage.SeriesSet {
