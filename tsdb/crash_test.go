@@ -43,13 +43,15 @@ const (
 	// syncedOnly: of a file what was synced, of a directory the entries it had when it
 	// was synced.
 	syncedOnly survival = iota
-	// syncedAndZeros: also the length that room was reserved to, filled with zeros.
+	// syncedAndZeros: also the length that room was reserved to, filled with zeros, and
+	// of what was removed nothing: a directory may be written back at any time.
 	syncedAndZeros
 	// allWritten: all that was written, as after the process alone has died.
 	allWritten
 )
 
 type crashNode struct {
+	removed        bool
 	data, synced   []byte
 	length         int                   // at least; zeros follow the data
 	names, durable map[string]*crashNode // of a directory
@@ -129,10 +131,15 @@ func (n *crashNode) content(s survival) []byte {
 
 // entries are what a crash leaves of a directory.
 func (n *crashNode) entries(s survival) map[string]*crashNode {
-	if s == allWritten {
+	switch s {
+	case allWritten:
 		return n.names
+	case syncedOnly:
+		return n.durable
 	}
-	return n.durable
+	left := maps.Clone(n.durable)
+	maps.DeleteFunc(left, func(_ string, c *crashNode) bool { return c.removed })
+	return left
 }
 
 func (c *crashFile) Sync() error {
@@ -181,6 +188,9 @@ func (f *crashFS) RemoveAll(name string) error {
 	defer f.mu.Unlock()
 	f.stop(f)
 	dir, base := f.parent(name)
+	if n := dir.names[base]; n != nil {
+		n.removed = true
+	}
 	delete(dir.names, base)
 	return f.OS.RemoveAll(name)
 }
@@ -246,6 +256,7 @@ type history struct {
 	// may take what came last.
 	syncEvery time.Duration
 	safe      map[int]bool
+	flushing  bool // a tenant's batches may be in a block before it is said so
 }
 
 // historyBatches is how many batches a history sends.
@@ -274,10 +285,14 @@ func (h *history) secure(ids ...tenant.ID) {
 func (h *history) open(fs vfs.FS, dir string) error {
 	settings := tenant.DefaultSettings()
 	settings.Retention = model.Duration(20 * 24 * time.Hour)
+	segmentMax := int64(1200)
+	if h.syncEvery > 0 {
+		segmentMax = 5000 // a segment that ends is synced
+	}
 	var err error
 	h.db, err = Open(Options{
 		Dir: dir, FS: fs, Now: func() time.Time { return h.now }, Logger: slog.New(slog.DiscardHandler),
-		Registerer: prometheus.NewRegistry(), MaintainInterval: time.Hour, WALSegmentBytesMax: 1200, WALBytesMax: 1 << 30, WALSyncEvery: h.syncEvery,
+		Registerer: prometheus.NewRegistry(), MaintainInterval: time.Hour, WALSegmentBytesMax: segmentMax, WALBytesMax: 1 << 30, WALSyncEvery: h.syncEvery,
 		Defaults: settings, DedupWindow: 30 * 24 * time.Hour, // longer than the history
 	})
 	return err
@@ -334,7 +349,9 @@ func (h *history) live(fs vfs.FS, dir string) {
 	other := tenantID(h.t, "other")
 	flush := func() {
 		for _, id := range []tenant.ID{tenant.Default, other} {
+			h.flushing = true
 			must(h.db.Flush(ctx, id))
+			h.flushing = false
 			h.secure(id)
 		}
 	}
@@ -386,20 +403,25 @@ func (h *history) verify(dir string) error {
 	}
 	defer h.db.Close()
 	var counted [historyBatches]bool
-	lost := -1 // the first of the log that is
+	lost := map[tenant.ID]int{} // the first of the log, or of each tenant while one is flushed
 	for n := range h.sent {
 		var err error
 		if counted[n], err = h.counted(n); err != nil {
 			return err
 		}
+		of := tenant.ID{}
+		if h.flushing {
+			of = h.tenant(n)
+		}
+		first, some := lost[of]
 		switch got := counted[n]; {
 		case h.dropped:
 		case !got && h.acked[n] && (h.syncEvery == 0 || h.safe[n]):
 			return fmt.Errorf("acknowledged batch %d is lost", n)
-		case !got && h.acked[n] && lost < 0:
-			lost = n
-		case got && lost >= 0 && !h.safe[n]:
-			return fmt.Errorf("batch %d is lost and %d after it is not", lost, n)
+		case !got && h.acked[n] && !some:
+			lost[of] = n
+		case got && some && !h.safe[n]:
+			return fmt.Errorf("batch %d is lost and %d after it is not", first, n)
 		}
 	}
 	if h.dropped {
@@ -516,7 +538,7 @@ func sweep(t *testing.T, h *history) {
 			// The same state with the same acknowledged batches needs no second look.
 			sum := sha256.New()
 			f.root.digest(sum, s)
-			state := fmt.Sprintf("%x %d %d %v", sum.Sum(nil), len(h.acked), len(h.safe), h.dropped)
+			state := fmt.Sprintf("%x %d %d %v %v", sum.Sum(nil), len(h.acked), len(h.safe), h.flushing, h.dropped)
 			if states[state] {
 				continue
 			}

@@ -379,8 +379,8 @@ func (db *DB) replay(pos position, rec *walRecord) {
 }
 
 // logGrown wakes background work when the log is past its budget.
-func (db *DB) logGrown() {
-	if db.wal.size()-db.pinned.Load() <= db.opts.WALBytesMax {
+func (db *DB) logGrown(size int64) {
+	if size-db.pinned.Load() <= db.opts.WALBytesMax {
 		return
 	}
 	select {

@@ -75,9 +75,9 @@ type wal struct {
 	logger     *slog.Logger
 	metrics    *metrics
 	segmentMax int64
-	syncEvery  time.Duration // 0: every group
-	grown      func()        // called after every group, without locks
-	segment    atomic.Uint64 // the one that is written to; changed by the writer
+	syncEvery  time.Duration    // 0: every group
+	grown      func(size int64) // called after every group with the log's size, without locks
+	segment    atomic.Uint64    // the one that is written to; changed by the writer
 
 	mu      sync.Mutex
 	queue   []walWrite
@@ -113,7 +113,7 @@ type walEnd struct {
 }
 
 // startWAL begins a new segment after what is on disk and starts the writer.
-func startWAL(o *Options, dir string, end walEnd, m *metrics, grown func()) (*wal, error) {
+func startWAL(o *Options, dir string, end walEnd, m *metrics, grown func(size int64)) (*wal, error) {
 	w := &wal{
 		fs: o.FS, dir: dir, id: end.id, logger: o.Logger, metrics: m, segmentMax: o.WALSegmentBytesMax, syncEvery: o.WALSyncEvery,
 		grown: grown, bytes: end.segments, ticking: make(chan struct{}),
@@ -204,7 +204,7 @@ func (w *wal) lead(group []walWrite, failed error) {
 	w.mu.Lock()
 	w.spare = group
 	w.mu.Unlock()
-	w.grown()
+	w.grown(w.size())
 }
 
 // end is a position after every record that was acknowledged so far.
@@ -248,6 +248,9 @@ func (w *wal) close() error {
 	w.mu.Unlock()
 	close(w.ticking)
 	if failed != nil {
+		if w.file == nil { // it failed between two segments
+			return nil
+		}
 		return w.file.Close()
 	}
 	return w.finishSegment()
@@ -384,7 +387,9 @@ func (w *wal) finishSegment() error {
 	w.mu.Lock()
 	w.bytes[w.segment.Load()] = w.offset
 	w.mu.Unlock()
-	if err = errors.Join(err, w.file.Close()); err != nil {
+	err = errors.Join(err, w.file.Close())
+	w.file = nil
+	if err != nil {
 		return fmt.Errorf("close WAL segment %d: %w", w.segment.Load(), err)
 	}
 	return nil
@@ -428,7 +433,7 @@ func (w *wal) release(keep uint64) error {
 			return fmt.Errorf("remove WAL segment: %w", err)
 		}
 		w.mu.Lock()
-		w.oldest = s + 1
+		w.oldest = max(w.oldest, s+1) // another release may be ahead
 		delete(w.bytes, s)
 		w.mu.Unlock()
 	}
