@@ -59,6 +59,10 @@ func (m *memory) Append(_ context.Context, _ tenant.ID, b *increment.Batch) (boo
 		m.keys[b.Key] = true
 	}
 	for _, inc := range b.Increments {
+		if inc.Kind == increment.Gauge {
+			m.gauge(&inc)
+			continue
+		}
 		at := fmt.Sprintf("%s @%d", inc.Labels, inc.Time-present)
 		s, ok := m.series[at]
 		if !ok {
@@ -74,6 +78,14 @@ func (m *memory) Append(_ context.Context, _ tenant.ID, b *increment.Batch) (boo
 	return false, nil
 }
 
+// gauge keeps the later value.
+func (m *memory) gauge(inc *increment.Increment) {
+	at := fmt.Sprintf("%s @%d", inc.Labels, inc.Time-present)
+	if s, ok := m.series[at]; !ok || s.At <= inc.At {
+		m.series[at] = &increment.Increment{Series: inc.Series, Time: inc.Time, Value: inc.Value, At: inc.At}
+	}
+}
+
 // lines are what the store holds, a line a series and window, with window starts
 // relative to the present.
 func (m *memory) lines() []string {
@@ -84,6 +96,8 @@ func (m *memory) lines() []string {
 		switch s.Kind {
 		case increment.Counter:
 			at += fmt.Sprintf(" +%v", s.Value)
+		case increment.Gauge:
+			at += fmt.Sprintf(" =%v at %d", s.Value, s.At-present)
 		case increment.Distinct:
 			slices.Sort(s.IDs)
 			at += fmt.Sprintf(" %d users", len(slices.Compact(slices.Clone(s.IDs))))
@@ -96,10 +110,37 @@ func (m *memory) lines() []string {
 	return out
 }
 
+// memoryRules is a RuleSource of one tenant's rules; "" are none.
+type memoryRules struct {
+	text string
+	err  error
+}
+
+func (m *memoryRules) EventRules(_ tenant.ID, have string) (RuleText, bool, error) {
+	if m.err != nil {
+		return RuleText{}, false, m.err
+	}
+	r := RuleText{Name: "events.yaml", Stamp: "stamp of " + m.text}
+	if m.text != "" {
+		r.Text = []byte(m.text)
+	}
+	return r, r.Stamp != have, nil
+}
+
+func (m *memoryRules) SetEventRules(_ tenant.ID, text []byte) error {
+	m.text = string(text)
+	return m.err
+}
+
 func newTestIngester(t testing.TB, s Store) (*Ingester, *prometheus.Registry) {
 	t.Helper()
+	return newTestIngesterWith(t, s, nil)
+}
+
+func newTestIngesterWith(t testing.TB, s Store, rules RuleSource) (*Ingester, *prometheus.Registry) {
+	t.Helper()
 	reg := prometheus.NewRegistry()
-	g, err := New(Options{Store: s, Registerer: reg, Now: func() time.Time { return time.UnixMilli(present) }, TenantLabelsMax: 2})
+	g, err := New(Options{Store: s, Registerer: reg, Rules: rules, Now: func() time.Time { return time.UnixMilli(present) }, TenantLabelsMax: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
