@@ -20,6 +20,7 @@
 //   - handles.go: the series that a tenant's rules made, kept
 //   - rulebook.go: the rules in force of each tenant, and their changes
 //   - explain.go: what would become of an event, and why
+//   - ruletest.go: tests of rules: events in, increments out
 //   - metrics.go: the process's own metrics of all this
 //
 // A new format of events is a decoder beside plain: it fills an event's fields by

@@ -3,6 +3,7 @@ package ingest
 import (
 	"context"
 	"fmt"
+	"io"
 
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/tenant"
@@ -116,5 +117,28 @@ func (r *rule) why(e *event, paths []string, counts bool) string {
 		return "value: further_data has no number"
 	default:
 		return fmt.Sprintf("value: %s is %s", paths[r.value], &e.fields[r.value])
+	}
+}
+
+// Write prints the explanation for a person.
+func (x *Explanation) Write(w io.Writer) {
+	fmt.Fprintf(w, "%s", x.Verdict)
+	if x.Reason != "" {
+		fmt.Fprintf(w, ": %s", x.Reason)
+	}
+	fmt.Fprintln(w)
+	for _, r := range x.Rules {
+		mark := "-"
+		if r.Counts {
+			mark = "+"
+		}
+		fmt.Fprintf(w, "%s %s (%s, line %d): %s\n", mark, r.Metric, r.Type, r.Line, r.Why)
+		for _, s := range r.Series {
+			fmt.Fprintf(w, "    %s", s.Series)
+			if s.Value != nil {
+				fmt.Fprintf(w, " %v", *s.Value)
+			}
+			fmt.Fprintln(w)
+		}
 	}
 }

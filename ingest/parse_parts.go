@@ -160,7 +160,11 @@ func (p *ruleParser) replace(t *transform, n *yaml.Node, path string) {
 // regexp compiles a text put into the format that frames it.
 func (p *ruleParser) regexp(n *yaml.Node, path, format string) *regexp.Regexp {
 	text := p.text(n, path)
-	re, err := regexp.Compile(fmt.Sprintf(format, text))
+	_, err := regexp.Compile(text) // first, so that the message has no more than the text
+	var re *regexp.Regexp
+	if err == nil {
+		re, err = regexp.Compile(fmt.Sprintf(format, text))
+	}
 	if err != nil {
 		p.fail(n, path, "%q is not a regular expression: %v", text, err)
 		return nil

@@ -197,6 +197,7 @@ func (c *serveCmd) handler(db *tsdb.DB, logger *slog.Logger, reg *prometheus.Reg
 	return api.New(api.Options{
 		Logger:  logger,
 		Events:  ingester,
+		Rules:   ingester,
 		Engine:  promql.NewEngine(promql.EngineOptions{Distinct: db, Logger: logger, Reg: prometheus.WrapRegistererWithPrefix("quipu_promql_", reg)}),
 		Parser:  promql.NewParser(),
 		Storage: db, Exemplars: db,
@@ -247,7 +248,7 @@ func (c *catalog) Metrics(_ context.Context, id tenant.ID) ([]api.Metric, error)
 	}
 	counted, err := c.rules.Metrics(id)
 	if err != nil {
-		return nil, err
+		counted = nil // rules that are wrong say nothing of what was counted before
 	}
 	about := make(map[string]ingest.About, len(counted))
 	for _, a := range counted {
