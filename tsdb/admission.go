@@ -23,6 +23,14 @@ func (e *KindError) Error() string {
 	return fmt.Sprintf("metric %q is a %s, not a %s", e.Metric, e.Have, e.Got)
 }
 
+// FamilyError says that a metric name is one of those under which a histogram with
+// buckets shows.
+type FamilyError struct{ Metric, Histogram string }
+
+func (e *FamilyError) Error() string {
+	return fmt.Sprintf("metric %q cannot be beside histogram %q, whose buckets, sum and count show under such names", e.Metric, e.Histogram)
+}
+
 // LimitError says that a metric is at its limit of series and that values of its
 // kind cannot be folded into one.
 type LimitError struct {
@@ -58,6 +66,7 @@ type admission struct {
 	mu      sync.Mutex
 	metrics map[string]*hashSet // label hashes by metric name, loaded at the first new series
 	kinds   map[string]increment.Kind
+	buckets []string                 // names of the kind Buckets, sorted; replaced, never changed
 	last    map[string]labels.Labels // the series of the last slot, by metric name
 }
 
@@ -78,8 +87,30 @@ func (a *admission) checkKind(name string, k increment.Kind) error {
 	if ok && have != k {
 		return &KindError{Metric: name, Have: have, Got: k}
 	}
+	if ok {
+		return nil
+	}
+	if base, _, ok := classicBase(name); ok && a.kinds[base] == increment.Buckets {
+		return &FamilyError{Metric: name, Histogram: base}
+	}
+	if k == increment.Buckets {
+		for _, suffix := range classicSuffixes {
+			if _, ok := a.kinds[name+suffix]; ok {
+				return &FamilyError{Metric: name + suffix, Histogram: name}
+			}
+		}
+		i, _ := slices.BinarySearch(a.buckets, name)
+		a.buckets = slices.Insert(slices.Clone(a.buckets), i, name)
+	}
 	a.kinds[name] = k
 	return nil
+}
+
+// withBuckets are the names of the histograms with buckets, sorted; not to be changed.
+func (a *admission) withBuckets() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.buckets
 }
 
 // kindsByName returns a copy of the kinds of all metrics.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/tenant"
+	"github.com/quipudb/quipu/tsdb/dedup"
 )
 
 // appender is the scratch memory of one batch on its way into the log and the
@@ -21,7 +22,7 @@ type appender struct {
 	segment uint64
 	payload []byte
 	frame   []byte
-	warm    int64 // see encode
+	holds   []*logHold
 
 	// mem is the memtable that the increment before went to, and series what it
 	// has: most of a batch go to one.
@@ -31,13 +32,17 @@ type appender struct {
 
 var appenders = sync.Pool{New: func() any { return new(appender) }}
 
+// labelsBytesMax is the most that the labels of one series take.
+const labelsBytesMax = 64 << 10
+
 // appenderBytesMax is the most that an appender keeps for the next batch.
 const appenderBytesMax = 4 << 20
 
 func (a *appender) release() {
 	clear(a.to)
 	clear(a.fresh)
-	a.to, a.fresh, a.mem, a.series = a.to[:0], a.fresh[:0], nil, nil
+	clear(a.holds)
+	a.to, a.fresh, a.holds, a.mem, a.series = a.to[:0], a.fresh[:0], a.holds[:0], nil, nil
 	if cap(a.payload)+cap(a.frame)+16*cap(a.to) <= appenderBytesMax {
 		appenders.Put(a)
 	}
@@ -57,6 +62,9 @@ func (a *appender) route(ctx context.Context, s *store, b *increment.Batch, now 
 	}
 	checked := int64(math.MinInt64) // a time on the grid
 	size, kept := notesSize(b), 0
+	if ids := reservationOf(b); ids != nil {
+		size += 24 + len(dedup.ID{})*len(ids.Fresh())
+	}
 	for i := range b.Increments {
 		inc := &b.Increments[i]
 		to, err := routed{}, error(nil)
@@ -67,7 +75,9 @@ func (a *appender) route(ctx context.Context, s *store, b *increment.Batch, now 
 			if err = inc.Validate(s.grid()); err == nil && inc.Kind != increment.Sample {
 				checked = inc.Time
 			}
-			size += encodedMax(inc)
+			if err == nil {
+				size += encodedMax(inc)
+			}
 		}
 		if err == nil && inc.Time < oldest {
 			err = &AgeError{Series: inc.Labels, Time: inc.Time, Retention: s.profile.Retention}
@@ -122,6 +132,9 @@ func (a *appender) find(ctx context.Context, s *store, inc *increment.Increment)
 	}
 	ser := a.mem.get(inc.Hash(), inc.Labels)
 	if ser == nil {
+		if n := inc.Labels.ByteSize(); n > labelsBytesMax {
+			return routed{}, fmt.Errorf("%s %q: its labels have %d bytes, at most %d are allowed", inc.Kind, inc.Labels.Get(model.MetricNameLabel), n, labelsBytesMax)
+		}
 		hash := inc.Hash()
 		ls, folded, err := s.admission.admit(ctx, inc.Series)
 		if err != nil {
@@ -147,17 +160,11 @@ func (a *appender) encode(w *wal, h *recordHead, incs []increment.Increment) {
 	a.payload = encodeBatch(a.payload[:0], h, incs, a.to)
 	a.frame = appendFrame(a.frame[:0], a.payload)
 	a.segment = w.segment.Load()
-	warm := int64(0)
 	for i := range a.to {
-		s := a.to[i].series
-		if s.segment.Load() != uint32(a.segment) {
+		if s := a.to[i].series; s.segment.Load() != uint32(a.segment) {
 			a.fresh = append(a.fresh, s)
 		}
-		// Both cache lines that apply takes the lock in: a read that misses need not
-		// wait for the one before, a lock does. It saves a sixth of an append.
-		warm += s.open.time ^ s.log.prev
 	}
-	a.warm = warm
 }
 
 // apply adds the increments to their memtables, once they are logged.
@@ -168,16 +175,16 @@ func (a *appender) apply(s *store, b *increment.Batch, now int64) error {
 	s.notes.add(b.Exemplars, b.Metadata)
 	for i := 0; i < len(a.to); {
 		m := a.to[i].mem
-		first, last, grown := b.Increments[i].Time, b.Increments[i].Time, 0
+		mint, maxt, grown := int64(math.MaxInt64), int64(math.MinInt64), 0
 		for ; i < len(a.to) && a.to[i].mem == m; i++ {
 			inc := &b.Increments[i]
 			more, err := a.to[i].series.add(inc, after, keep)
 			if err != nil {
 				return fmt.Errorf("apply increment of %s: %w", a.to[i].series.labels, err)
 			}
-			first, last, grown = min(first, inc.Time), max(last, inc.Time), grown+more
+			mint, maxt, grown = min(mint, inc.Time), max(maxt, s.endOf(inc.Kind, inc.Time)), grown+more
 		}
-		m.wrote(first, last, grown)
+		m.wrote(mint, maxt, grown)
 		m.lastAppend.Store(now)
 	}
 	return nil

@@ -184,7 +184,7 @@ func (b *block) kinds() (map[string]increment.Kind, error) {
 	}
 	out := make(map[string]increment.Kind, len(m.Quipu.Kinds))
 	for name, s := range m.Quipu.Kinds {
-		for _, k := range []increment.Kind{increment.Counter, increment.Histogram, increment.Distinct} {
+		for _, k := range increment.Kinds {
 			if k.String() == s {
 				out[name] = k
 			}

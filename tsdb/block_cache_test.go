@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/storage"
 
 	"github.com/quipudb/quipu/internal/tenant"
 )
@@ -107,7 +108,7 @@ func TestBlockInUseIsNotClosed(t *testing.T) {
 	}
 	for range 3 {
 		set.Next()
-		if n := countSamples(t, &seriesSet{series: []*viewSeries{set.At().(*viewSeries)}, i: -1}); n == 0 {
+		if n := countSamples(t, &seriesSet{series: []storage.Series{set.At()}, i: -1}); n == 0 {
 			t.Error("a series of a block in use has no samples")
 		}
 	}

@@ -51,7 +51,8 @@ type blockSpec struct {
 	generation uint64
 	id         ulid.ULID
 	step       int64
-	series     []blockSeries // any order; equal labels are neighbours after sorting and merge
+	seq        uint64
+	series     []blockSeries // equal labels merge; of samples those of a later one were written later
 	level      int
 	sources    []ulid.ULID // of a merged block: the flushed blocks it came from
 	chunkBytes int64       // about how many bytes of chunks there will be
@@ -106,8 +107,13 @@ func writeBlock(ctx context.Context, fsys vfs.FS, spec *blockSpec) (bi blockInfo
 	}
 	return blockInfo{
 		ULID: spec.id, MinTime: meta.MinTime, MaxTime: meta.MaxTime, Bytes: spec.bytes + size.Size(),
-		MetaSum: crc32.Checksum(src, castagnoli),
+		MetaSum: crc32.Checksum(src, castagnoli), Seq: spec.seq, Samples: spec.samples(),
 	}, true, nil
+}
+
+// samples reports whether any series is of samples.
+func (spec *blockSpec) samples() bool {
+	return slices.ContainsFunc(spec.series, func(s blockSeries) bool { return s.kind == increment.Sample })
 }
 
 // adoptFiles tells fsys of what upstream's writers made in a block's directory.
@@ -140,7 +146,7 @@ func writeBlockFiles(ctx context.Context, dir string, spec *blockSpec) (meta *bl
 	if meta.Compaction.Sources = spec.sources; len(spec.sources) == 0 {
 		meta.Compaction.Sources = []ulid.ULID{spec.id}
 	}
-	slices.SortFunc(spec.series, func(a, b blockSeries) int { return labels.Compare(a.labels, b.labels) })
+	slices.SortStableFunc(spec.series, func(a, b blockSeries) int { return labels.Compare(a.labels, b.labels) })
 
 	// The writer allocates a file of this size before it knows what goes in: not
 	// upstream's 512 MiB, and no more than is needed, for a disk may be nearly full.
@@ -252,19 +258,34 @@ func addDay(cw *chunks.Writer, spec *blockSpec, meta *blockMeta, same []blockSer
 	}
 	meta.Stats.NumSamples += uint64(p.len())
 	meta.MinTime = min(meta.MinTime, p.win[0])
-	meta.MaxTime = max(meta.MaxTime, p.win[p.len()-1]+spec.step)
+	last := p.win[p.len()-1]
+	if p.kind == increment.Sample {
+		meta.MaxTime = max(meta.MaxTime, last+1)
+	} else {
+		meta.MaxTime = max(meta.MaxTime, last+spec.step)
+	}
 	return metas, nil
 }
 
 // encodeChunks cuts points into chunks. No chunk crosses midnight UTC, where runs
 // end.
 func encodeChunks(p *points, step int64) ([]chunks.Meta, error) {
+	if p.kind == increment.Sample {
+		return encodeSampleChunks(p)
+	}
 	var out []chunks.Meta
 	for i := 0; i < p.len(); {
 		j := min(i+chunkWindowsMax, p.len())
 		midnight := dayStart(p.win[i]) + dayMillis
 		if k, _ := slices.BinarySearch(p.win[i:j], midnight); i+k < j {
 			j = i + k
+		}
+		if same := p.sameBuckets(); same != nil {
+			for k := i + 1; k < j; k++ {
+				if !same(k) {
+					j = k // a chunk has one set of bounds
+				}
+			}
 		}
 		enc, err := encodeChunk(p, step, i, j)
 		for err == nil && len(enc) > chunkBytesMax && j-i > 1 {

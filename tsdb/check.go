@@ -18,6 +18,7 @@ import (
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/tenant"
 	"github.com/quipudb/quipu/internal/vfs"
+	"github.com/quipudb/quipu/tsdb/dedup"
 )
 
 // Problem is one thing that is wrong in a data directory.
@@ -32,7 +33,7 @@ func (p Problem) String() string { return p.Path + ": " + p.What }
 type CheckSummary struct {
 	Tenants, Blocks, Series, Chunks, Windows int
 	Segments, Records                        int
-	Keys                                     int
+	Keys, EventIDs                           int
 	// Leftovers are what a crash left behind: they do no harm and go when the
 	// directory is opened. A torn last log record is one.
 	Leftovers []string
@@ -92,7 +93,7 @@ func (c *checker) run() error {
 		}
 		path := filepath.Join(c.dir, e.Name())
 		switch {
-		case e.Name() == walDirName || e.Name() == lockName:
+		case e.Name() == walDirName || e.Name() == idDirName || e.Name() == lockName:
 		case !e.IsDir():
 			c.problem(path, "does not belong here")
 		default:
@@ -104,7 +105,15 @@ func (c *checker) run() error {
 			c.checkTenant(id, path)
 		}
 	}
+	if err := c.checkIDs(); err != nil {
+		return err
+	}
 	return c.checkWAL()
+}
+
+func (c *checker) checkIDs() (err error) {
+	c.sum.EventIDs, err = dedup.Check(c.fs, filepath.Join(c.dir, idDirName), func(path, what string) { c.problem(path, "%s", what) })
+	return err
 }
 
 func (c *checker) checkTenant(id tenant.ID, dir string) {
@@ -256,8 +265,8 @@ func (s CheckSummary) Write(w io.Writer, problems []Problem) {
 	for _, p := range problems {
 		fmt.Fprintln(w, p)
 	}
-	fmt.Fprintf(w, "%d tenants, %d blocks with %d series, %d chunks and %d windows, %d batch keys, %d log segments with %d records\n",
-		s.Tenants, s.Blocks, s.Series, s.Chunks, s.Windows, s.Keys, s.Segments, s.Records)
+	fmt.Fprintf(w, "%d tenants, %d blocks with %d series, %d chunks and %d windows, %d batch keys, %d event ids, %d log segments with %d records\n",
+		s.Tenants, s.Blocks, s.Series, s.Chunks, s.Windows, s.Keys, s.EventIDs, s.Segments, s.Records)
 	if n := len(s.Leftovers); n > 0 {
 		fmt.Fprintf(w, "%d leftovers of a crash, which do no harm: %s\n", n, strings.Join(s.Leftovers, ", "))
 	}

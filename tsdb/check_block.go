@@ -217,9 +217,12 @@ func (c *blockChecker) checkSeries(ls labels.Labels, ref storage.SeriesRef, meta
 			c.bad(file, "chunk %d of %s: %v", i, ls, err)
 			continue
 		}
+		if p.kind == increment.Sample {
+			step = 1 // a sample's chunk ends with its last millisecond
+		}
 		first, end := p.win[0], p.win[p.len()-1]+step
 		switch {
-		case step != c.settings.GridMillis():
+		case p.kind != increment.Sample && step != c.settings.GridMillis():
 			c.bad(file, "chunk %d of %s has a step of %d ms, the tenant's is %d", i, ls, step, c.settings.GridMillis())
 		case m.MinTime != first || m.MaxTime != end-1:
 			c.bad(blockIndex, "chunk %d of %s is said to be of %d to %d, it is of %d to %d", i, ls, m.MinTime, m.MaxTime, first, end-1)

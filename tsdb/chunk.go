@@ -13,15 +13,18 @@ import (
 )
 
 // encodingBase is added to a kind to give its encoding in a block's chunk files:
-// 0x71 counter, 0x72 histogram, 0x73 distinct, 0x74 gauge. They are clear of upstream's; a
+// 0x71 counter, 0x72 histogram, 0x73 distinct, 0x74 gauge, 0x76 histogram with buckets. They are clear of upstream's, which hold samples; a
 // changed layout gets a new number.
 const encodingBase chunkenc.Encoding = 0x70
 
 func encodingOf(k increment.Kind) chunkenc.Encoding { return encodingBase + chunkenc.Encoding(k) }
 
 func kindOf(e chunkenc.Encoding) (increment.Kind, error) {
+	if isSampleEncoding(e) {
+		return increment.Sample, nil
+	}
 	k := increment.Kind(e - encodingBase)
-	if !k.Valid() {
+	if !k.Valid() || k == increment.Sample {
 		return 0, fmt.Errorf("unknown chunk encoding %#x", byte(e))
 	}
 	return k, nil
@@ -76,13 +79,16 @@ func encodeChunk(p *points, step int64, i, j int) ([]byte, error) {
 		return appendHists(dst, p.win[i:j], p.hist[i:j], step), nil
 	case increment.Distinct:
 		return appendSketches(dst, p.win[i:j], p.ids[i:j], step)
+	case increment.Buckets:
+		return appendBucketHists(dst, p.win[i:j], p.hist[i:j], step), nil
 	case increment.Gauge:
 		return appendGauges(dst, p.win[i:j], p.at[i:j], p.value[i:j], step), nil
 	}
 	return nil, fmt.Errorf("encode chunk of unknown kind %d", p.kind)
 }
 
-// decodeChunk sets p to the points of a chunk and returns the chunk's step.
+// decodeChunk sets p to the points of a chunk and returns the chunk's step, 0 for
+// samples.
 func decodeChunk(e chunkenc.Encoding, src []byte, p *points) (step int64, err error) {
 	kind, err := kindOf(e)
 	if err != nil {
@@ -101,6 +107,9 @@ func appendChunk(e chunkenc.Encoding, src []byte, p *points) (step int64, err er
 	if kind != p.kind {
 		return 0, fmt.Errorf("chunk of a %s among those of a %s", kind, p.kind)
 	}
+	if kind == increment.Sample {
+		return 0, appendSampleChunk(e, src, p)
+	}
 	var h chunkHeader
 	if src, err = h.decode(src); err != nil {
 		return 0, err
@@ -112,6 +121,8 @@ func appendChunk(e chunkenc.Encoding, src []byte, p *points) (step int64, err er
 		err = decodeHists(src, h, p)
 	case increment.Distinct:
 		err = decodeSketches(src, h, p)
+	case increment.Buckets:
+		err = decodeBucketHists(src, h, p)
 	case increment.Gauge:
 		err = decodeGauges(src, h, p)
 	}
@@ -232,7 +243,7 @@ func (it *chunkIterator) Next() chunkenc.ValueType {
 		return chunkenc.ValNone
 	}
 	it.i++
-	if it.p.kind == increment.Histogram {
+	if it.p.hist != nil {
 		return chunkenc.ValFloatHistogram
 	}
 	return chunkenc.ValFloat
@@ -276,6 +287,9 @@ func (chunkPool) Put(chunkenc.Chunk) error { return nil }
 func (chunkPool) Get(e chunkenc.Encoding, b []byte) (chunkenc.Chunk, error) {
 	if _, err := kindOf(e); err != nil {
 		return nil, err
+	}
+	if isSampleEncoding(e) {
+		return chunkenc.FromData(e, b)
 	}
 	return &chunk{enc: e, bytes: b}, nil
 }

@@ -20,6 +20,9 @@ var update = flag.Bool("update", false, "rewrite golden files")
 
 const testStep = 15_000
 
+// gridKinds are those whose chunks are ours.
+var gridKinds = []increment.Kind{increment.Counter, increment.Histogram, increment.Distinct, increment.Gauge, increment.Buckets}
+
 // randomPoints makes n points; shape picks what the increments look like.
 func randomPoints(r *rand.Rand, kind increment.Kind, n int, shape string) points {
 	p := points{kind: kind}
@@ -42,14 +45,29 @@ func randomPoints(r *rand.Rand, kind increment.Kind, n int, shape string) points
 					inc.Value = math.Trunc(r.Float64() * (1 << 52))
 				}
 			}
-		case increment.Histogram:
+		case increment.Histogram, increment.Buckets:
 			inc.Hist = &increment.Hist{}
+			if kind == increment.Buckets {
+				inc.Hist.Bounds = []float64{0.1, 1, 2.5, 100}
+			}
 			for range 1 + r.IntN(20) {
 				v := math.Exp(r.NormFloat64() * 5)
 				if shape == "ones" {
 					v = float64(r.IntN(100) - 20)
 				}
 				inc.Hist.Observe(v)
+			}
+		case increment.Gauge:
+			inc.At = t + r.Int64N(testStep)
+			switch shape {
+			case "zeros":
+				inc.Value = float64(r.IntN(3) - 1)
+			case "floats":
+				inc.Value = r.NormFloat64()
+			case "outliers":
+				inc.Value = []float64{1, math.NaN(), math.Inf(-1), math.MaxFloat64, 1e-300}[r.IntN(5)]
+			default:
+				inc.Value = 1
 			}
 		case increment.Distinct:
 			for range 1 + r.IntN(5) {
@@ -79,9 +97,13 @@ func equalPoints(a, b points) error {
 			if a.value[i] != b.value[i] {
 				return fmt.Errorf("window %d: count %v, want %v", a.win[i], a.value[i], b.value[i])
 			}
-		case increment.Histogram:
+		case increment.Histogram, increment.Buckets:
 			if !a.hist[i].Float(nil).Equals(b.hist[i].Float(nil)) {
 				return fmt.Errorf("window %d: %v, want %v", a.win[i], a.hist[i], b.hist[i])
+			}
+		case increment.Gauge:
+			if math.Float64bits(a.value[i]) != math.Float64bits(b.value[i]) || a.at[i] != b.at[i] {
+				return fmt.Errorf("window %d: %v at %d, want %v at %d", a.win[i], a.value[i], a.at[i], b.value[i], b.at[i])
 			}
 		case increment.Distinct:
 			x, err1 := a.ids[i].Estimate()
@@ -95,7 +117,7 @@ func equalPoints(a, b points) error {
 }
 
 func TestChunkRoundTrip(t *testing.T) {
-	for _, kind := range []increment.Kind{increment.Counter, increment.Histogram, increment.Distinct} {
+	for _, kind := range gridKinds {
 		for _, shape := range []string{"ones", "zeros", "floats", "outliers"} {
 			for seed := range uint64(30) {
 				r := rand.New(rand.NewPCG(seed, 1))
@@ -120,7 +142,7 @@ func TestChunkRoundTrip(t *testing.T) {
 // A cut anywhere is an error or fewer bits than the padding holds, never a panic
 // and never a wrong prefix.
 func TestChunkCutShort(t *testing.T) {
-	for _, kind := range []increment.Kind{increment.Counter, increment.Histogram, increment.Distinct} {
+	for _, kind := range gridKinds {
 		p := randomPoints(rand.New(rand.NewPCG(1, 1)), kind, 40, "floats")
 		enc, err := encodeChunk(&p, testStep, 0, p.len())
 		if err != nil {
@@ -139,7 +161,7 @@ func TestChunkCutShort(t *testing.T) {
 // file that is only rewritten on purpose (-update).
 func TestChunkGolden(t *testing.T) {
 	var b strings.Builder
-	for _, kind := range []increment.Kind{increment.Counter, increment.Histogram, increment.Distinct} {
+	for _, kind := range gridKinds {
 		for _, shape := range []string{"ones", "zeros", "floats", "outliers"} {
 			p := randomPoints(rand.New(rand.NewPCG(42, 42)), kind, 6, shape)
 			enc, err := encodeChunk(&p, testStep, 0, p.len())
@@ -222,7 +244,7 @@ func FuzzChunkDecode(f *testing.F) {
 		}
 		f.Add(byte(kind), enc)
 	}
-	for _, kind := range []increment.Kind{increment.Counter, increment.Histogram, increment.Distinct} {
+	for _, kind := range gridKinds {
 		for _, shape := range []string{"ones", "floats"} {
 			add(kind, randomPoints(rand.New(rand.NewPCG(1, 1)), kind, 20, shape))
 		}

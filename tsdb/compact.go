@@ -103,6 +103,7 @@ func (spec *blockSpec) addBlock(ctx context.Context, b *block, blocks *openBlock
 	if err != nil {
 		return err
 	}
+	spec.seq = max(spec.seq, b.Seq)
 	spec.level = max(spec.level, meta.Compaction.Level+1)
 	spec.sources = append(spec.sources, meta.Compaction.Sources...)
 	files, err := blocks.open(b)

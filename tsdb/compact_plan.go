@@ -2,8 +2,11 @@ package tsdb
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"time"
+
+	"github.com/oklog/ulid/v2"
 )
 
 // compactRanges are the spans that blocks are merged to, each a multiple of the
@@ -30,7 +33,8 @@ const (
 //
 // Spans are aligned to multiples of themselves since 1970, so that blocks of one
 // span never straddle two of the next. Inside a span blocks are merged in tiers:
-// the smaller ones first, the largest only when they add up to a part of it.
+// the smaller ones first, the largest only when they add up to a part of it. Blocks
+// with samples are merged only with their neighbours in the order of writing.
 func planCompaction(blocks []blockInfo, size func(blockInfo) int64, now time.Time, retention time.Duration) []blockInfo {
 	for i, r := range compactRanges {
 		if i > 0 && retention > 0 && r > retention/10 {
@@ -63,15 +67,16 @@ func planSpan(blocks []blockInfo, size func(blockInfo) int64, now time.Time, spa
 		if !over && !first {
 			continue // only a day is merged while it still grows
 		}
-		if merge := planTier(group, size, over); merge != nil {
+		if merge := planTier(group, blocks, size, over); merge != nil {
 			return merge
 		}
 	}
 	return nil
 }
 
-// planTier picks the blocks of one span to merge; over says that the span is past.
-func planTier(group []blockInfo, size func(blockInfo) int64, over bool) []blockInfo {
+// planTier picks the blocks of one span to merge, of all that there are; over says that
+// the span is past.
+func planTier(group, all []blockInfo, size func(blockInfo) int64, over bool) []blockInfo {
 	slices.SortFunc(group, func(a, b blockInfo) int {
 		return cmp.Or(cmp.Compare(size(a), size(b)), a.ULID.Compare(b.ULID))
 	})
@@ -86,9 +91,31 @@ func planTier(group []blockInfo, size func(blockInfo) int64, over bool) []blockI
 	for n := len(group); n >= enough; n-- {
 		largest := size(group[n-1])
 		total -= largest
-		if float64(total) >= compactGrowth*float64(largest) {
+		if float64(total) >= compactGrowth*float64(largest) && neighbours(group[:n], all) {
 			return group[:n]
 		}
 	}
 	return nil
+}
+
+// neighbours reports whether one block can stand for those of pick: no other block with
+// samples that overlaps them was written after one of them and before another.
+func neighbours(pick, all []blockInfo) bool {
+	var first, last uint64 // of those with samples
+	mint, maxt := int64(math.MaxInt64), int64(math.MinInt64)
+	picked := map[ulid.ULID]bool{}
+	for _, b := range pick {
+		picked[b.ULID] = true
+		if !b.Samples {
+			continue
+		}
+		if mint == math.MaxInt64 {
+			first, last = b.Seq, b.Seq
+		}
+		first, last = min(first, b.Seq), max(last, b.Seq)
+		mint, maxt = min(mint, b.MinTime), max(maxt, b.MaxTime)
+	}
+	return !slices.ContainsFunc(all, func(b blockInfo) bool {
+		return b.Samples && !picked[b.ULID] && b.MinTime < maxt && b.MaxTime > mint && b.Seq > first && b.Seq < last
+	})
 }

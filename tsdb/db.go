@@ -40,8 +40,13 @@ type Options struct {
 	Now        func() time.Time
 	// Defaults are the settings of tenants made from now on.
 	Defaults tenant.Settings
-	// DedupWindow is how long a batch key is remembered; default 24h.
+	// DedupWindow is how long the keys of batches and the ids of events are
+	// remembered; default 24h.
 	DedupWindow time.Duration
+	// EventIDsMax is how many ids of events are remembered, of all tenants together:
+	// past it the oldest hour is forgotten. They take 256 MiB of memory and 2 GiB of
+	// disk at the default, 100 million.
+	EventIDsMax int
 	// WALBytesMax is the log's budget: past it the tenants that need its oldest
 	// segment are flushed; default 512 MiB.
 	WALBytesMax int64
@@ -83,6 +88,7 @@ func (o *Options) fill() error {
 		o.Defaults = tenant.DefaultSettings()
 	}
 	o.DedupWindow = orDefault(o.DedupWindow, 24*time.Hour)
+	o.EventIDsMax = orDefault(o.EventIDsMax, 100_000_000)
 	o.WALBytesMax = orDefault(o.WALBytesMax, 512<<20)
 	o.WALSegmentBytesMax = orDefault(o.WALSegmentBytesMax, max(1, o.WALBytesMax/8))
 	o.MemtableBytesMax = orDefault(o.MemtableBytesMax, 2<<30)
@@ -106,6 +112,7 @@ type DB struct {
 	lock    fileutil.Releaser
 	wal     *wal
 	blocks  *blockCache
+	ids     eventIDs
 	refs    atomic.Uint64
 	// memtables numbers them: see increment.Series.Place.
 	memtables atomic.Uint32
@@ -152,10 +159,17 @@ func Open(opts Options) (db *DB, err error) {
 		return nil, fmt.Errorf("open storage: %w", err)
 	}
 	started := time.Now()
+	if err := db.openIDs(); err != nil {
+		return nil, fmt.Errorf("open storage: %w", err)
+	}
 	r := walReader{fs: opts.FS, dir: walDir, logger: opts.Logger, metrics: db.metrics}
 	records := 0
 	end, err := r.replay(func(pos position, rec *walRecord) error {
 		records++
+		if len(rec.ids) > 0 {
+			db.ids.Restore(rec.ids, rec.idsTime)
+			db.ids.hold.use(pos.Segment)
+		}
 		db.replay(pos, rec)
 		return nil
 	})
@@ -191,6 +205,10 @@ func (db *DB) registerGauges() {
 	gauge("quipu_tsdb_memtable_bytes", "Bytes of increments in memory, about.", func() float64 { return float64(db.memBytes()) })
 	gauge("quipu_tsdb_open_blocks", "Blocks whose files are open; more than the bound only while all are being read.", func() float64 { return float64(db.blocks.count()) })
 	gauge("quipu_tsdb_failed_tenants", "Tenants that could not be opened when they were last tried: their requests are refused.", func() float64 { return float64(db.failedCount()) })
+	gauge("quipu_ingest_dedup_window_seconds", "For how long the ids of events are known: the de-duplication window, or less where there were too many.", func() float64 {
+		return db.ids.Remembered(db.opts.Now().UnixMilli()).Seconds()
+	})
+	gauge("quipu_tsdb_event_ids", "Ids of events that are remembered.", func() float64 { return float64(db.ids.Len()) })
 	gauge("quipu_tsdb_open_tenants", "Tenants in memory.", func() float64 { return float64(len(db.openStores())) })
 }
 
@@ -199,23 +217,32 @@ func (db *DB) registerGauges() {
 func (db *DB) Close() error {
 	db.stop()
 	<-db.maintained
-	err := db.wal.close()
+	err := errors.Join(db.wal.close(), db.ids.Close())
 	for _, s := range db.openStores() {
 		s.versions.close()
 	}
 	return errors.Join(err, db.lock.Release())
 }
 
-// Append applies a batch durably: when it returns nil, a crash does not lose it.
+// Append applies a batch durably and settles its reservation: when it returns nil, a crash does not lose it.
 // duplicate reports that its key was applied within the de-duplication window,
 // and then nothing was done. A *KindError refuses the batch whole; ErrReadOnly
 // says that storage takes no writes.
 func (db *DB) Append(ctx context.Context, id tenant.ID, b *increment.Batch) (duplicate bool, err error) {
+	logged := false
+	if ids := reservationOf(b); ids != nil {
+		db.ids.barrier.RLock()
+		defer func() {
+			ids.Settle(logged)
+			db.ids.barrier.RUnlock()
+		}()
+	}
 	s, err := db.store(id, true)
 	if err != nil {
 		return false, err
 	}
-	return s.append(ctx, b)
+	duplicate, logged, err = s.append(ctx, b)
+	return duplicate, err
 }
 
 // Tenant returns what the write path needs to know of a tenant, which is made
@@ -254,8 +281,8 @@ func (db *DB) DataRange(_ context.Context, id tenant.ID) (mint, maxt int64, ok b
 		mint, maxt = min(mint, lo), max(maxt, hi)
 	}
 	for _, m := range v.mems {
-		if first, last, any := m.span(); any {
-			include(first, last+s.grid())
+		if lo, hi, any := m.span(); any {
+			include(lo, hi)
 		}
 	}
 	for _, b := range v.blocks {

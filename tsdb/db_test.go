@@ -2,8 +2,6 @@ package tsdb
 
 import (
 	"context"
-	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sort"
@@ -19,81 +17,6 @@ import (
 	"github.com/quipudb/quipu/internal/scope"
 	"github.com/quipudb/quipu/internal/tenant"
 )
-
-// Random appends, flushes and reopens against a map: every increment is there
-// once, late ones in their own window, each tenant's apart.
-func TestModel(t *testing.T) {
-	seeds := uint64(12)
-	for seed := range seeds {
-		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			r := rand.New(rand.NewPCG(seed, 3))
-			db := openTestDB(t, "", func(o *Options) { o.WALSegmentBytesMax = 4096 })
-			ids := []tenant.ID{tenant.Default, tenantID(t, "a"), tenantID(t, "b")}
-			want := map[tenant.ID]map[string]float64{}
-			for _, id := range ids {
-				want[id] = map[string]float64{}
-			}
-			used := map[[16]byte]bool{}
-			for op := range 400 {
-				id := ids[r.IntN(len(ids))]
-				switch {
-				case op%97 == 96:
-					if err := db.Flush(context.Background(), id); err != nil {
-						t.Fatal(err)
-					}
-				case op%131 == 130:
-					db = db.reopen(func(o *Options) { o.WALSegmentBytesMax = 4096 })
-				default:
-					b := increment.Batch{}
-					if r.IntN(2) == 0 {
-						b.HasKey = true
-						b.Key[0], b.Key[1], b.Key[2] = byte(r.IntN(50)), 1, byte(len(id.String()))
-					}
-					for range 1 + r.IntN(5) {
-						ts := testStart.Add(-time.Duration(r.Int64N(int64(60 * time.Hour))))
-						if r.IntN(2) == 0 {
-							ts = testStart.Add(-time.Duration(r.Int64N(int64(5 * time.Minute))))
-						}
-						inc := counterInc("events_total", ts, float64(1+r.IntN(3)), "page", fmt.Sprint(r.IntN(8)))
-						b.Increments = append(b.Increments, inc)
-					}
-					mapped := map[string]float64{}
-					for _, inc := range b.Increments {
-						mapped[fmt.Sprintf("%s %d", inc.Labels, inc.Time)] += inc.Value
-					}
-					scoped := b.Key
-					scoped[15] = id.String()[0]
-					dup, err := db.Append(context.Background(), id, &b)
-					if err != nil {
-						t.Fatal(err)
-					}
-					if wantDup := b.HasKey && used[scoped]; dup != wantDup {
-						t.Fatalf("op %d: duplicate %v, want %v", op, dup, wantDup)
-					}
-					if !dup {
-						used[scoped] = used[scoped] || b.HasKey
-						for k, v := range mapped {
-							want[id][k] += v
-						}
-					}
-				}
-			}
-			for range 2 {
-				for _, id := range ids {
-					if err := diff(db.stored(id), want[id]); err != nil {
-						t.Fatalf("tenant %s: %v", id, err)
-					}
-				}
-				if err := db.Close(); err != nil {
-					t.Fatal(err)
-				}
-				db.DB = nil
-				mustBeSound(t, db.dir)
-				db = openTestDB(t, db.dir, nil)
-			}
-		})
-	}
-}
 
 // All kinds come back from memtables, log and blocks alike.
 func TestKindsSurviveFlushAndReopen(t *testing.T) {
@@ -223,6 +146,30 @@ func TestLabelQueries(t *testing.T) {
 		if err := db.Flush(context.Background(), tenant.Default); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A batch that is refused leaves no series to be listed.
+func TestRefusedBatchLeavesNoSeries(t *testing.T) {
+	db := openTestDB(t, "", nil)
+	db.mustAppend(tenant.Default, counterInc("events_total", testStart, 1, "page", "/a"))
+	b := &increment.Batch{Increments: []increment.Increment{
+		counterInc("events_total", testStart, 1, "page", "/refused"), counterInc("events_total", testStart, -1, "page", "/a"),
+	}}
+	if _, err := db.Append(context.Background(), tenant.Default, b); err == nil {
+		t.Fatal("a negative increment was taken")
+	}
+	q := db.querier(t, tenant.Default, testStart.Add(-24*time.Hour), testStart.Add(24*time.Hour))
+	defer q.Close()
+	m := labels.MustNewMatcher(labels.MatchEqual, model.MetricNameLabel, "events_total")
+	if vals, _, err := q.LabelValues(q.ctx, "page", nil, m); err != nil || strings.Join(vals, " ") != "/a" {
+		t.Errorf("values %v, %v", vals, err)
+	}
+	n := 0
+	for set := q.Select(q.ctx, true, nil, m); set.Next(); n++ {
+	}
+	if n != 1 {
+		t.Errorf("%d series, want 1", n)
 	}
 }
 

@@ -35,6 +35,7 @@
 //	version.go       immutable states of a tenant's data, pinned by readers
 //	admission.go     kinds and limits of series, folding into "(other)"
 //	keys.go          batch keys that were seen, in memory and on disk
+//	event_ids.go     ids of events that were counted, by way of package dedup
 //	notes.go         exemplars and metadata
 //	manifest.go      what a tenant's directory holds
 //	memtable.go      series in memory, with an index
@@ -49,7 +50,7 @@
 //	wal*.go          the write-ahead log: writer, format, records, replay, and what
 //	                 a tenant needs of it
 //	querier.go, select.go           queries
-//	view_runs.go, view.go, view_distinct.go             what PromQL sees
+//	view_runs.go, view.go, view_spans.go, classic.go    what PromQL sees
 //
 // # Invariants
 //
@@ -69,7 +70,7 @@
 //	    between two batches.
 //	I5: The view is a function of a series' merged increments, the tenant's grid
 //	    and idle timeout, and the pinned present; of neither the query's range nor
-//	    how data is stored. Totals begin at a midnight UTC, so a read begins there.
+//	    how data is stored. Samples are shown as they are. Totals begin at a midnight UTC, so a read begins there.
 //	I6: No memtable, block or index holds series of two tenants; log records carry
 //	    their tenant and its generation.
 //	I7: After a failed write or fsync of the log nothing is acknowledged until the
@@ -77,10 +78,12 @@
 //	I8: Whoever is told that a batch is stored, as new or as a duplicate, is told
 //	    of something durable: replay rewrites the log's last segment first. (Where
 //	    Options.WALSyncEvery is set: durable within that time.)
+//	I9: Of two samples of one series and time the last written stands: a version's
+//	    blocks are in the order of writing, its memtables after them.
 //
 // # Lock order
 //
-//	DB.openMu, store.barrier, store.flushMu, DB.mu, store.mu, versions.swap, admission.mu,
+//	eventIDs.barrier, DB.openMu, store.barrier, store.flushMu, DB.mu, store.mu, versions.swap, admission.mu,
 //	versions.mu, cuts.applying, memtable.indexing, memtable.mu, memShard.mu,
 //	memSeries.mu, notes.mu, wal.mu, openBlocks.mu;
 //	keySet.mu and blockCache.mu are taken last. flushMu is taken before barrier by a

@@ -232,10 +232,12 @@ func TestIncrementsAreValidatedBeforeTheyAreLogged(t *testing.T) {
 		"NaN":           counterInc("c_total", testStart, math.NaN()),
 		"infinite":      counterInc("c_total", testStart, math.Inf(1)),
 		"no histogram":  {Series: series(increment.Histogram, "h")},
+		"no native":     {Series: series(increment.Sample, "s"), Native: &increment.Native{}},
 		"infinite sum":  histInc(testStart, 1.7e308, 1.7e308),
 		"off the grid":  {Series: increment.NewSeries(labels.FromStrings(model.MetricNameLabel, "c_total"), increment.Counter, nil), Time: 7, Value: 1},
 		"unknown kind":  {Series: increment.NewSeries(labels.FromStrings(model.MetricNameLabel, "c_total"), 9, nil), Value: 1},
 		"too many ids":  {Series: increment.NewSeries(labels.FromStrings(model.MetricNameLabel, "d"), increment.Distinct, nil), IDs: make([]uint64, walPayloadMax/8+1)},
+		"long labels":   counterInc("c_total", testStart, 1, "page", strings.Repeat("x", labelsBytesMax)),
 		"empty buckets": {Series: increment.NewSeries(labels.FromStrings(model.MetricNameLabel, "h"), increment.Histogram, nil), Hist: &increment.Hist{Pos: []increment.Bucket{{Index: 1}}}},
 	} {
 		b := &increment.Batch{Increments: []increment.Increment{counterInc("good_total", testStart, 1), inc}}
@@ -275,6 +277,42 @@ func TestExpiredKeyFilesAreRemoved(t *testing.T) {
 	if err != nil || len(files) != 1 {
 		t.Errorf("%d key files, want 1 (%v)", len(files), err)
 	}
+}
+
+// A key that is used again after it has expired, before any flush, stands in the key
+// file once, with its last use.
+func TestKeyUsedAgainIsWrittenOnce(t *testing.T) {
+	db := openTestDB(t, "", nil)
+	send := func() (dup bool) {
+		b := &increment.Batch{HasKey: true, Key: [16]byte{1}, Increments: []increment.Increment{counterInc("c_total", testStart, 1)}}
+		dup, err := db.Append(context.Background(), tenant.Default, b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return dup
+	}
+	send()
+	*db.now = testStart.Add(25 * time.Hour)
+	again := *db.now
+	if send() {
+		t.Error("a key is known after it has expired")
+	}
+	if err := db.Flush(context.Background(), tenant.Default); err != nil {
+		t.Fatal(err)
+	}
+	if keys := readBackKeys(t, db); len(keys) != 1 || keys[0].time != again.UnixMilli() {
+		t.Errorf("key file has %v, want one of %d", keys, again.UnixMilli())
+	}
+	db = db.reopen(nil)
+	*db.now = again.Add(time.Hour)
+	if !send() {
+		t.Error("a key is forgotten within its window")
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db.DB = nil
+	mustBeSound(t, db.dir)
 }
 
 // A segment that was being made when the process died is no damage, and goes.

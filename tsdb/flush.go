@@ -136,9 +136,10 @@ func (s *store) writeFrozen(ctx context.Context, m *manifest) ([]*block, error) 
 		days[d] = append(days[d], mem)
 	}
 	var out []*block
+	seq := m.nextSeq()
 	for _, d := range slices.Sorted(maps.Keys(days)) {
 		spec := blockSpec{
-			tenantDir: s.dir, tenant: s.id.String(), generation: m.Generation, id: s.db.newULID(), step: s.grid(), level: 1,
+			tenantDir: s.dir, tenant: s.id.String(), generation: m.Generation, id: s.db.newULID(), step: s.grid(), seq: seq, level: 1,
 		}
 		for _, mem := range days[d] {
 			// Encoded, increments take a fraction of what they take here. Where they

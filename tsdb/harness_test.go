@@ -118,7 +118,7 @@ func (d *testDB) stored(id tenant.ID, matchers ...*labels.Matcher) map[string]fl
 	}
 	v := s.versions.pin()
 	defer s.versions.unpin(v)
-	all := window{readMin: math.MinInt64 / 2, showMin: math.MinInt64 / 2, showMax: never}
+	all := window{readMin: math.MinInt64 / 2, showMin: math.MinInt64 / 2, showMax: never, sampleMin: math.MinInt64 / 2, sampleMax: never}
 	var blocks openBlocks
 	defer blocks.close()
 	sels, err := selectSeries(context.Background(), v, &blocks, all, matchers)
@@ -135,11 +135,14 @@ func (d *testDB) stored(id tenant.ID, matchers ...*labels.Matcher) map[string]fl
 	return out
 }
 
+// storedKey names a window of a series in what stored returns.
+func storedKey(ls labels.Labels, win int64) string { return fmt.Sprintf("%s %d", ls, win) }
+
 // sumPoints adds what the windows of a series hold to out.
 func sumPoints(t testing.TB, out map[string]float64, ls labels.Labels, p *points) {
 	t.Helper()
 	for i := range p.win {
-		key := fmt.Sprintf("%s %d", ls, p.win[i])
+		key := storedKey(ls, p.win[i])
 		switch p.kind {
 		case increment.Counter, increment.Gauge:
 			out[key] += p.value[i]
@@ -150,7 +153,7 @@ func sumPoints(t testing.TB, out map[string]float64, ls labels.Labels, p *points
 			} else if n != nil {
 				out[key] += n.Float.Count
 			}
-		case increment.Histogram:
+		case increment.Histogram, increment.Buckets:
 			out[key] += float64(p.hist[i].Count())
 		case increment.Distinct:
 			n, err := p.ids[i].Estimate()

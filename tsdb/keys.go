@@ -2,6 +2,7 @@ package tsdb
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -128,7 +129,12 @@ func (k *keySet) expire(oldest int64) {
 
 // writeKeys writes a key file into dir and returns what the manifest names it.
 func writeKeys(fsys vfs.FS, dir string, id ulid.ULID, keys []batchKey) (keyFile, error) {
-	slices.SortFunc(keys, func(a, b batchKey) int { return bytes.Compare(a.hash[:], b.hash[:]) })
+	keys = slices.Clone(keys)
+	slices.SortFunc(keys, func(a, b batchKey) int {
+		return cmp.Or(bytes.Compare(a.hash[:], b.hash[:]), cmp.Compare(b.time, a.time))
+	})
+	// A key that was used again after it had expired is there twice: the newer stays.
+	keys = slices.CompactFunc(keys, func(a, b batchKey) bool { return a.hash == b.hash })
 	kf := keyFile{Name: id.String() + keySuffix}
 	dst := append([]byte(keyMagic), keyVersion)
 	for _, k := range keys {

@@ -96,7 +96,7 @@ func (db *DB) maintainMemory(ctx context.Context) error {
 		}
 		s.keys.expire(now.Add(-db.opts.DedupWindow).UnixMilli())
 	}
-	err = errors.Join(err, db.flushLargest(ctx), db.flushOldest(ctx))
+	err = errors.Join(err, db.maintainIDs(), db.flushLargest(ctx), db.flushOldest(ctx))
 	return errors.Join(err, db.releaseSegments())
 }
 
@@ -138,6 +138,11 @@ func (db *DB) flushOldest(ctx context.Context) (failed error) {
 		if db.wal.sizeFrom(before) <= db.opts.WALBytesMax {
 			return failed
 		}
+		if first, ok := db.ids.hold.first(); ok && first <= before {
+			if err := db.flushIDs(); err != nil {
+				return errors.Join(failed, err)
+			}
+		}
 		for _, s := range db.openStores() {
 			if first, ok := s.hold.first(); !ok || first > before || skip[s] {
 				continue
@@ -176,6 +181,9 @@ func (db *DB) neededSegment(skip map[*store]bool) uint64 {
 	// The end of the log is read first: what is appended while the tenants are
 	// asked is in that segment or later.
 	needed := db.wal.end().Segment
+	if first, ok := db.ids.hold.first(); ok {
+		needed = min(needed, first)
+	}
 	for _, s := range db.openStores() {
 		if first, ok := s.hold.first(); ok && !skip[s] {
 			needed = min(needed, first)

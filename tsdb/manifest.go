@@ -41,6 +41,15 @@ type manifest struct {
 	Metadata []increment.Metadata `json:"metadata,omitempty"`
 }
 
+// nextSeq is that of blocks that are written now.
+func (m *manifest) nextSeq() uint64 {
+	seq := uint64(0)
+	for _, b := range m.Blocks {
+		seq = max(seq, b.Seq)
+	}
+	return seq + 1
+}
+
 // files are the names of the files it names, blocks apart.
 func (m *manifest) files() []string {
 	var out []string
@@ -61,6 +70,12 @@ type blockInfo struct {
 	Bytes   int64     `json:"bytes"`   // of chunks and index
 	// MetaSum is the CRC-32C of meta.json, which has none of its own; 0: not recorded.
 	MetaSum uint32 `json:"metaSum,omitempty"`
+	// Seq orders the blocks by when what they hold was written: of two samples of one
+	// time the one of the later block stands. A merged block has the last of its
+	// sources'.
+	Seq uint64 `json:"seq,omitempty"`
+	// Samples: the block has series of samples, for which order matters.
+	Samples bool `json:"samples,omitempty"`
 }
 
 // keyFile names a file of batch keys.

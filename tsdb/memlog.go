@@ -23,7 +23,7 @@ import (
 //	        first: less 0); of a sample its timestamp in milliseconds, less that of
 //	        the entry before and the distance before
 //	value   counter    appendCount
-//	        histogram  appendHist
+//	        histogram  appendHist, with buckets appendBucketHist
 //	        distinct   a sketch as package sketch encodes it
 //	        gauge      uvarint milliseconds since the window's start, appendXOR
 //	        sample     appendSample
@@ -37,13 +37,24 @@ type memlog struct {
 	// unsorted: a window is not after the one before it.
 	unsorted bool
 
-	prevStep int64  // of a sample: distance of the last two
-	prevBits uint64 // of a gauge or sample: the last value
+	more *logMore // nil: nothing was logged, or the kind needs nothing
 }
+
+// logMore is what the next entry of a log is coded by, beyond the last one's time.
+type logMore struct {
+	step   int64     // of a sample: distance of the last two
+	bits   uint64    // of a gauge or sample: the last value
+	bounds []float64 // of a histogram with buckets: the last one's
+}
+
+// logBytesMin is the least that a log of counts has room for: a dozen windows.
+const logBytesMin = 32
 
 // pushCount is push for the kind that there is most of.
 func (l *memlog) pushCount(t int64, v float64) {
-	if t <= l.prev && l.n > 0 {
+	if l.bytes == nil {
+		l.bytes = make([]byte, 0, logBytesMin) // what is grown byte by byte costs most
+	} else if t <= l.prev {
 		l.unsorted = true
 	}
 	l.bytes = appendCount(binary.AppendVarint(l.bytes, (t-l.prev)/1000), v)
@@ -66,11 +77,14 @@ func (l *memlog) push(k increment.Kind, e *entry) error {
 	if l.n > 0 && e.time <= l.prev {
 		l.unsorted = true
 	}
+	if l.more == nil && (k == increment.Gauge || k == increment.Sample || k == increment.Buckets) {
+		l.more = &logMore{}
+	}
 	dst := l.bytes
 	if k == increment.Sample {
 		step := e.time - l.prev
-		dst = binary.AppendVarint(dst, step-l.prevStep)
-		l.prevStep = step
+		dst = binary.AppendVarint(dst, step-l.more.step)
+		l.more.step = step
 	} else {
 		dst = binary.AppendVarint(dst, (e.time-l.prev)/1000)
 	}
@@ -84,12 +98,15 @@ func (l *memlog) push(k increment.Kind, e *entry) error {
 		dst, err = e.ids.Append(dst)
 	case increment.Gauge:
 		dst = binary.AppendUvarint(dst, uint64(e.at-e.time))
-		dst = appendXOR(dst, l.prevBits, e.value)
-		l.prevBits = math.Float64bits(e.value)
+		dst = appendXOR(dst, l.more.bits, e.value)
+		l.more.bits = math.Float64bits(e.value)
+	case increment.Buckets:
+		dst = appendBucketHist(dst, e.hist, l.more.bounds)
+		l.more.bounds = e.hist.Bounds
 	case increment.Sample:
-		dst = appendSample(dst, l.prevBits, e)
+		dst = appendSample(dst, l.more.bits, e)
 		if e.native == nil {
-			l.prevBits = math.Float64bits(e.value)
+			l.more.bits = math.Float64bits(e.value)
 		}
 	}
 	if err != nil {
@@ -139,7 +156,7 @@ func (p *points) entry(i int) entry {
 	switch p.kind {
 	case increment.Counter:
 		e.value = p.value[i]
-	case increment.Histogram:
+	case increment.Histogram, increment.Buckets:
 		e.hist = p.hist[i]
 	case increment.Distinct:
 		e.ids = p.ids[i]
@@ -192,7 +209,7 @@ func (p *points) push(e *entry) {
 	switch p.kind {
 	case increment.Counter:
 		p.value = append(p.value, e.value)
-	case increment.Histogram:
+	case increment.Histogram, increment.Buckets:
 		p.hist = append(p.hist, e.hist)
 	case increment.Distinct:
 		p.ids = append(p.ids, e.ids)
@@ -206,8 +223,8 @@ func (p *points) push(e *entry) {
 // memlogReader reads entries one after the other.
 type memlogReader struct {
 	decoder
-	prev, prevStep int64
-	prevBits       uint64
+	prev int64
+	logMore
 }
 
 // timeMax bounds what a time in a log may be, far past any that means something.
@@ -219,8 +236,8 @@ func (r *memlogReader) next(k increment.Kind, e *entry) error {
 		return fmt.Errorf("entry is %d after the one before", d)
 	}
 	if k == increment.Sample {
-		r.prevStep += d
-		r.prev += r.prevStep
+		r.step += d
+		r.prev += r.step
 	} else {
 		r.prev += d * 1000
 	}
@@ -240,6 +257,11 @@ func (r *memlogReader) value(k increment.Kind, e *entry) (err error) {
 		if e.hist, err = r.hist(); err != nil {
 			return err
 		}
+	case increment.Buckets:
+		if e.hist, err = r.bucketHist(r.bounds); err != nil {
+			return err
+		}
+		r.bounds = e.hist.Bounds
 	case increment.Distinct:
 		e.ids = new(sketch.Sketch)
 		if r.err == nil {
@@ -247,12 +269,12 @@ func (r *memlogReader) value(k increment.Kind, e *entry) (err error) {
 		}
 	case increment.Gauge:
 		e.at = e.time + int64(r.uvarint())
-		e.value = r.xor(r.prevBits)
-		r.prevBits = math.Float64bits(e.value)
+		e.value = r.xor(r.bits)
+		r.bits = math.Float64bits(e.value)
 	case increment.Sample:
-		r.sample(r.prevBits, e)
+		r.sample(r.bits, e)
 		if e.native == nil {
-			r.prevBits = math.Float64bits(e.value)
+			r.bits = math.Float64bits(e.value)
 		}
 	default:
 		return fmt.Errorf("entry of unknown kind %d", k)

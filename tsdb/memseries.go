@@ -13,19 +13,23 @@ import (
 
 // memSeries is one series of one memtable. What an append touches comes first, in two
 // cache lines; the whole is a multiple of them, so that memory for it begins with one.
+// kind is in the first line and ref in the second: encoding a batch reads both of all
+// its series, without locks, and so has the lines when apply takes the locks. A lock
+// whose line is not there waits for it alone, reads wait together.
 type memSeries struct {
-	mu  sync.Mutex
-	ref uint64 // in the log
+	mu sync.Mutex
 	// segment is the one whose records may refer to the series: it is defined
 	// there, or will be before what is appended next. Set by who writes the log.
 	segment atomic.Uint32
 	kind    increment.Kind
 	undo    *[]undo    // by ascending cut
 	open    openWindow // the window that was written to last: most increments go there
-	log     memlog     // the others
+	hash    uint64
+
+	ref uint64 // in the log
+	log memlog // the windows that are not open
 
 	labels labels.Labels
-	hash   uint64
 	next   *memSeries // with the same hash
 	place  uint64     // see increment.Series: memtable and position in it
 	_      [3]uint64
@@ -50,6 +54,10 @@ type memState struct {
 	log  []byte
 	open openWindow
 }
+
+// empty says that there is no window: the series was made for a batch that was then
+// refused or is not logged yet.
+func (st *memState) empty() bool { return st.open.time == noWindow && len(st.log) == 0 }
 
 // wideValue is the open window of a histogram or distinct series, or a native
 // histogram sample. Who changes it in place clones it first where it is shared.
@@ -132,7 +140,7 @@ func (s *memSeries) closeWindow() error {
 func (s *memSeries) begin(inc *increment.Increment) (grown int, err error) {
 	s.open.at, s.open.wide = inc.At, nil
 	switch {
-	case s.kind == increment.Histogram:
+	case inc.Hist != nil:
 		s.open.wide = &wideValue{hist: inc.Hist.Clone()}
 		grown = histBytes(inc.Hist)
 	case s.kind == increment.Distinct:
@@ -171,7 +179,7 @@ func (s *memSeries) merge(inc *increment.Increment) (grown int, err error) {
 			return 0, err
 		}
 	}
-	if s.kind == increment.Histogram {
+	if o.wide.hist != nil {
 		before := histBytes(o.wide.hist)
 		o.wide.hist.Merge(inc.Hist)
 		return histBytes(o.wide.hist) - before, nil
@@ -252,16 +260,16 @@ func (st *memState) appendTo(p *points, mint, maxt int64) error {
 		return err
 	}
 	p.between(mint, maxt)
-	return nil
+	return p.hintResets()
 }
 
 // overlaps reports whether s has a window that starts in [mint, maxt); its memtable
 // has windows in [start, end).
 func (s *memSeries) overlaps(start, end, mint, maxt int64) (bool, error) {
-	if mint <= start && end <= maxt {
-		return true, nil
-	}
 	st := s.stateAt(newest)
+	if mint <= start && end <= maxt {
+		return !st.empty(), nil
+	}
 	if t := st.open.time; t != noWindow && t >= mint && t < maxt {
 		return true, nil
 	}

@@ -24,8 +24,8 @@ type memtable struct {
 	start, end int64  // window starts are in [start, end), milliseconds since 1970
 	bytes      atomic.Int64
 	lastAppend atomic.Int64 // milliseconds since 1970
-	// first and last are the times of the first and the last window.
-	first, last atomic.Int64
+	// mint is when the first window begins, maxt when the last one ends.
+	mint, maxt atomic.Int64
 
 	dropped bool // while the log is replayed: a tenant's record came after it
 
@@ -77,8 +77,8 @@ const (
 func newMemtable(id uint32, start, end int64) *memtable {
 	m := &memtable{id: id, start: start, end: end}
 	m.shards.Store(newShards(1))
-	m.first.Store(math.MaxInt64)
-	m.last.Store(math.MinInt64)
+	m.mint.Store(math.MaxInt64)
+	m.maxt.Store(math.MinInt64)
 	return m
 }
 
@@ -176,20 +176,20 @@ func (m *memtable) all() []*memSeries {
 	return m.series[:len(m.series):len(m.series)]
 }
 
-// wrote notes windows of [first, last] and growth by a number of bytes.
-func (m *memtable) wrote(first, last int64, grown int) {
-	for old := m.first.Load(); first < old && !m.first.CompareAndSwap(old, first); old = m.first.Load() {
+// wrote notes windows from mint to maxt and growth by a number of bytes.
+func (m *memtable) wrote(mint, maxt int64, grown int) {
+	for old := m.mint.Load(); mint < old && !m.mint.CompareAndSwap(old, mint); old = m.mint.Load() {
 	}
-	for old := m.last.Load(); last > old && !m.last.CompareAndSwap(old, last); old = m.last.Load() {
+	for old := m.maxt.Load(); maxt > old && !m.maxt.CompareAndSwap(old, maxt); old = m.maxt.Load() {
 	}
 	m.bytes.Add(int64(grown))
 }
 
-// span returns the times of the first and last window of all series; ok is false
-// where there is none.
-func (m *memtable) span() (first, last int64, ok bool) {
-	first, last = m.first.Load(), m.last.Load()
-	return first, last, first <= last
+// span returns when the first window of all series begins and the last one ends; ok is
+// false where there is none.
+func (m *memtable) span() (mint, maxt int64, ok bool) {
+	mint, maxt = m.mint.Load(), m.maxt.Load()
+	return mint, maxt, mint < maxt
 }
 
 // index returns the series there are now and postings that have all of them, nil

@@ -18,7 +18,7 @@ import (
 // Each kind uses some of the columns, which are then as long as win:
 //
 //	counter    value
-//	histogram  hist
+//	histogram  hist, with buckets or without
 //	distinct   ids
 //	gauge      value, at
 //	sample     value, at (start timestamps), native (nil: value)
@@ -71,7 +71,7 @@ func (p *points) take(src *points, i int) {
 	switch p.kind {
 	case increment.Counter:
 		p.value = append(p.value, src.value[i])
-	case increment.Histogram:
+	case increment.Histogram, increment.Buckets:
 		p.hist = append(p.hist, src.hist[i])
 	case increment.Distinct:
 		p.ids = append(p.ids, src.ids[i])
@@ -90,7 +90,7 @@ func (p *points) mergeLast(src *points, i int) error {
 	switch p.kind {
 	case increment.Counter:
 		p.value[last] += src.value[i]
-	case increment.Histogram:
+	case increment.Histogram, increment.Buckets:
 		p.hist[last].Merge(src.hist[i])
 	case increment.Distinct:
 		return p.ids[last].Merge(src.ids[i])
@@ -99,7 +99,7 @@ func (p *points) mergeLast(src *points, i int) error {
 			p.value[last], p.at[last] = src.value[i], src.at[i]
 		}
 	case increment.Sample:
-		p.value[last], p.at[last], p.native[last] = src.value[i], src.at[i], src.native[i]
+		p.value[last], p.at[last], p.native[last] = src.value[i], src.at[i], unknownReset(src.native[i])
 	}
 	return nil
 }
@@ -150,25 +150,37 @@ func mergeTwo(a, b points) (points, error) {
 		return a, nil
 	}
 	out := points{kind: a.kind, win: make([]int64, 0, len(a.win)+len(b.win))}
+	fromA := true // the point before
 	i, j := 0, 0
 	for i < len(a.win) || j < len(b.win) {
 		switch {
 		case j == len(b.win) || i < len(a.win) && a.win[i] < b.win[j]:
-			out.take(&a, i)
+			out.takeFrom(&a, i, !fromA)
+			fromA = true
 			i++
 		case i == len(a.win) || b.win[j] < a.win[i]:
-			out.take(&b, j)
+			out.takeFrom(&b, j, fromA)
+			fromA = false
 			j++
 		default:
-			out.take(&a, i)
+			out.takeFrom(&a, i, true)
 			if err := out.mergeLast(&b, j); err != nil {
 				return points{}, err
 			}
+			fromA = false
 			i++
 			j++
 		}
 	}
 	return out, nil
+}
+
+// takeFrom is take; where other is set the point before it is not that of src.
+func (p *points) takeFrom(src *points, i int, other bool) {
+	p.take(src, i)
+	if last := len(p.native) - 1; other && last >= 0 {
+		p.native[last] = unknownReset(p.native[last])
+	}
 }
 
 // settle sorts points that are in order of writing and merges those of one window.

@@ -33,7 +33,8 @@ type querier struct {
 	mint, maxt int64
 
 	mu      sync.Mutex
-	store   *store
+	pinned  bool
+	store   *store // nil: there is no such tenant
 	scope   scope.Scope
 	version *version
 	blocks  openBlocks
@@ -49,18 +50,24 @@ func (q *querier) pin(ctx context.Context) (*version, viewParams, error) {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.store == nil {
+	if !q.pinned {
 		s, err := q.db.store(sc.Tenant, false)
-		if err != nil || s == nil {
+		if err != nil {
 			return nil, viewParams{}, err
 		}
-		// The cut first: what is appended in between is undone, or, where a flush
-		// comes in between, is in its blocks whole.
-		q.cut = s.cuts.take()
-		q.store, q.scope, q.version = s, sc, s.versions.pin()
+		q.scope, q.pinned = sc, true
+		if s != nil {
+			// The cut first: what is appended in between is undone, or, where a flush
+			// comes in between, is in its blocks whole.
+			q.cut = s.cuts.take()
+			q.store, q.version = s, s.versions.pin()
+		}
 	}
 	if q.scope != sc {
 		return nil, viewParams{}, fmt.Errorf("querier of tenant %s asked for tenant %s", q.scope.Tenant, sc.Tenant)
+	}
+	if q.store == nil { // nor will there be for this query
+		return nil, viewParams{}, nil
 	}
 	return q.version, viewParams{
 		grid: q.store.grid(), idle: q.store.idle(), now: sc.Now, evalEnd: q.maxt,
@@ -83,7 +90,9 @@ func (q *querier) Close() error {
 
 // Select returns the views of the series that the matchers select. Counters show
 // as cumulative floats, histograms as cumulative native histograms with an
-// unknown counter reset hint, distinct series as gauges. They are sorted by labels.
+// unknown counter reset hint, distinct series and gauges as floats, samples
+// as they are. Histograms with buckets show as native ones and, where the matchers name
+// them, as classic series. They are sorted by labels.
 func (q *querier) Select(ctx context.Context, _ bool, hints *storage.SelectHints, matchers ...*labels.Matcher) storage.SeriesSet {
 	v, params, err := q.pin(ctx)
 	if err != nil {
@@ -105,12 +114,15 @@ func (q *querier) Select(ctx context.Context, _ bool, hints *storage.SelectHints
 	// Always, so that what depends on the order of series (topk among equals, the
 	// last bits of a sum) does not depend on how data came or is stored.
 	slices.SortFunc(sels, func(a, b *selection) int { return labels.Compare(a.labels, b.labels) })
-	if hints != nil && hints.Limit > 0 && len(sels) > hints.Limit {
-		sels = sels[:hints.Limit]
-	}
 	set := &seriesSet{i: -1, warnings: coarseWarnings(sels, params)}
 	for _, sel := range sels {
 		set.series = append(set.series, &viewSeries{sel: sel, blocks: &q.blocks, at: q.cut, v: params, win: win, mint: mint, maxt: maxt})
+	}
+	if err := q.addClassic(ctx, set, v, params, mint, maxt, matchers); err != nil {
+		return storage.ErrSeriesSet(err)
+	}
+	if hints != nil && hints.Limit > 0 && len(set.series) > hints.Limit {
+		set.series = set.series[:hints.Limit]
 	}
 	return set
 }
@@ -136,6 +148,9 @@ func (q *querier) LabelValues(ctx context.Context, name string, hints *storage.L
 		return nil, nil, err
 	}
 	out, err := collectLabelValues(ctx, v, &q.blocks, windowFor(params, q.mint, q.maxt), name, matchers)
+	if err == nil {
+		out, err = q.addClassicStrings(ctx, v, params, name, matchers, out)
+	}
 	return limited(out, hints), nil, err
 }
 
@@ -145,6 +160,9 @@ func (q *querier) LabelNames(ctx context.Context, hints *storage.LabelHints, mat
 		return nil, nil, err
 	}
 	out, err := collectLabelNames(ctx, v, &q.blocks, windowFor(params, q.mint, q.maxt), matchers)
+	if err == nil {
+		out, err = q.addClassicStrings(ctx, v, params, "", matchers, out)
+	}
 	return limited(out, hints), nil, err
 }
 
@@ -167,7 +185,7 @@ func (db *DB) DistinctSeries(ctx context.Context, mint, maxt int64, matchers ...
 		return nil, nil, err
 	}
 	from := floorTo(mint, params.grid) // a window that starts here shows after mint
-	win := window{readMin: from, showMin: from, showMax: maxt}
+	win := window{readMin: from, showMin: from, showMax: maxt, sampleMin: from, sampleMax: maxt}
 	sels, err := selectSeries(ctx, v, &q.blocks, win, matchers)
 	if err != nil {
 		return nil, nil, err
@@ -226,8 +244,9 @@ func (s *viewSeries) Labels() labels.Labels { return s.sel.labels }
 
 func (s *viewSeries) Iterator(chunkenc.Iterator) chunkenc.Iterator {
 	var p points
+	from, to := s.win.read(s.sel.kind)
 	err := s.blocks.read(func() (err error) {
-		p, err = s.sel.read(s.win.readMin, s.win.showMax+1, s.at)
+		p, err = s.sel.read(from, to+1, s.at)
 		return err
 	})
 	switch {
@@ -235,6 +254,10 @@ func (s *viewSeries) Iterator(chunkenc.Iterator) chunkenc.Iterator {
 		return errIterator{Iterator: chunkenc.NewNopIterator(), err: err}
 	case s.sel.kind == increment.Distinct:
 		return newDistinctView(&p, s.v, s.mint, s.maxt)
+	case s.sel.kind == increment.Sample:
+		return newSampleView(&p, s.mint, s.maxt)
+	case s.sel.kind == increment.Gauge:
+		return newGaugeView(&p, s.v, s.mint, s.maxt)
 	}
 	return newView(&p, s.v, s.mint, s.maxt)
 }
@@ -247,7 +270,7 @@ type errIterator struct {
 func (it errIterator) Err() error { return it.err }
 
 type seriesSet struct {
-	series   []*viewSeries
+	series   []storage.Series
 	i        int
 	warnings annotations.Annotations
 }

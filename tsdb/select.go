@@ -48,15 +48,34 @@ func (c *blockChunk) chunk() (chunkenc.Chunk, error) {
 // window is the part of time a selection reads. A series is selected where it has
 // increments that can show in [showMin, showMax]; its increments are then read
 // from readMin on, the midnight before, because totals count from there (I5).
+//
+// Samples show where they are, in [sampleMin, sampleMax].
 type window struct {
 	readMin, showMin, showMax int64
+	sampleMin, sampleMax      int64
+}
+
+// shown is where a series of a kind needs increments to be selected.
+func (w window) shown(k increment.Kind) (mint, maxt int64) {
+	if k == increment.Sample {
+		return w.sampleMin, w.sampleMax
+	}
+	return w.showMin, w.showMax
+}
+
+// read is what is read of a series of a kind.
+func (w window) read(k increment.Kind) (mint, maxt int64) {
+	if k == increment.Sample {
+		return w.sampleMin, w.sampleMax
+	}
+	return w.readMin, w.showMax
 }
 
 // windowFor returns what a view of [mint, maxt] depends on: a view begins a step
 // before its data and outlives it by the idle timeout.
 func windowFor(v viewParams, mint, maxt int64) window {
 	show := mint - max(v.idle, distinctSpan) - v.grid
-	return window{readMin: dayStart(show), showMin: show, showMax: maxt + v.grid}
+	return window{readMin: dayStart(show), showMin: show, showMax: maxt + v.grid, sampleMin: mint, sampleMax: maxt}
 }
 
 // selector gathers the series of one version that matchers select.
@@ -175,13 +194,14 @@ func (s *selector) selection(hash uint64, ls labels.Labels, kind increment.Kind)
 }
 
 func (sel *selection) shows(win window) (bool, error) {
+	mint, maxt := win.shown(sel.kind)
 	for _, c := range sel.chunks {
-		if c.meta.MaxTime >= win.showMin && c.meta.MinTime <= win.showMax {
+		if c.meta.MaxTime >= mint && c.meta.MinTime <= maxt {
 			return true, nil
 		}
 	}
 	for _, m := range sel.mems {
-		in, err := m.series.overlaps(m.mem.start, m.mem.end, win.showMin, win.showMax+1)
+		in, err := m.series.overlaps(m.mem.start, m.mem.end, mint, maxt+1)
 		if err != nil || in {
 			return in, err
 		}

@@ -62,6 +62,14 @@ type store struct {
 
 func (s *store) grid() int64 { return s.profile.GridMillis() }
 
+// endOf is when a window ends that begins at t, or a sample of t.
+func (s *store) endOf(k increment.Kind, t int64) int64 {
+	if k == increment.Sample {
+		return t + 1
+	}
+	return t + s.grid()
+}
+
 // createStore makes the directory of a new tenant. Its manifest is written last:
 // a directory without one is no tenant.
 func createStore(db *DB, id tenant.ID) error {
@@ -249,9 +257,8 @@ type routed struct {
 }
 
 // append logs and applies a batch. duplicate says that its key was applied
-// before, and then nothing is done.
-func (s *store) append(ctx context.Context, b *increment.Batch) (duplicate bool, err error) {
-	logged := false
+// before, and then nothing is done; logged that a replay would count it, error or not.
+func (s *store) append(ctx context.Context, b *increment.Batch) (duplicate, logged bool, err error) {
 	now := s.db.opts.Now().UnixMilli()
 	key := batchKey{hash: b.Key, time: now}
 	s.barrier.RLock()
@@ -260,25 +267,30 @@ func (s *store) append(ctx context.Context, b *increment.Batch) (duplicate bool,
 	// writes the key (I2).
 	if b.HasKey {
 		if !s.keys.reserve(b.Key, now-s.db.opts.DedupWindow.Milliseconds()) {
-			return true, nil
+			return true, false, nil
 		}
 		defer func() { s.keys.settle(key, logged) }()
 	}
 	work := appenders.Get().(*appender)
 	defer work.release()
+	work.holds = append(work.holds, &s.hold)
 	if err := work.route(ctx, s, b, now); err != nil {
-		return false, err
+		return false, false, err
 	}
 	head := recordHead{tenant: s.id, generation: s.generation, step: s.grid(), exemplars: b.Exemplars, metadata: b.Metadata}
 	if b.HasKey {
 		head.keys = []batchKey{key}
 	}
-	work.encode(s.db.wal, &head, b.Increments)
-	if _, err := s.db.wal.append(walWrite{frame: work.frame, to: work.to, segment: work.segment, fresh: work.fresh, hold: &s.hold}); err != nil {
-		return false, err
+	if ids := reservationOf(b); ids != nil {
+		head.ids, head.idsTime = ids.Fresh(), ids.Time()
+		work.holds = append(work.holds, &s.db.ids.hold)
 	}
-	logged = true // from here on a replay would count it
-	return false, work.apply(s, b, now)
+	work.encode(s.db.wal, &head, b.Increments)
+	if _, err := s.db.wal.append(walWrite{frame: work.frame, to: work.to, segment: work.segment, fresh: work.fresh, holds: work.holds}); err != nil {
+		return false, false, err
+	}
+	logged = true
+	return false, true, work.apply(s, b, now)
 }
 
 // memtable returns the one for the range of t, made where there is none.
@@ -327,7 +339,7 @@ func (s *store) replay(pos position, rec *walRecord) error {
 		if err != nil {
 			return err
 		}
-		to.mem.wrote(l.points.win[0], l.points.win[l.points.len()-1], grown)
+		to.mem.wrote(l.points.win[0], s.endOf(l.series.kind, l.points.win[l.points.len()-1]), grown)
 	}
 	return nil
 }
@@ -343,7 +355,7 @@ func (s *store) replayRun(run *recordRun) error {
 		}
 		if to.mem != mem {
 			if mem != nil {
-				mem.wrote(run.time, run.time, grown)
+				mem.wrote(run.time, s.endOf(run.kind, run.time), grown)
 			}
 			mem, grown = to.mem, 0
 		}
@@ -355,7 +367,7 @@ func (s *store) replayRun(run *recordRun) error {
 		grown += more
 	}
 	if mem != nil {
-		mem.wrote(run.time, run.time, grown)
+		mem.wrote(run.time, s.endOf(run.kind, run.time), grown)
 	}
 	return nil
 }

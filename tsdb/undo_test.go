@@ -91,7 +91,7 @@ func storedAt(t *testing.T, q *querier, ctx context.Context) map[string]float64 
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := window{readMin: 0, showMin: 0, showMax: never}
+	all := window{showMax: never, sampleMax: never}
 	var blocks openBlocks
 	defer blocks.close()
 	sels, err := selectSeries(ctx, v, &blocks, all, []*labels.Matcher{labels.MustNewMatcher(labels.MatchRegexp, model.MetricNameLabel, ".+")})

@@ -1,6 +1,7 @@
 package tsdb
 
 import (
+	"cmp"
 	"errors"
 	"log/slog"
 	"slices"
@@ -11,9 +12,9 @@ import (
 // exactly one of its memtables or blocks. Memtables that still take appends grow,
 // but which there are does not change.
 type version struct {
-	mems   []*memtable
-	blocks []*block
-	refs   int // guarded by versions.mu
+	mems   []*memtable // by when they were made
+	blocks []*block    // by blockInfo.Seq
+	refs   int         // guarded by versions.mu
 }
 
 // versions hands out a tenant's current version and frees superseded ones when
@@ -59,6 +60,7 @@ func (v *versions) unpin(ver *version) {
 
 // install makes next the current version.
 func (v *versions) install(next *version) {
+	slices.SortStableFunc(next.blocks, func(a, b *block) int { return cmp.Compare(a.Seq, b.Seq) })
 	next.refs = 1 // held by being current
 	for _, b := range next.blocks {
 		b.refs.Add(1)

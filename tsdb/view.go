@@ -17,7 +17,7 @@ import (
 // before the first run that matters, and is kept.
 func newView(p *points, v viewParams, mint, maxt int64) chunkenc.Iterator {
 	n := v.visible(p.win)
-	return &viewIterator{p: p, v: v, mint: mint, maxt: maxt, runs: v.runs(p.win[:n]), run: -1}
+	return &viewIterator{p: p, v: v, mint: mint, maxt: maxt, runs: v.runs(p.win[:n], p.sameBuckets()), run: -1}
 }
 
 // phase is what the iterator's current sample is.
@@ -116,7 +116,10 @@ func (it *viewIterator) step() bool {
 
 func (it *viewIterator) enter(i int) {
 	it.run, it.phase, it.next = i, phaseBefore, it.runs[i].from
-	it.sum, it.hist = compensated{}, increment.Hist{}
+	it.sum = compensated{}
+	if it.p.kind != increment.Counter {
+		it.hist = increment.Hist{Bounds: it.p.hist[it.next].Bounds}
+	}
 }
 
 // settle brings the total up to the current sample.
@@ -149,7 +152,7 @@ func (it *viewIterator) exhaust() chunkenc.ValueType {
 }
 
 func (it *viewIterator) valueType() chunkenc.ValueType {
-	if it.p.kind == increment.Histogram {
+	if it.p.kind != increment.Counter {
 		return chunkenc.ValFloatHistogram
 	}
 	return chunkenc.ValFloat
@@ -172,9 +175,9 @@ func (it *viewIterator) AtHistogram(*histogram.Histogram) (int64, *histogram.His
 func (it *viewIterator) AtFloatHistogram(fh *histogram.FloatHistogram) (int64, *histogram.FloatHistogram) {
 	switch it.phase {
 	case phaseZero:
-		return it.t, (&increment.Hist{}).Float(fh)
+		return it.t, (&increment.Hist{Bounds: it.hist.Bounds}).Float(fh)
 	case phaseMarker:
-		out := (&increment.Hist{}).Float(fh)
+		out := (&increment.Hist{Bounds: it.hist.Bounds}).Float(fh)
 		out.Sum = math.Float64frombits(value.StaleNaN)
 		return it.t, out
 	}

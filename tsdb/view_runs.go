@@ -54,16 +54,21 @@ func (v viewParams) visible(win []int64) int {
 }
 
 // runs cuts window starts, all visible, into runs. It is a function of the
-// windows and v alone: of neither the query's start nor of how data is stored.
-func (v viewParams) runs(win []int64) []run {
+// windows and v alone: of neither the query's start nor of how data is stored. A run
+// ends where same, if it is not nil, says that a window's buckets are not those of the
+// one before: it then shows up to where the next run begins.
+func (v viewParams) runs(win []int64, same func(i int) bool) []run {
 	var out []run
 	for i := 0; i < len(win); {
 		midnight := dayStart(win[i]) + dayMillis
 		j := i + 1
-		for j < len(win) && win[j] < midnight && win[j]-(win[j-1]+v.grid) <= v.idle {
+		for j < len(win) && win[j] < midnight && win[j]-(win[j-1]+v.grid) <= v.idle && (same == nil || same(j)) {
 			j++
 		}
 		last := min(win[j-1]+v.grid+v.idle, midnight)
+		if j < len(win) && win[j] < last {
+			last = win[j] // of other buckets
+		}
 		r := run{from: i, to: j, zero: win[i], first: win[i] + v.grid, last: last, marker: last + v.grid}
 		if n := len(out); n > 0 {
 			prev := &out[n-1]

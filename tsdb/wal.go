@@ -45,8 +45,8 @@ type walWrite struct {
 	to      []routed
 	segment uint64
 	fresh   []*memSeries
-	// hold is told of the segment before the record is written there; may be nil.
-	hold *logHold
+	// holds are told of the segment before the record is written there.
+	holds []*logHold
 	// sync asks for an fsync where --wal.fsync=interval would wait with it.
 	sync bool
 	done chan walDone // receives once, or twice where lead comes first
@@ -299,21 +299,22 @@ func (w *wal) writeGroup(group []walWrite) error {
 	}
 	w.buf = append(w.buf[:0], w.again...)
 	w.again = w.again[:0]
-	if err := w.define(group); err != nil {
-		return err
-	}
+	w.define(group)
 	for i := range group {
-		if group[i].hold != nil {
-			group[i].hold.use(w.segment.Load())
+		for _, h := range group[i].holds {
+			h.use(w.segment.Load())
 		}
 		w.buf = append(w.buf, group[i].frame...)
 	}
 	return w.write(len(group))
 }
 
-// define puts a record of the series that a group is the first to use in the
-// segment before the group's.
-func (w *wal) define(group []walWrite) error {
+// definedBytes is about how many bytes of labels one record of series has.
+const definedBytes = 1 << 20
+
+// define puts records of the series that a group is the first to use in the segment
+// before the group's.
+func (w *wal) define(group []walWrite) {
 	segment := w.segment.Load()
 	w.defined = w.defined[:0]
 	define := func(s *memSeries) {
@@ -334,16 +335,17 @@ func (w *wal) define(group []walWrite) error {
 			define(r.series)
 		}
 	}
-	if len(w.defined) == 0 {
-		return nil
+	for rest := w.defined; len(rest) > 0; {
+		n, size := 0, 0
+		for n < len(rest) && size < definedBytes {
+			size += int(rest[n].labels.ByteSize())
+			n++
+		}
+		w.payload = encodeSeries(w.payload[:0], rest[:n])
+		w.again = appendFrame(w.again, w.payload)
+		rest = rest[n:]
 	}
-	w.payload = encodeSeries(w.payload[:0], w.defined)
-	if len(w.payload) > walPayloadMax {
-		return fmt.Errorf("WAL record of %d bytes, at most %d are allowed", len(w.payload), walPayloadMax)
-	}
-	w.again = appendFrame(w.again, w.payload)
 	w.buf = append(w.buf, w.again...)
-	return nil
 }
 
 // write writes what is in the buffer, some records.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/tenant"
+	"github.com/quipudb/quipu/tsdb/dedup"
 )
 
 // A record, the payload of a frame, is one of three, by its first byte:
@@ -26,6 +27,8 @@ import (
 //	generation  8 bytes: of the tenant, so that one deleted and made again does
 //	            not get its predecessor's data
 //	keys        uvarint n, then n times: 16 bytes batch key, varint time ms
+//	ids         uvarint n; where it is not 0, varint time ms and n times 16 bytes: the
+//	            ids of events
 //	exemplars   uvarint n, then n times: labels of the series, labels, varint time
 //	            ms, a float
 //	metadata    uvarint n, then n times: metric, type, help, unit, as length and bytes
@@ -66,6 +69,8 @@ type recordHead struct {
 	tenant     tenant.ID
 	generation uint64
 	keys       []batchKey // of a batch: at most one
+	ids        []dedup.ID // of a batch's events, seen at idsTime
+	idsTime    int64
 	exemplars  []increment.Exemplar
 	metadata   []increment.Metadata
 	step       int64 // milliseconds
@@ -78,6 +83,13 @@ func (h *recordHead) append(dst []byte) []byte {
 	for _, k := range h.keys {
 		dst = append(dst, k.hash[:]...)
 		dst = binary.AppendVarint(dst, k.time)
+	}
+	dst = binary.AppendUvarint(dst, uint64(len(h.ids)))
+	if len(h.ids) > 0 {
+		dst = binary.AppendVarint(dst, h.idsTime)
+	}
+	for i := range h.ids {
+		dst = append(dst, h.ids[i][:]...)
 	}
 	dst = binary.AppendUvarint(dst, uint64(len(h.exemplars)))
 	for i := range h.exemplars {
@@ -139,6 +151,8 @@ func appendValue(dst []byte, k increment.Kind, inc *increment.Increment) []byte 
 		return appendCount(dst, inc.Value)
 	case increment.Histogram:
 		return appendHist(dst, inc.Hist)
+	case increment.Buckets:
+		return appendBucketHist(dst, inc.Hist, nil)
 	case increment.Gauge:
 		return appendXOR(binary.AppendUvarint(dst, uint64(inc.At-inc.Time)), 0, inc.Value)
 	case increment.Sample:
@@ -155,7 +169,7 @@ func appendValue(dst []byte, k increment.Kind, inc *increment.Increment) []byte 
 func encodedMax(inc *increment.Increment) int {
 	n := 64 + 8*len(inc.IDs)
 	if inc.Hist != nil {
-		n += 20 * (len(inc.Hist.Pos) + len(inc.Hist.Neg))
+		n += 20*(len(inc.Hist.Pos)+len(inc.Hist.Neg)) + 8*len(inc.Hist.Bounds)
 	}
 	if nat := inc.Native; nat != nil && nat.Int != nil {
 		n += 20 * (8 + len(nat.Int.PositiveBuckets) + len(nat.Int.NegativeBuckets) + len(nat.Int.PositiveSpans) + len(nat.Int.NegativeSpans) + len(nat.Int.CustomValues))
@@ -299,7 +313,7 @@ func (r *recordReader) decode(payload []byte, rec *walRecord) (bool, error) {
 }
 
 func (r *recordReader) head(d *decoder, rec *walRecord) (err error) {
-	rec.keys, rec.exemplars, rec.metadata = rec.keys[:0], nil, nil
+	rec.keys, rec.ids, rec.idsTime, rec.exemplars, rec.metadata = rec.keys[:0], rec.ids[:0], 0, nil, nil
 	rec.runs, rec.logs = rec.runs[:0], rec.logs[:0]
 	if name := d.bytes(d.uvarint()); string(name) != rec.tenant.String() || len(name) == 0 {
 		if rec.tenant, err = tenant.Parse(string(name)); err != nil {
@@ -314,6 +328,15 @@ func (r *recordReader) head(d *decoder, rec *walRecord) (err error) {
 		copy(k.hash[:], d.bytes(16))
 		k.time = d.varint()
 		rec.keys = append(rec.keys, k)
+	}
+	ids := d.uvarint()
+	if ids > 0 {
+		rec.idsTime = d.varint()
+	}
+	for ; ids > 0 && d.err == nil; ids-- {
+		var id dedup.ID
+		copy(id[:], d.bytes(uint64(len(id))))
+		rec.ids = append(rec.ids, id)
 	}
 	for n := d.uvarint(); n > 0 && d.err == nil; n-- {
 		rec.exemplars = append(rec.exemplars, r.exemplar(d))
@@ -452,7 +475,7 @@ func (d *decoder) values(run *recordRun, n int) error {
 	r := memlogReader{decoder: *d}
 	for range n {
 		e := entry{time: run.time}
-		r.prevBits = 0
+		r.logMore = logMore{}
 		if err := r.value(run.kind, &e); err != nil {
 			return err
 		}
@@ -481,7 +504,7 @@ func (run *recordRun) increment(i int, inc *increment.Increment) {
 	switch run.kind {
 	case increment.Counter:
 		inc.Value = run.points.value[i]
-	case increment.Histogram:
+	case increment.Histogram, increment.Buckets:
 		inc.Hist = run.points.hist[i]
 	case increment.Distinct:
 		inc.IDs = run.ids[i]

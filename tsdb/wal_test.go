@@ -22,6 +22,7 @@ import (
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/tenant"
 	"github.com/quipudb/quipu/internal/vfs"
+	"github.com/quipudb/quipu/tsdb/dedup"
 )
 
 // sampleRecord is a batch with every kind, a key, an exemplar and metadata.
@@ -40,6 +41,7 @@ func sampleBatch() *sampleRecord {
 	b := &sampleRecord{head: recordHead{
 		tenant: tenant.Default, generation: 0x0102030405060708,
 		keys: []batchKey{{hash: [16]byte{0xaa, 0xbb}, time: 1_700_000_000_000}}, step: g,
+		ids: []dedup.ID{{0xcc, 0xdd}, {0xee}}, idsTime: 1_700_000_000_001,
 		exemplars: []increment.Exemplar{{
 			Series: labels.FromStrings(model.MetricNameLabel, "events_total"), Labels: labels.FromStrings("trace_id", "ab"), Time: at + 3, Value: 1,
 		}},
@@ -54,6 +56,9 @@ func sampleBatch() *sampleRecord {
 	add(4, "events_total", increment.Increment{Series: kind(increment.Counter), Time: at, Value: 1})
 	add(1, "events_total", increment.Increment{Series: kind(increment.Counter), Time: 1_600_000_005_000, Value: 0.25})
 	add(2, "event_value", increment.Increment{Series: kind(increment.Histogram), Time: at, Hist: h})
+	buckets := &increment.Hist{Bounds: []float64{0.5, 1}}
+	buckets.Observe(0.75)
+	add(8, "load_seconds", increment.Increment{Series: kind(increment.Buckets), Time: at, Hist: buckets})
 	add(3, "event_users", increment.Increment{Series: kind(increment.Distinct), Time: at, IDs: []uint64{7, 1 << 63}})
 	add(5, "queue", increment.Increment{Series: kind(increment.Gauge), Time: at, At: at + 17, Value: -2.5})
 	add(6, "up", increment.Increment{Series: kind(increment.Sample), Time: at + 1, Value: 1, At: at - 9})
@@ -164,7 +169,7 @@ func TestTenantRecordRoundTrip(t *testing.T) {
 		db.mustAppend(tenant.Default, b.incs[i])
 	}
 	want := db.stored(tenant.Default)
-	if len(want) != 8 {
+	if len(want) != 9 {
 		t.Fatalf("stored %v", want)
 	}
 	s, err := db.store(tenant.Default, false)

@@ -27,10 +27,13 @@ func appendOurs(series int, keepHandles bool) probe {
 		var s spent
 		rounds := min(appendCount/series, windowsPerRange-1)
 		err := withOurs(e.options(), func(db *tsdb.DB) error {
-			if err := appendRounds(db, batchesOf(manyLabels(series)), 0, 1); err != nil {
+			batches := batchesOf(manyLabels(series))
+			if err := appendRounds(db, batches, 0, 1); err != nil {
 				return err
 			}
-			batches := batchesOf(manyLabels(series)) // I3
+			if !keepHandles {
+				batches = batchesOf(manyLabels(series)) // I3
+			}
 			var err error
 			s, err = e.measure(func() error {
 				for w := 1; w <= rounds; w++ {

@@ -256,6 +256,7 @@ func (c *catalog) Metrics(_ context.Context, id tenant.ID) ([]api.Metric, error)
 	}
 	types := map[increment.Kind]model.MetricType{
 		increment.Counter: model.MetricTypeCounter, increment.Histogram: model.MetricTypeHistogram,
+		increment.Buckets:  model.MetricTypeHistogram,
 		increment.Distinct: model.MetricTypeGauge, increment.Gauge: model.MetricTypeGauge,
 		increment.Sample: model.MetricTypeUnknown,
 	}

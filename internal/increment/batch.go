@@ -10,15 +10,28 @@ import (
 type Batch struct {
 	// Key de-duplicates the batch where HasKey is set: a hash of what the
 	// client named it.
-	Key        [16]byte
-	HasKey     bool
-	Increments []Increment
-	Exemplars  []Exemplar
-	Metadata   []Metadata
+	Key    [16]byte
+	HasKey bool
+	// Reservation holds the ids of the batch's events; nil where they have none. The
+	// receiver settles it.
+	Reservation Reservation
+	Increments  []Increment
+	Exemplars   []Exemplar
+	Metadata    []Metadata
 	// SkipRefused: an increment that is refused is left out, Refused then has it, and
 	// the others count. Without it the whole batch is refused.
 	SkipRefused bool
 	Refused     []Refusal
+}
+
+// Reservation is ids of events from when they were looked up until the batch that has
+// the events is applied or given up.
+type Reservation interface {
+	// Duplicate reports whether the i-th of the ids that were asked for was applied
+	// before, or came earlier in the batch: its event must not be in the batch.
+	Duplicate(i int) bool
+	// Settle ends the reservation: where the batch was applied, its ids were seen.
+	Settle(applied bool)
 }
 
 // Exemplar is an example of what a series counted.

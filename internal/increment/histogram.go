@@ -23,19 +23,29 @@ type Bucket struct {
 	Count uint64
 }
 
-// Hist is an increment of a native histogram with schema Schema. Pos and Neg are
-// sorted by index, without repeats and without zero counts.
+// BoundsMax is the most bounds that a histogram has.
+const BoundsMax = 256
+
+// Hist is an increment of a native histogram with schema Schema or, where it has
+// Bounds, of one with those. Pos and Neg are sorted by index, without repeats and
+// without zero counts.
 type Hist struct {
-	Zero uint64
-	Sum  float64
-	Pos  []Bucket
-	Neg  []Bucket
+	// Bounds are upper bounds of buckets, inclusive, finite and ascending; bucket i of
+	// Pos is up to Bounds[i], the last one past all of them. They are shared and never
+	// changed. Neg and Zero are not used then.
+	Bounds []float64
+	Zero   uint64
+	Sum    float64
+	Pos    []Bucket
+	Neg    []Bucket
 }
 
 // Observe counts v, which must be finite.
 func (h *Hist) Observe(v float64) {
 	h.Sum += v
 	switch {
+	case h.Bounds != nil:
+		h.Pos = addBucket(h.Pos, int32(sort.SearchFloat64s(h.Bounds, v)), 1)
 	case math.Abs(v) <= ZeroThreshold:
 		h.Zero++
 	case v > 0:
@@ -45,8 +55,16 @@ func (h *Hist) Observe(v float64) {
 	}
 }
 
-// Merge adds o to h; o is not changed and shares no memory with h after.
+// Merge adds o to h; o is not changed and shares no memory with h after, but bounds.
+// Histograms of different bounds merge to the bounds that both have: no count is lost,
+// and in which order they merge does not matter.
 func (h *Hist) Merge(o *Hist) {
+	if !SameBounds(h.Bounds, o.Bounds) {
+		common := commonBounds(h.Bounds, o.Bounds)
+		h.rebucket(common)
+		o = o.Clone()
+		o.rebucket(common)
+	}
 	h.Zero += o.Zero
 	h.Sum += o.Sum
 	for _, b := range o.Pos {
@@ -59,7 +77,50 @@ func (h *Hist) Merge(o *Hist) {
 
 // Clone returns a deep copy.
 func (h *Hist) Clone() *Hist {
-	return &Hist{Zero: h.Zero, Sum: h.Sum, Pos: slices.Clone(h.Pos), Neg: slices.Clone(h.Neg)}
+	return &Hist{Bounds: h.Bounds, Zero: h.Zero, Sum: h.Sum, Pos: slices.Clone(h.Pos), Neg: slices.Clone(h.Neg)}
+}
+
+// SameBounds reports whether two histograms have the same buckets.
+func SameBounds(a, b []float64) bool {
+	if len(a) != len(b) || (a == nil) != (b == nil) {
+		return false
+	}
+	return len(a) == 0 || &a[0] == &b[0] || slices.Equal(a, b)
+}
+
+// commonBounds are those that both have; not nil.
+func commonBounds(a, b []float64) []float64 {
+	out := []float64{}
+	for _, v := range a {
+		if _, ok := slices.BinarySearch(b, v); ok {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// rebucket changes h to some of its bounds: counts go to the next larger one.
+func (h *Hist) rebucket(bounds []float64) {
+	old := h.Pos
+	h.Pos = nil
+	for _, b := range old {
+		i := len(bounds)
+		if int(b.Index) < len(h.Bounds) {
+			i = sort.SearchFloat64s(bounds, h.Bounds[b.Index])
+		}
+		h.Pos = addBucket(h.Pos, int32(i), b.Count)
+	}
+	h.Bounds = bounds
+}
+
+// UpTo is the number of observations in buckets up to the i-th.
+func (h *Hist) UpTo(i int) (n uint64) {
+	for _, b := range h.Pos {
+		if int(b.Index) <= i {
+			n += b.Count
+		}
+	}
+	return n
 }
 
 // Count is the number of observations.
@@ -125,6 +186,9 @@ func (h *Hist) Float(reuse *histogram.FloatHistogram) *histogram.FloatHistogram 
 		PositiveSpans: f.PositiveSpans[:0], PositiveBuckets: f.PositiveBuckets[:0],
 		NegativeSpans: f.NegativeSpans[:0], NegativeBuckets: f.NegativeBuckets[:0],
 	}
+	if h.Bounds != nil {
+		f.Schema, f.ZeroThreshold, f.CustomValues = histogram.CustomBucketsSchema, 0, h.Bounds
+	}
 	f.PositiveSpans, f.PositiveBuckets = spans(h.Pos, f.PositiveSpans, f.PositiveBuckets)
 	f.NegativeSpans, f.NegativeBuckets = spans(h.Neg, f.NegativeSpans, f.NegativeBuckets)
 	return f
@@ -144,9 +208,33 @@ func spans(bs []Bucket, sp []histogram.Span, counts []float64) ([]histogram.Span
 	return sp, counts
 }
 
+// ValidateBounds checks the bounds of a histogram's buckets.
+func ValidateBounds(bounds []float64) error {
+	if len(bounds) > BoundsMax {
+		return fmt.Errorf("histogram has %d bounds, at most %d are allowed", len(bounds), BoundsMax)
+	}
+	for i, v := range bounds {
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return fmt.Errorf("histogram has the bound %v", v)
+		}
+		if i > 0 && v <= bounds[i-1] {
+			return fmt.Errorf("histogram has the bound %v after %v", v, bounds[i-1])
+		}
+	}
+	return nil
+}
+
 // Validate checks what a decoder cannot trust. Any sum is valid: those of many
 // increments may overflow.
 func (h *Hist) Validate() error {
+	if h.Bounds != nil {
+		if err := ValidateBounds(h.Bounds); err != nil {
+			return err
+		}
+		if n := len(h.Pos); len(h.Neg) > 0 || h.Zero > 0 || n > 0 && (h.Pos[0].Index < 0 || int(h.Pos[n-1].Index) > len(h.Bounds)) {
+			return fmt.Errorf("histogram has counts outside its %d buckets", len(h.Bounds)+1)
+		}
+	}
 	for _, bs := range [][]Bucket{h.Pos, h.Neg} {
 		for i, b := range bs {
 			if i > 0 && bs[i-1].Index >= b.Index {

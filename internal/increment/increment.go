@@ -21,14 +21,15 @@ type Kind uint8
 // The kinds of series.
 const (
 	Counter   Kind = 1 // increments add
-	Histogram Kind = 2 // buckets, sum and count add
+	Histogram Kind = 2 // exponential (native) buckets, sum and count add
 	Distinct  Kind = 3 // sets of ids unite
 	Gauge     Kind = 4 // the value of the latest time wins
 	Sample    Kind = 5 // Prometheus samples as received; of one timestamp the last written wins
+	Buckets   Kind = 6 // a histogram whose buckets have bounds of their own
 )
 
 // Kinds are all kinds this version knows.
-var Kinds = [...]Kind{Counter, Histogram, Distinct, Gauge, Sample}
+var Kinds = [...]Kind{Counter, Histogram, Distinct, Gauge, Sample, Buckets}
 
 // String returns the name that rules, files and messages use.
 func (k Kind) String() string {
@@ -43,12 +44,14 @@ func (k Kind) String() string {
 		return "gauge"
 	case Sample:
 		return "sample"
+	case Buckets:
+		return "histogram with buckets"
 	}
 	return "unknown"
 }
 
 // Valid reports whether k is a kind this version knows.
-func (k Kind) Valid() bool { return k >= Counter && k <= Sample }
+func (k Kind) Valid() bool { return k >= Counter && k <= Buckets }
 
 // Other replaces label values that a limit does not allow.
 const Other = "(other)"
@@ -100,11 +103,12 @@ type Increment struct {
 	// At of a Gauge is when it had the value, in the window; of a Sample its start
 	// timestamp, 0 where it has none. Milliseconds since 1970.
 	At   int64
-	Hist *Hist // Histogram
+	Hist *Hist // Histogram, Buckets
 	// IDs of a Distinct are keyed hashes of the ids seen, in any order, repeats
 	// allowed.
-	IDs    []uint64
-	Native *Native // Sample that is a native histogram; nil: Value
+	IDs []uint64
+	// Native is a Sample that is a native histogram; nil: Value. Storage keeps it.
+	Native *Native
 }
 
 // Validate checks that the increment is one that can be stored on a grid of step
@@ -121,9 +125,12 @@ func (inc *Increment) Validate(step int64) error {
 		if math.IsNaN(inc.Value) || math.IsInf(inc.Value, 0) || inc.Value < 0 {
 			return bad("%v is no increment of a counter", inc.Value)
 		}
-	case Histogram:
+	case Histogram, Buckets:
 		if inc.Hist == nil {
 			return bad("no histogram")
+		}
+		if (inc.Hist.Bounds != nil) != (inc.Kind == Buckets) {
+			return bad("%d bounds", len(inc.Hist.Bounds))
 		}
 		if math.IsNaN(inc.Hist.Sum) || math.IsInf(inc.Hist.Sum, 0) {
 			return bad("the sum is %v", inc.Hist.Sum)

@@ -9,13 +9,14 @@ import (
 	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 
+	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/sketch"
 )
 
 // distinctSpan is how far back a bare selector of a distinct series looks.
 const distinctSpan = 5 * 60 * 1000
 
-// stretch is consecutive times at which a distinct series has a value.
+// stretch is consecutive times at which a distinct series or a gauge has a value.
 type stretch struct {
 	first, last int64 // grid points; last < first where only the open sample is
 	open        int64 // 0: none
@@ -24,12 +25,12 @@ type stretch struct {
 
 func (s *stretch) end() int64 { return max(s.last, s.open, s.marker) }
 
-// stretches are the grid points t at which a window starts in [t-span, t), with
-// the open sample and the staleness marker after each.
-func (v viewParams) stretches(win []int64) []stretch {
+// stretches are the grid points t at which a window starts in [t-reach, t), with
+// the open sample and the staleness marker after each. reach is a multiple of the
+// grid.
+func (v viewParams) stretches(win []int64, reach int64) []stretch {
 	var out []stretch
 	open := floorTo(v.now, v.grid)
-	reach := floorTo(distinctSpan, v.grid)
 	for _, w := range win {
 		first, last := w+v.grid, w+reach
 		if n := len(out); n > 0 && first <= out[n-1].last+v.grid {
@@ -63,11 +64,24 @@ func newDistinctView(p *points, v viewParams, mint, maxt int64) chunkenc.Iterato
 	if v.grid > distinctSpan {
 		return chunkenc.NewNopIterator()
 	}
-	n := v.visible(p.win)
-	return &distinctIterator{p: p, n: n, v: v, mint: mint, maxt: maxt, spans: v.stretches(p.win[:n]), cur: -1}
+	return newSpanIterator(p, v, floorTo(distinctSpan, v.grid), mint, maxt)
 }
 
-type distinctIterator struct {
+// newGaugeView returns the samples in [mint, maxt] that PromQL sees of a gauge: the
+// value it had last, at every grid point until the idle timeout after the window of
+// that value, as a Prometheus would hold it that scraped the gauge every step. p is
+// kept.
+func newGaugeView(p *points, v viewParams, mint, maxt int64) chunkenc.Iterator {
+	return newSpanIterator(p, v, v.grid+v.idle, mint, maxt)
+}
+
+func newSpanIterator(p *points, v viewParams, reach, mint, maxt int64) *spanIterator {
+	n := v.visible(p.win)
+	return &spanIterator{p: p, n: n, v: v, mint: mint, maxt: maxt, spans: v.stretches(p.win[:n], reach), cur: -1}
+}
+
+// spanIterator walks stretches; each value is that of some of the windows before it.
+type spanIterator struct {
 	p          *points
 	n          int // visible windows
 	v          viewParams
@@ -81,7 +95,7 @@ type distinctIterator struct {
 	done  bool
 }
 
-func (it *distinctIterator) Next() chunkenc.ValueType {
+func (it *spanIterator) Next() chunkenc.ValueType {
 	switch {
 	case it.cur < 0:
 		return it.Seek(it.mint)
@@ -104,7 +118,7 @@ func (it *distinctIterator) Next() chunkenc.ValueType {
 	return it.settle()
 }
 
-func (it *distinctIterator) Seek(t int64) chunkenc.ValueType {
+func (it *spanIterator) Seek(t int64) chunkenc.ValueType {
 	t = max(t, it.mint)
 	if it.done {
 		return chunkenc.ValNone
@@ -130,21 +144,20 @@ func (it *distinctIterator) Seek(t int64) chunkenc.ValueType {
 	return it.settle()
 }
 
-func (it *distinctIterator) settle() chunkenc.ValueType {
+func (it *spanIterator) settle() chunkenc.ValueType {
 	if it.t > it.maxt {
 		return it.exhaust()
 	}
 	return chunkenc.ValFloat
 }
 
-func (it *distinctIterator) exhaust() chunkenc.ValueType {
+func (it *spanIterator) exhaust() chunkenc.ValueType {
 	it.done = true
 	return chunkenc.ValNone
 }
 
-// At unites the windows of the trailing span when it is asked, not before: most
-// samples are stepped over.
-func (it *distinctIterator) At() (int64, float64) {
+// At works out the value when it is asked, not before: most samples are stepped over.
+func (it *spanIterator) At() (int64, float64) {
 	if it.phase == phaseMarker {
 		return it.t, math.Float64frombits(value.StaleNaN)
 	}
@@ -152,8 +165,11 @@ func (it *distinctIterator) At() (int64, float64) {
 	if it.phase == phaseOpen {
 		end = floorTo(it.t, it.v.grid) + it.v.grid
 	}
-	lo, _ := slices.BinarySearch(it.p.win[:it.n], end-distinctSpan)
 	hi, _ := slices.BinarySearch(it.p.win[:it.n], end)
+	if it.p.kind == increment.Gauge {
+		return it.t, it.p.value[hi-1]
+	}
+	lo, _ := slices.BinarySearch(it.p.win[:it.n], end-distinctSpan)
 	var u sketch.Union
 	for _, s := range it.p.ids[lo:hi] {
 		if err := u.Add(s); err != nil {
@@ -167,14 +183,14 @@ func (it *distinctIterator) At() (int64, float64) {
 	return it.t, n
 }
 
-func (it *distinctIterator) AtHistogram(*histogram.Histogram) (int64, *histogram.Histogram) {
+func (it *spanIterator) AtHistogram(*histogram.Histogram) (int64, *histogram.Histogram) {
 	return it.t, nil // never asked for: Next says ValFloat
 }
 
-func (it *distinctIterator) AtFloatHistogram(*histogram.FloatHistogram) (int64, *histogram.FloatHistogram) {
+func (it *spanIterator) AtFloatHistogram(*histogram.FloatHistogram) (int64, *histogram.FloatHistogram) {
 	return it.t, nil // never asked for: Next says ValFloat
 }
 
-func (it *distinctIterator) AtT() int64  { return it.t }
-func (it *distinctIterator) AtST() int64 { return 0 }
-func (it *distinctIterator) Err() error  { return it.err }
+func (it *spanIterator) AtT() int64  { return it.t }
+func (it *spanIterator) AtST() int64 { return 0 }
+func (it *spanIterator) Err() error  { return it.err }
