@@ -151,7 +151,7 @@ func (c *coalescer) at(i int, window int64, e *event, numberName []byte) *increm
 	c.rule = r
 	inc := increment.Increment{Series: c.rules.handles.get(c.key, hash, c.create), Time: window}
 	if r.kind == increment.Histogram {
-		inc.Hist = &increment.Hist{}
+		inc.Hist = &increment.Hist{Bounds: r.buckets}
 	}
 	c.slots = append(c.slots, slot{mixed, len(c.keys), len(c.keys) + len(c.key)})
 	c.keys = append(c.keys, c.key...)

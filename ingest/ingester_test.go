@@ -35,6 +35,8 @@ type memory struct {
 	series  map[string]*increment.Increment // by labels and window
 	keys    map[[16]byte]bool
 	batches int
+
+	exemplars []increment.Exemplar
 }
 
 func newMemory() *memory {
@@ -58,6 +60,7 @@ func (m *memory) Append(_ context.Context, _ tenant.ID, b *increment.Batch) (boo
 	if b.HasKey {
 		m.keys[b.Key] = true
 	}
+	m.exemplars = append(m.exemplars, b.Exemplars...)
 	for _, inc := range b.Increments {
 		if inc.Kind == increment.Gauge {
 			m.gauge(&inc)
@@ -66,7 +69,10 @@ func (m *memory) Append(_ context.Context, _ tenant.ID, b *increment.Batch) (boo
 		at := fmt.Sprintf("%s @%d", inc.Labels, inc.Time-present)
 		s, ok := m.series[at]
 		if !ok {
-			s = &increment.Increment{Series: inc.Series, Time: inc.Time, Hist: &increment.Hist{}}
+			s = &increment.Increment{Series: inc.Series, Time: inc.Time}
+			if inc.Hist != nil {
+				s.Hist = &increment.Hist{Bounds: inc.Hist.Bounds}
+			}
 			m.series[at] = s
 		}
 		s.Value += inc.Value
@@ -103,6 +109,9 @@ func (m *memory) lines() []string {
 			at += fmt.Sprintf(" %d users", len(slices.Compact(slices.Clone(s.IDs))))
 		case increment.Histogram:
 			at += fmt.Sprintf(" n=%d sum=%v", s.Hist.Count(), s.Hist.Sum)
+			if s.Hist.Bounds != nil {
+				at += fmt.Sprintf(" bounds=%v buckets=%v", s.Hist.Bounds, s.Hist.Pos)
+			}
 		}
 		out = append(out, at)
 	}

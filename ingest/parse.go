@@ -183,19 +183,18 @@ func (p *ruleParser) consistent(r *rule, path string, n *yaml.Node, at map[strin
 	if r.kind == increment.Distinct && at["scale"] != nil {
 		p.fail(at["scale"], join(path, "scale"), "a distinct count has none")
 	}
-	if b := at["buckets"]; b != nil {
-		if r.kind != increment.Histogram {
-			p.fail(b, join(path, "buckets"), "only a histogram has buckets")
-		} else {
-			p.fail(b, join(path, "buckets"), "buckets of one's own are not supported yet: leave them out for a native histogram, whose buckets are exponential")
-		}
+	if b := at["buckets"]; b != nil && r.kind != increment.Histogram {
+		p.fail(b, join(path, "buckets"), "only a histogram has buckets")
+	}
+	if len(r.buckets) > increment.BoundsMax {
+		p.fail(at["buckets"], join(path, "buckets"), "%d bounds, at most %d are allowed", len(r.buckets), increment.BoundsMax)
 	}
 	if r.value == valueNumbers && r.kind != increment.Histogram {
 		p.fail(at["value"], join(path, "value"), "%q is for histograms", pathNumbers)
 	}
 	for _, l := range r.labels {
 		if l.source == sourceNumberName && r.value != valueNumbers {
-			p.fail(at["labels"], join(path, "labels."+l.name), "path %q needs \"value: %s\"", pathNumberName, pathNumbers)
+			p.fail(&yaml.Node{Line: l.line}, join(path, "labels."+l.name), "path %q needs \"value: %s\"", pathNumberName, pathNumbers)
 		}
 	}
 }
@@ -240,7 +239,7 @@ func (p *ruleParser) field(r *rule, path, key string, k, v *yaml.Node) {
 	case "keep":
 		r.shape.Keep = p.texts(v, at)
 	case "buckets":
-		p.bounds(v, at)
+		r.buckets = p.bounds(v, at)
 	default:
 		p.fail(k, at, "unknown field: known are name, type, help, unit, when, value, scale, buckets, labels, keep")
 	}

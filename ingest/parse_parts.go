@@ -28,7 +28,7 @@ func (p *ruleParser) labels(r *rule, n *yaml.Node, path string) {
 }
 
 func (p *ruleParser) label(name string, n *yaml.Node, path string) label {
-	l := label{name: name}
+	l := label{name: name, line: n.Line}
 	if n.Kind == yaml.ScalarNode {
 		l.source = p.source(n, path)
 		return l
@@ -140,10 +140,11 @@ func (p *ruleParser) templates(n *yaml.Node, path string) []template {
 }
 
 func (p *ruleParser) replace(t *transform, n *yaml.Node, path string) {
+	found := false
 	p.fields(n, path, func(key string, k, v *yaml.Node) {
 		switch at := join(path, key); {
 		case key == "regexp":
-			t.re = p.regexp(v, at, "%s")
+			found, t.re = true, p.regexp(v, at, "%s")
 		case key == "with" && v.Kind == yaml.ScalarNode:
 			t.with = []byte(v.Value)
 		case key == "with":
@@ -152,8 +153,8 @@ func (p *ruleParser) replace(t *transform, n *yaml.Node, path string) {
 			p.fail(k, at, "unknown field: a replacement has regexp and with")
 		}
 	})
-	if n.Kind == yaml.MappingNode && t.re == nil {
-		p.fail(n, join(path, "regexp"), "missing or wrong")
+	if n.Kind == yaml.MappingNode && !found {
+		p.fail(n, join(path, "regexp"), "missing")
 	}
 }
 

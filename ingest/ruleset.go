@@ -71,7 +71,8 @@ type rule struct {
 	when       *condition // nil: every event
 	value      int        // a slot, or one of the values above
 	scale      float64
-	labels     []label // sorted by name
+	buckets    []float64 // of a histogram; nil: exponential
+	labels     []label   // sorted by name
 	shape      *increment.Shape
 	line       int
 }
@@ -82,6 +83,7 @@ type label struct {
 	source     int // a slot or sourceNumberName
 	transforms []transform
 	otherwise  []byte // where the event has no value
+	line       int
 }
 
 type namedSlot struct {
