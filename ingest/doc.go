@@ -9,6 +9,7 @@
 //   - split.go: the JSON text of each event in a body, whatever form it has
 //   - event.go: an event, whatever its format was, and what is checked of it
 //   - plain.go: one JSON text into an event, or the reason it is rejected
+//   - plain_scan.go: the same for the common form, faster
 //   - timestamp.go: the forms of a timestamp
 //   - reason.go: why events are rejected, for people and for the metric
 //   - default_rules.yaml: what is counted where a tenant does not say

@@ -55,8 +55,9 @@ const (
 
 // field is what an event has at a path: its text, a number's as it was written.
 type field struct {
-	kind fieldKind
-	text []byte
+	kind  fieldKind
+	inner bool // it is of further_data; only a decoder looks at it
+	text  []byte
 }
 
 func (f *field) isScalar() bool { return f.kind != fieldAbsent && f.kind != fieldOther }
@@ -86,6 +87,11 @@ type number struct {
 	key   []byte // as it was written
 	name  []byte // key as a label
 	value float64
+}
+
+// findTrace notes whether the event has ids for exemplars.
+func (e *event) findTrace() {
+	e.hasTrace = e.fields[slotCorrelation].isScalar() || e.fields[slotTrace].isScalar() || e.fields[slotSpan].isScalar()
 }
 
 // clock is what the time of an event is judged by.
@@ -133,7 +139,7 @@ func (c *clock) read(e *event) *rejection {
 func (e *event) readName() *rejection {
 	f := &e.fields[slotEvent]
 	if f.kind == fieldAbsent {
-		*f = field{fieldText, nameless}
+		*f = field{kind: fieldText, text: nameless}
 		return nil
 	}
 	if f.kind != fieldText {

@@ -43,16 +43,10 @@ func (d *plain) decode(raw []byte) *rejection {
 	if len(raw) > eventBytesMax {
 		return reject(reasonTooLarge, "the event is %d bytes long, at most %d are read", len(raw), eventBytesMax)
 	}
-	v, err := d.parser.ParseBytes(raw)
-	if err != nil {
-		return reject(reasonBadJSON, "%s: %q", shorten(err.Error()), shorten(string(raw)))
-	}
-	data, rejected := object(v)
-	if rejected != nil {
-		return rejected
-	}
-	if rejected := d.collect(data); rejected != nil {
-		return rejected
+	if !d.scan(raw) {
+		if rejected := d.parse(raw); rejected != nil {
+			return rejected
+		}
 	}
 	if rejected := d.readName(); rejected != nil {
 		return rejected
@@ -61,6 +55,19 @@ func (d *plain) decode(raw []byte) *rejection {
 		return rejected
 	}
 	return d.clock.read(&d.event)
+}
+
+// parse reads any JSON.
+func (d *plain) parse(raw []byte) *rejection {
+	v, err := d.parser.ParseBytes(raw)
+	if err != nil {
+		return reject(reasonBadJSON, "%s: %q", shorten(err.Error()), shorten(string(raw)))
+	}
+	data, rejected := object(v)
+	if rejected != nil {
+		return rejected
+	}
+	return d.collect(data)
 }
 
 // object returns the event's own object: v, or the data that v wraps.
@@ -102,7 +109,7 @@ func (d *plain) collect(data *fastjson.Value) *rejection {
 			d.fields[p.slot] = d.fieldOf(v)
 		}
 	}
-	d.hasTrace = d.fields[slotCorrelation].isScalar() || d.fields[slotTrace].isScalar() || d.fields[slotSpan].isScalar()
+	d.findTrace()
 	return nil
 }
 
@@ -123,7 +130,7 @@ func (d *plain) field(key []byte, v *fastjson.Value) {
 		}
 	}
 	if d.inside && d.rules.numbers && v.Type() == fastjson.TypeNumber && d.badData == nil {
-		d.badData = d.number(key, v)
+		d.badData = d.number(key, d.textOf(v))
 	}
 }
 
@@ -132,13 +139,13 @@ func (d *plain) fieldOf(v *fastjson.Value) field {
 	case fastjson.TypeNull:
 		return field{}
 	case fastjson.TypeString:
-		return field{fieldText, v.GetStringBytes()}
+		return field{kind: fieldText, text: v.GetStringBytes()}
 	case fastjson.TypeNumber:
-		return field{fieldNumber, d.textOf(v)}
+		return field{kind: fieldNumber, text: d.textOf(v)}
 	case fastjson.TypeTrue, fastjson.TypeFalse:
-		return field{fieldBool, d.textOf(v)}
+		return field{kind: fieldBool, text: d.textOf(v)}
 	default:
-		return field{fieldOther, d.textOf(v)}
+		return field{kind: fieldOther, text: d.textOf(v)}
 	}
 }
 
@@ -150,14 +157,13 @@ func (d *plain) textOf(v *fastjson.Value) []byte {
 }
 
 // number takes one numeric field; of those of one name the first counts.
-func (d *plain) number(key []byte, v *fastjson.Value) *rejection {
-	text := d.textOf(v)
+func (d *plain) number(key, text []byte) *rejection {
 	if !isNumber(string(text)) {
-		return reject(reasonBadNumber, "further_data.%s is %s, which is not a JSON number", shorten(string(key)), show(v))
+		return reject(reasonBadNumber, "further_data.%s is %s, which is not a JSON number", shorten(string(key)), shorten(string(text)))
 	}
 	f, err := strconv.ParseFloat(string(text), 64)
 	if err != nil || math.Abs(f) > numberMax {
-		return reject(reasonBadNumber, "further_data.%s is %s: numbers are between -%g and %g", shorten(string(key)), show(v), float64(numberMax), float64(numberMax))
+		return reject(reasonBadNumber, "further_data.%s is %s: numbers are between -%g and %g", shorten(string(key)), shorten(string(text)), float64(numberMax), float64(numberMax))
 	}
 	for _, n := range d.numbers { // numbersMax at most
 		if bytes.Equal(n.key, key) {
