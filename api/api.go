@@ -39,6 +39,7 @@ type Tenants interface {
 type Options struct {
 	Logger *slog.Logger // nil: none
 	Events EventSink
+	Rules  EventRules
 	Engine promql.QueryEngine
 	Parser parser.Parser
 	// Storage finds the tenant in the scope of the context that its queriers
@@ -64,8 +65,8 @@ type Options struct {
 }
 
 func (o *Options) validate() error {
-	if o.Events == nil || o.Engine == nil || o.Parser == nil || o.Storage == nil || o.Exemplars == nil || o.Tenants == nil || o.Registry == nil {
-		return errors.New("the api needs events, an engine, a parser, a storage, exemplars, tenants and a registry")
+	if o.Events == nil || o.Rules == nil || o.Engine == nil || o.Parser == nil || o.Storage == nil || o.Exemplars == nil || o.Tenants == nil || o.Registry == nil {
+		return errors.New("the api needs events, their rules, an engine, a parser, a storage, exemplars, tenants and a registry")
 	}
 	if o.BodyBytesMax < 0 || o.DecodedBytesMax < 0 {
 		return fmt.Errorf("bodies of at most %d bytes, %d decoded: neither can be negative", o.BodyBytesMax, o.DecodedBytesMax)
@@ -92,6 +93,7 @@ func (o *Options) validate() error {
 type api struct {
 	logger       *slog.Logger
 	sink         EventSink
+	rules        EventRules
 	tenants      Tenants
 	tenantHeader string
 	now          func() time.Time
@@ -111,7 +113,7 @@ func New(o Options) (http.Handler, error) {
 		return nil, err
 	}
 	a := &api{
-		logger: o.Logger, sink: o.Events, tenants: o.Tenants, tenantHeader: o.TenantHeader, now: o.Now, isReady: o.Ready,
+		logger: o.Logger, sink: o.Events, rules: o.Rules, tenants: o.Tenants, tenantHeader: o.TenantHeader, now: o.Now, isReady: o.Ready,
 		bodies:  &bodyReader{bodyBytesMax: o.BodyBytesMax, decodedBytesMax: o.DecodedBytesMax},
 		metrics: m,
 		// Prometheus's default, in the very spelling that it answers with "*".
@@ -165,6 +167,9 @@ func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
 		{path: "/api/v1/events", methods: []string{http.MethodOptions}, handler: a.route("/api/v1/*", http.HandlerFunc(a.eventsOptions))},
 		{path: "/api/v1/", below: true, methods: []string{http.MethodOptions}, handler: a.route("/api/v1/*", handlers)},
 		{path: "/api/v1/events", handler: a.ours("/api/v1/events", a.events)},
+		{path: "/api/v1/events/explain", handler: a.ours("/api/v1/events/explain", a.explainEvent)},
+		{path: "/api/v1/event-rules", handler: a.ours("/api/v1/event-rules", a.eventRules)},
+		{path: "/api/v1/event-rules/check", handler: a.ours("/api/v1/event-rules/check", a.checkEventRules)},
 		{path: "/api/v1/status/range", handler: a.ours("/api/v1/status/range", a.statusRange)},
 	}
 	seen := map[string]bool{

@@ -5,6 +5,8 @@
 // client made for Prometheus works with either as its base address:
 //
 //	POST /api/v1/events        events, by an EventSink
+//	POST /api/v1/events/explain  which series an event would touch, and why
+//	GET, PUT /api/v1/event-rules what is counted; POST .../check says what is wrong
 //	GET  /api/v1/status/range  the times between which the tenant has data
 //	     /api/v1/...           the rest: Prometheus's own handlers
 //	GET  /-/healthy, /-/ready  for who watches the process
@@ -16,6 +18,7 @@
 //   - api.go: options and routes
 //   - middleware.go: what every request passes: metrics, panics, its scope
 //   - events.go: posting events, and the status of each outcome
+//   - event_rules.go: what is counted: read, replaced, checked, explained
 //   - body.go: bounded reading and decompression of a body
 //   - prometheus.go: the making of Prometheus's handlers
 //   - absent.go: what those handlers ask for and Quipu does not have

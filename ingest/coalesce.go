@@ -2,15 +2,22 @@ package ingest
 
 import (
 	"encoding/binary"
+	"hash/maphash"
+	"math"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/quipudb/quipu/internal/increment"
 )
 
-// indexKept is the largest index that is cleared for the next batch instead of
-// dropped: clearing costs what the map once held.
-const indexKept = 1 << 14
+const (
+	// coalescedKept is the most increments whose bookkeeping is kept for the next
+	// batch.
+	coalescedKept = 1 << 16
+	// exemplarsMax is how many exemplars one batch has.
+	exemplarsMax = 100
+)
 
 // coalescer gathers the increments of a batch, one for each series and window
 // however many events add to it. It is reused; the increments are not (I5).
@@ -19,54 +26,103 @@ type coalescer struct {
 	grid       int64 // milliseconds
 	increments []increment.Increment
 
-	index   map[string]int // position in increments by key
-	key     []byte         // rule, window and label values of an increment
-	values  [][2]int       // where the label values are in key
+	// An open hash table of positions in slots, less one, by key and window.
+	table []int32
+	slots []slot // by position in increments
+	keys  []byte // of slots, one after the other
+
+	key     []byte   // rule and label values of an increment
+	values  [][2]int // where the label values are in key
 	builder labels.ScratchBuilder
+	create  func() *increment.Series // once: a method value allocates
+	rule    *rule                    // for create
+
+	exemplars   []exemplar
+	exemplified map[*increment.Series]bool
 }
 
-func newCoalescer(rules *ruleset) *coalescer {
-	return &coalescer{rules: rules, index: map[string]int{}, builder: labels.NewScratchBuilder(16)}
+// slot is what the table knows of an increment.
+type slot struct {
+	hash       uint64
+	start, end int // in keys
 }
 
-// begin forgets the batch before and sets the grid of the next.
-func (c *coalescer) begin(grid int64) {
-	c.grid, c.increments = grid, nil
-	if len(c.index) > indexKept {
-		c.index = map[string]int{}
+// exemplar is an increment's; its labels are made when the batch is complete.
+type exemplar struct {
+	series *increment.Series
+	labels labels.Labels
+	time   int64
+	value  float64
+}
+
+func newCoalescer() *coalescer {
+	c := &coalescer{builder: labels.NewScratchBuilder(16), exemplified: map[*increment.Series]bool{}, table: make([]int32, 1024)}
+	c.create = c.newSeries
+	return c
+}
+
+// begin forgets the batch before and sets the rules and the grid of the next.
+func (c *coalescer) begin(rules *ruleset, grid int64) {
+	c.rules, c.grid, c.increments = rules, grid, nil
+	if len(c.table) > 4*coalescedKept {
+		c.table, c.slots, c.keys = make([]int32, 1024), nil, nil
+	} else {
+		clear(c.table)
 	}
-	clear(c.index)
+	c.slots, c.keys = c.slots[:0], c.keys[:0]
+	clear(c.exemplified)
+	c.exemplars = c.exemplars[:0]
 }
 
-// take returns the batch's increments, which are the caller's from here on.
-func (c *coalescer) take() []increment.Increment {
-	taken := c.increments
+// take puts the batch's increments and exemplars into b, whose they are from
+// here on.
+func (c *coalescer) take(b *increment.Batch) {
+	b.Increments = c.increments
 	c.increments = nil
-	return taken
+	for _, e := range c.exemplars {
+		b.Exemplars = append(b.Exemplars, increment.Exemplar{Series: e.series.Labels, Labels: e.labels, Time: e.time, Value: e.value})
+	}
 }
 
-// add applies every rule to e and reports whether any counted it.
-func (c *coalescer) add(e *event) (counted bool) {
+// add applies what e's match found (I2).
+func (c *coalescer) add(e *event, hits []hit) {
 	window := e.ms - e.ms%c.grid // e.ms is not negative
-	for i := range c.rules.rules {
-		switch c.rules.rules[i].kind {
+	for i := range hits {
+		h := &hits[i]
+		r := &c.rules.rules[h.rule]
+		inc := c.at(h.rule, window, e, h.name)
+		switch r.kind {
 		case increment.Counter:
-			c.at(i, window, e, nil).Value++
-			counted = true
-		case increment.Distinct:
-			if e.hasUser {
-				inc := c.at(i, window, e, nil)
-				inc.IDs = append(inc.IDs, e.user)
-				counted = true
-			}
+			inc.Value += h.value
 		case increment.Histogram:
-			for _, n := range e.numbers {
-				c.at(i, window, e, n.name).Hist.Observe(n.value)
-				counted = true
+			inc.Hist.Observe(h.value)
+		case increment.Distinct:
+			inc.IDs = append(inc.IDs, h.id)
+		case increment.Gauge:
+			later := e.ms > inc.At || e.ms == inc.At && math.Float64bits(h.value) > math.Float64bits(inc.Value)
+			if later || inc.At == 0 {
+				inc.At, inc.Value = e.ms, h.value
 			}
 		}
+		if e.hasTrace && len(c.exemplars) < exemplarsMax && (r.kind == increment.Counter || r.kind == increment.Histogram) {
+			c.exemplify(inc.Series, e, h.value)
+		}
 	}
-	return counted
+}
+
+func (c *coalescer) exemplify(s *increment.Series, e *event, value float64) {
+	if c.exemplified[s] {
+		return
+	}
+	c.exemplified[s] = true
+	c.builder.Reset()
+	for slot := slotCorrelation; slot <= slotSpan; slot++ {
+		if f := &e.fields[slot]; f.isScalar() && len(f.text) > 0 && len(f.text) <= exemplarValueBytesMax {
+			c.builder.Add(modelPaths[slot], string(validUTF8(f.text)))
+		}
+	}
+	c.builder.Sort()
+	c.exemplars = append(c.exemplars, exemplar{s, c.builder.Labels(), e.ms, value})
 }
 
 // at returns the increment of rule i's series for e, numberName being the name
@@ -74,48 +130,62 @@ func (c *coalescer) add(e *event) (counted bool) {
 func (c *coalescer) at(i int, window int64, e *event, numberName []byte) *increment.Increment {
 	r := &c.rules.rules[i]
 	c.key = binary.AppendUvarint(c.key[:0], uint64(i))
-	c.key = binary.BigEndian.AppendUint64(c.key, uint64(window))
 	c.values = c.values[:0]
-	for _, l := range r.labels {
-		var value []byte
-		switch l.source {
-		case sourceMetric:
-			continue // rule i says it
-		case sourceNumberName:
-			value = numberName
-		default:
-			value = e.fields[l.source]
-		}
+	for j := range r.labels {
+		value := r.labels[j].value(e, numberName)
 		c.key = binary.AppendUvarint(c.key, uint64(len(value)))
 		c.values = append(c.values, [2]int{len(c.key), len(c.key) + len(value)})
 		c.key = append(c.key, value...)
 	}
-	if at, ok := c.index[string(c.key)]; ok {
-		return &c.increments[at]
+	hash := maphash.Bytes(c.rules.handles.seed, c.key)
+	mixed := (hash ^ uint64(window/c.grid)) * 0x9e3779b97f4a7c15
+	mask := uint64(len(c.table) - 1)
+	place := mixed >> 32 & mask
+	for ; c.table[place] != 0; place = (place + 1) & mask {
+		at := c.table[place] - 1
+		s := &c.slots[at]
+		if s.hash == mixed && c.increments[at].Time == window && string(c.keys[s.start:s.end]) == string(c.key) {
+			return &c.increments[at]
+		}
 	}
-	// The labels are cut out of the copy of the key that the index keeps (I5).
-	key := string(c.key)
-	c.index[key] = len(c.increments)
-	inc := increment.Increment{Series: increment.NewSeries(c.labels(r, key), r.kind, r.shape), Time: window}
+	c.rule = r
+	inc := increment.Increment{Series: c.rules.handles.get(c.key, hash, c.create), Time: window}
 	if r.kind == increment.Histogram {
-		inc.Hist = &increment.Hist{}
+		inc.Hist = &increment.Hist{Bounds: r.buckets}
 	}
+	c.slots = append(c.slots, slot{mixed, len(c.keys), len(c.keys) + len(c.key)})
+	c.keys = append(c.keys, c.key...)
 	c.increments = append(c.increments, inc)
+	c.table[place] = int32(len(c.increments))
+	if 2*len(c.slots) > len(c.table) {
+		c.grow()
+	}
 	return &c.increments[len(c.increments)-1]
 }
 
-func (c *coalescer) labels(r *compiledRule, key string) labels.Labels {
-	c.builder.Reset()
-	values := c.values
-	for _, l := range r.labels {
-		if l.source == sourceMetric {
-			c.builder.Add(l.name, r.metric)
-			continue
+func (c *coalescer) grow() {
+	c.table = make([]int32, 2*len(c.table))
+	mask := uint64(len(c.table) - 1)
+	for i := range c.slots {
+		place := c.slots[i].hash >> 32 & mask
+		for c.table[place] != 0 {
+			place = (place + 1) & mask
 		}
-		if v := key[values[0][0]:values[0][1]]; v != "" {
-			c.builder.Add(l.name, v)
-		}
-		values = values[1:]
+		c.table[place] = int32(i + 1)
 	}
-	return c.builder.Labels()
+}
+
+// newSeries makes the series of c.rule and the label values in c.key, which it
+// copies (I5).
+func (c *coalescer) newSeries() *increment.Series {
+	c.builder.Reset()
+	c.builder.Add(model.MetricNameLabel, c.rule.metric)
+	key := string(c.key)
+	for i, v := range c.values {
+		if value := key[v[0]:v[1]]; value != "" {
+			c.builder.Add(c.rule.labels[i].name, value)
+		}
+	}
+	c.builder.Sort() // names of upper case come before __name__
+	return increment.NewSeries(c.builder.Labels(), c.rule.kind, c.rule.shape)
 }

@@ -7,17 +7,29 @@
 //   - ingester.go: the Ingester, its Store, and what a request gets back
 //   - worker.go: one request's pass over its body, and its events' verdicts
 //   - split.go: the JSON text of each event in a body, whatever form it has
-//   - event.go: one JSON text into an event, or the reason it is rejected
+//   - event.go: an event, whatever its format was, and what is checked of it
+//   - plain.go: one JSON text into an event, or the reason it is rejected
+//   - plain_scan.go: the same for the common form, faster
 //   - timestamp.go: the forms of a timestamp
 //   - reason.go: why events are rejected, for people and for the metric
-//   - rules.go: rules, which say what is counted, and the default ones as data
-//   - ruleset.go: rules compiled for decoding and coalescing
+//   - default_rules.yaml: what is counted where a tenant does not say
+//   - parse.go, parse_parts.go: the YAML of rules, compiled, with every error
+//   - ruleset.go: compiled rules
+//   - condition.go, transform.go: their "when" and their labels' transforms
+//   - match.go: what the rules count of an event
 //   - coalesce.go: events into one increment per series and window
+//   - handles.go: the series that a tenant's rules made, kept
+//   - rulebook.go: the rules in force of each tenant, and their changes
+//   - explain.go: what would become of an event, and why
+//   - ruletest.go: tests of rules: events in, increments out
 //   - metrics.go: the process's own metrics of all this
 //
-// An Ingester is safe for concurrent use. Requests share nothing but a pool of
-// scratch memory, so there is no lock on their path but that of the metrics'
-// table of tenants, which is held for a look-up.
+// A new format of events is a decoder beside plain: it fills an event's fields by
+// the slots of the rules' paths, and its name, user and time.
+//
+// An Ingester is safe for concurrent use. Requests share a pool of scratch memory,
+// and those of a tenant its rules and their handles. The locks on their path are
+// those of the tables of tenants and of a shard of handles, held for a look-up.
 //
 // Invariants:
 //

@@ -9,20 +9,19 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/dchest/siphash"
-	"github.com/valyala/fastjson"
-
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/tenant"
 )
 
 const (
-	// eventBytesMax bounds one event's JSON, and with it the tree parsed from
-	// it, which may take 40 times as much.
+	// eventBytesMax bounds one event's text, and with it the tree parsed from it,
+	// which may take 40 times as much.
 	eventBytesMax = 1 << 20
 	// valueBytesMax is the longest event name or label value.
 	valueBytesMax = 1024
-	// numbersMax is the most numeric fields of one event.
+	// exemplarValueBytesMax is the longest id that an exemplar has.
+	exemplarValueBytesMax = 128
+	// numbersMax is the most numeric fields of one event that are counted together.
 	numbersMax = 64
 	// numberMax is the largest magnitude of a number that is counted: the sum
 	// of 10^20 of them is still finite.
@@ -31,14 +30,56 @@ const (
 	futureMax = time.Hour
 )
 
-// event is what a decoder found in one JSON text. Its bytes belong to the
-// decoder and are good until the next decode.
+// event is what a decoder made of one text, whatever its format. Its bytes belong
+// to the decoder and are good until the next one.
 type event struct {
-	ms      int64    // milliseconds since 1970
-	fields  [][]byte // by slot: the value as a label, nil where there is none
-	hasUser bool
-	user    uint64 // keyed hash
-	numbers []number
+	ms       int64   // milliseconds since 1970
+	fields   []field // by slot of the rules
+	numbers  []number
+	hasTrace bool // one of the slots of exemplars has a value
+
+	idKey   [2]uint64 // of the tenant
+	scratch []byte    // what transforms make
+}
+
+// fieldKind is what a field holds.
+type fieldKind uint8
+
+const (
+	fieldAbsent fieldKind = iota // or null
+	fieldText
+	fieldNumber
+	fieldBool
+	fieldOther // an object or an array
+)
+
+// field is what an event has at a path: its text, a number's as it was written.
+type field struct {
+	kind  fieldKind
+	inner bool // it is of further_data; only a decoder looks at it
+	text  []byte
+}
+
+func (f *field) isScalar() bool { return f.kind != fieldAbsent && f.kind != fieldOther }
+
+// number is the field's number; ok is false where it is none.
+func (f *field) number() (n float64, ok bool) {
+	if f.kind != fieldNumber || !isNumber(string(f.text)) {
+		return 0, false
+	}
+	n, err := strconv.ParseFloat(string(f.text), 64)
+	return n, err == nil
+}
+
+// String is the field as a message shows it.
+func (f *field) String() string {
+	switch f.kind {
+	case fieldAbsent:
+		return "missing"
+	case fieldText:
+		return strconv.Quote(shorten(string(f.text)))
+	}
+	return shorten(string(f.text))
 }
 
 // number is a numeric field of further_data.
@@ -48,213 +89,94 @@ type number struct {
 	value float64
 }
 
-// decoder turns JSON texts into events, one at a time. A decoder is reused for
-// any number of batches; begin sets what is particular to one. Not safe for
-// concurrent use.
-type decoder struct {
-	event
+// findTrace notes whether the event has ids for exemplars.
+func (e *event) findTrace() {
+	e.hasTrace = e.fields[slotCorrelation].isScalar() || e.fields[slotTrace].isScalar() || e.fields[slotSpan].isScalar()
+}
 
-	rules       *ruleset
-	defaultName []byte
-
+// clock is what the time of an event is judged by.
+type clock struct {
 	now       int64 // milliseconds since 1970
 	oldest    int64 // milliseconds since 1970: events before are too old
 	retention time.Duration
-	idKey     [2]uint64
-
-	parser  fastjson.Parser
-	values  []*fastjson.Value // by slot, nil where absent or null
-	inside  bool              // fields of further_data are being visited
-	badData *rejection
-	text    []byte // numbers as text, which labels point into
-	visit   func(key []byte, v *fastjson.Value)
 }
 
-func newDecoder(rules *ruleset) *decoder {
-	d := &decoder{rules: rules, defaultName: []byte("event"), values: make([]*fastjson.Value, len(rules.slots))}
-	d.fields = make([][]byte, len(rules.slots))
-	d.visit = d.field // once: a method value allocates
-	return d
+func newClock(p tenant.Profile, now int64) clock {
+	c := clock{now, math.MinInt64, time.Duration(p.Retention)}
+	if c.retention > 0 {
+		c.oldest = now - c.retention.Milliseconds()
+	}
+	return c
 }
 
-// begin sets the tenant and the present of the events that follow.
-func (d *decoder) begin(p tenant.Profile, now int64) {
-	d.now, d.oldest, d.retention = now, math.MinInt64, time.Duration(p.Retention)
-	if d.retention > 0 {
-		d.oldest = now - d.retention.Milliseconds()
-	}
-	d.idKey = [2]uint64{binary.LittleEndian.Uint64(p.IDKey[:8]), binary.LittleEndian.Uint64(p.IDKey[8:])}
-}
-
-// decode reads one event into d.event, or says why it is none.
-func (d *decoder) decode(raw []byte) *rejection {
-	if len(raw) > eventBytesMax {
-		return reject(reasonTooLarge, "the event is %d bytes long, at most %d are read", len(raw), eventBytesMax)
-	}
-	v, err := d.parser.ParseBytes(raw)
-	if err != nil {
-		return reject(reasonBadJSON, "%s: %q", shorten(err.Error()), shorten(string(raw)))
-	}
-	data, rejected := object(v)
-	if rejected != nil {
-		return rejected
-	}
-	if rejected := d.collect(data); rejected != nil {
-		return rejected
-	}
-	if rejected := d.readName(); rejected != nil {
-		return rejected
-	}
-	if rejected := d.readUser(); rejected != nil {
-		return rejected
-	}
-	if rejected := d.readTime(); rejected != nil {
-		return rejected
-	}
-	d.readLabels()
-	return nil
-}
-
-// object returns the event's own object: v, or the data that v wraps.
-func object(v *fastjson.Value) (*fastjson.Object, *rejection) {
-	if v.Type() != fastjson.TypeObject {
-		return nil, reject(reasonNotAnObject, "%s is not an object", show(v))
-	}
-	if data := v.Get("data"); data != nil {
-		if data.Type() != fastjson.TypeObject {
-			return nil, reject(reasonNotAnObject, "data is %s, not an object", show(data))
-		}
-		v = data
-	}
-	return v.GetObject(), nil
-}
-
-// collect finds, in one pass over data and one over further_data, the fields
-// that rules look for and the numbers of further_data.
-func (d *decoder) collect(data *fastjson.Object) *rejection {
-	clear(d.values)
-	d.numbers, d.text, d.badData, d.inside = d.numbers[:0], d.text[:0], nil, false
-	data.Visit(d.visit)
-	further := d.values[slotFurtherData]
-	if further == nil {
+// read sets the event's time to what its field says.
+func (c *clock) read(e *event) *rejection {
+	f := &e.fields[slotTimestamp]
+	switch f.kind {
+	case fieldAbsent:
+		e.ms = c.now
 		return nil
+	case fieldText, fieldNumber:
+	default:
+		return reject(reasonBadTimestamp, "timestamp is %s, neither a number nor a string", f)
 	}
-	if further.Type() != fastjson.TypeObject {
-		return reject(reasonBadFurtherData, "further_data is %s, not an object", show(further))
-	}
-	d.inside = true
-	further.GetObject().Visit(d.visit)
-	return d.badData
-}
-
-// field takes one field of data or further_data; data is visited first and the
-// first value of a name that is not null counts.
-func (d *decoder) field(key []byte, v *fastjson.Value) {
-	slot, known := d.rules.slots[string(key)]
-	if known && d.values[slot] == nil && v.Type() != fastjson.TypeNull {
-		if !d.inside || slot != slotTimestamp && slot != slotFurtherData {
-			d.values[slot] = v
-		}
-	}
-	if d.inside && v.Type() == fastjson.TypeNumber && d.badData == nil {
-		d.badData = d.number(key, v)
-	}
-}
-
-// number takes one numeric field; of those of one name the first counts.
-func (d *decoder) number(key []byte, v *fastjson.Value) *rejection {
-	text, _ := d.textOf(v)
-	if !isNumber(string(text)) {
-		return reject(reasonBadNumber, "further_data.%s is %s, which is not a JSON number", shorten(string(key)), show(v))
-	}
-	f, err := strconv.ParseFloat(string(text), 64)
-	if err != nil || math.Abs(f) > numberMax {
-		return reject(reasonBadNumber, "further_data.%s is %s: numbers are between -%g and %g", shorten(string(key)), show(v), float64(numberMax), float64(numberMax))
-	}
-	for _, n := range d.numbers { // numbersMax at most
-		if bytes.Equal(n.key, key) {
-			return nil
-		}
-	}
-	if len(d.numbers) == numbersMax {
-		return reject(reasonTooManyNumbers, "further_data has more than %d numeric fields, %q is one too many", numbersMax, shorten(string(key)))
-	}
-	d.numbers = append(d.numbers, number{key, labelValue(key), f})
-	return nil
-}
-
-// textOf is a string's text, or a number as it was written; ok is false for
-// anything else.
-func (d *decoder) textOf(v *fastjson.Value) (text []byte, ok bool) {
-	switch v.Type() {
-	case fastjson.TypeString:
-		return v.GetStringBytes(), true
-	case fastjson.TypeNumber:
-		start := len(d.text)
-		d.text = v.MarshalTo(d.text)
-		return d.text[start:], true
-	}
-	return nil, false
-}
-
-func (d *decoder) readName() *rejection {
-	v := d.values[slotEvent]
-	if v == nil {
-		d.fields[slotEvent] = d.defaultName
-		return nil
-	}
-	name, err := v.StringBytes()
-	if err != nil {
-		return reject(reasonBadEventName, "event is %s, not a string", show(v))
-	}
-	name = validUTF8(name)
-	if len(name) == 0 || len(name) > valueBytesMax {
-		return reject(reasonBadEventName, "event is a string of %d bytes, not of 1 to %d: %s", len(name), valueBytesMax, show(v))
-	}
-	d.fields[slotEvent] = name
-	return nil
-}
-
-func (d *decoder) readUser() *rejection {
-	d.hasUser = false
-	v := d.values[slotUser]
-	if v == nil {
-		return nil
-	}
-	id, ok := d.textOf(v)
-	if !ok {
-		return reject(reasonBadUserID, "user_id is %s, neither a string nor a number", show(v))
-	}
-	if len(id) > 0 {
-		// I4: from here on there is only the hash.
-		d.hasUser, d.user = true, siphash.Hash(d.idKey[0], d.idKey[1], id)
-	}
-	return nil
-}
-
-func (d *decoder) readTime() *rejection {
-	v := d.values[slotTimestamp]
-	if v == nil {
-		d.ms = d.now
-		return nil
-	}
-	text, ok := d.textOf(v)
-	if !ok {
-		return reject(reasonBadTimestamp, "timestamp is %s, neither a number nor a string", show(v))
-	}
-	ms, ok := parseTimestamp(string(text))
+	ms, ok := parseTimestamp(string(f.text))
 	switch {
 	case !ok:
-		return reject(reasonBadTimestamp, "timestamp is %s: neither a number of seconds, milliseconds, microseconds or nanoseconds since 1970 nor a time as in RFC 3339", show(v))
+		return reject(reasonBadTimestamp, "timestamp is %s: neither a number of seconds, milliseconds, microseconds or nanoseconds since 1970 nor a time as in RFC 3339", f)
 	case ms < 0:
-		return reject(reasonBadTimestamp, "timestamp is %s, before 1970", show(v))
-	case ms > d.now+futureMax.Milliseconds():
-		return reject(reasonInTheFuture, "timestamp is %s%s, more than %s after the present", show(v), meaning(ms), futureMax)
-	case ms < d.oldest:
-		return reject(reasonTooOld, "timestamp is %s%s, older than the retention of %s", show(v), meaning(ms), d.retention)
+		return reject(reasonBadTimestamp, "timestamp is %s, before 1970", f)
+	case ms > c.now+futureMax.Milliseconds():
+		return reject(reasonInTheFuture, "timestamp is %s%s, more than %s after the present", f, meaning(ms), futureMax)
+	case ms < c.oldest:
+		return reject(reasonTooOld, "timestamp is %s%s, older than the retention of %s", f, meaning(ms), c.retention)
 	}
-	d.ms = ms
+	e.ms = ms
 	return nil
+}
+
+// readName checks the event's name, "event" where it has none.
+func (e *event) readName() *rejection {
+	f := &e.fields[slotEvent]
+	if f.kind == fieldAbsent {
+		*f = field{kind: fieldText, text: nameless}
+		return nil
+	}
+	if f.kind != fieldText {
+		return reject(reasonBadEventName, "event is %s, not a string", f)
+	}
+	if f.text = validUTF8(f.text); len(f.text) == 0 || len(f.text) > valueBytesMax {
+		return reject(reasonBadEventName, "event is a string of %d bytes, not of 1 to %d: %s", len(f.text), valueBytesMax, f)
+	}
+	return nil
+}
+
+var nameless = []byte("event") // never written to
+
+// readUser checks the event's user.
+func (e *event) readUser() *rejection {
+	switch f := &e.fields[slotUser]; f.kind {
+	case fieldAbsent, fieldText, fieldNumber:
+		return nil
+	default:
+		return reject(reasonBadUserID, "user_id is %s, neither a string nor a number", f)
+	}
+}
+
+// begin sets the rules whose paths are looked up, and the tenant's key.
+func (e *event) begin(rules *ruleset, p tenant.Profile) {
+	if n := len(rules.paths); cap(e.fields) < n {
+		e.fields = make([]field, n)
+	} else {
+		e.fields = e.fields[:n]
+	}
+	e.idKey = [2]uint64{binary.LittleEndian.Uint64(p.IDKey[:8]), binary.LittleEndian.Uint64(p.IDKey[8:])}
+}
+
+// reset forgets the event before.
+func (e *event) reset() {
+	clear(e.fields)
+	e.numbers, e.scratch, e.hasTrace = e.numbers[:0], e.scratch[:0], false
 }
 
 // meaning is what a timestamp was understood as, where a date can say it.
@@ -264,20 +186,6 @@ func meaning(ms int64) string {
 		return ""
 	}
 	return fmt.Sprintf(" (%s)", time.UnixMilli(ms).UTC().Format(time.RFC3339))
-}
-
-// readLabels fills the slots of the rules' labels.
-func (d *decoder) readLabels() {
-	for slot := slotsOfModel; slot < len(d.values); slot++ {
-		d.fields[slot] = nil
-		v := d.values[slot]
-		if v == nil {
-			continue
-		}
-		if text, ok := d.textOf(v); ok {
-			d.fields[slot] = labelValue(text)
-		}
-	}
 }
 
 // labelValue is b as a label may have it: valid UTF-8 of at most valueBytesMax

@@ -39,6 +39,7 @@ type Store interface {
 type Options struct {
 	Store      Store
 	Registerer prometheus.Registerer
+	Rules      RuleSource   // nil: all tenants have the default rules
 	Logger     *slog.Logger // nil: none
 	// Now is the present of requests whose context carries no scope; nil: the
 	// system's clock.
@@ -91,15 +92,16 @@ type Ingester struct {
 	logger  *slog.Logger
 	now     func() time.Time
 	metrics *metrics
+	book    *ruleBook
 	workers sync.Pool // *worker
 }
 
-// New returns an Ingester that counts by the default rules.
+// New returns an Ingester.
 func New(o Options) (*Ingester, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	rules, err := compile(DefaultRules())
+	book, err := newRuleBook(o)
 	if err != nil {
 		return nil, err
 	}
@@ -107,8 +109,8 @@ func New(o Options) (*Ingester, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Ingester{store: o.Store, logger: o.Logger, now: o.Now, metrics: m}
-	g.workers.New = func() any { return newWorker(rules) }
+	g := &Ingester{store: o.Store, logger: o.Logger, now: o.Now, metrics: m, book: book}
+	g.workers.New = func() any { return newWorker() }
 	return g, nil
 }
 
@@ -129,16 +131,21 @@ func (g *Ingester) Events(ctx context.Context, id tenant.ID, body []byte, conten
 	if err != nil {
 		return Result{}, fmt.Errorf("open tenant %s: %w", id, err)
 	}
+	rules, err := g.book.get(id)
+	if err != nil {
+		return Result{}, fmt.Errorf("tenant %s: %w", id, err)
+	}
 
 	w, ok := g.workers.Get().(*worker)
 	if !ok {
 		panic("ingest: the pool holds something else than workers")
 	}
 	defer g.workers.Put(w)
-	if err := w.read(ctx, profile, g.present(ctx), body, contentType); err != nil {
+	if err := w.read(ctx, rules, profile, g.present(ctx), body, contentType); err != nil {
 		return Result{}, err // I3
 	}
-	batch := increment.Batch{Increments: w.coalescer.take()}
+	batch := increment.Batch{}
+	w.coalescer.take(&batch)
 	if idempotencyKey != "" {
 		sum := sha256.Sum256([]byte(idempotencyKey))
 		batch.HasKey = true

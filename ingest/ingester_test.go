@@ -35,6 +35,8 @@ type memory struct {
 	series  map[string]*increment.Increment // by labels and window
 	keys    map[[16]byte]bool
 	batches int
+
+	exemplars []increment.Exemplar
 }
 
 func newMemory() *memory {
@@ -58,11 +60,19 @@ func (m *memory) Append(_ context.Context, _ tenant.ID, b *increment.Batch) (boo
 	if b.HasKey {
 		m.keys[b.Key] = true
 	}
+	m.exemplars = append(m.exemplars, b.Exemplars...)
 	for _, inc := range b.Increments {
+		if inc.Kind == increment.Gauge {
+			m.gauge(&inc)
+			continue
+		}
 		at := fmt.Sprintf("%s @%d", inc.Labels, inc.Time-present)
 		s, ok := m.series[at]
 		if !ok {
-			s = &increment.Increment{Series: inc.Series, Time: inc.Time, Hist: &increment.Hist{}}
+			s = &increment.Increment{Series: inc.Series, Time: inc.Time}
+			if inc.Hist != nil {
+				s.Hist = &increment.Hist{Bounds: inc.Hist.Bounds}
+			}
 			m.series[at] = s
 		}
 		s.Value += inc.Value
@@ -72,6 +82,14 @@ func (m *memory) Append(_ context.Context, _ tenant.ID, b *increment.Batch) (boo
 		}
 	}
 	return false, nil
+}
+
+// gauge keeps the later value.
+func (m *memory) gauge(inc *increment.Increment) {
+	at := fmt.Sprintf("%s @%d", inc.Labels, inc.Time-present)
+	if s, ok := m.series[at]; !ok || s.At <= inc.At {
+		m.series[at] = &increment.Increment{Series: inc.Series, Time: inc.Time, Value: inc.Value, At: inc.At}
+	}
 }
 
 // lines are what the store holds, a line a series and window, with window starts
@@ -84,11 +102,16 @@ func (m *memory) lines() []string {
 		switch s.Kind {
 		case increment.Counter:
 			at += fmt.Sprintf(" +%v", s.Value)
+		case increment.Gauge:
+			at += fmt.Sprintf(" =%v at %d", s.Value, s.At-present)
 		case increment.Distinct:
 			slices.Sort(s.IDs)
 			at += fmt.Sprintf(" %d users", len(slices.Compact(slices.Clone(s.IDs))))
 		case increment.Histogram:
 			at += fmt.Sprintf(" n=%d sum=%v", s.Hist.Count(), s.Hist.Sum)
+			if s.Hist.Bounds != nil {
+				at += fmt.Sprintf(" bounds=%v buckets=%v", s.Hist.Bounds, s.Hist.Pos)
+			}
 		}
 		out = append(out, at)
 	}
@@ -96,10 +119,37 @@ func (m *memory) lines() []string {
 	return out
 }
 
+// memoryRules is a RuleSource of one tenant's rules; "" are none.
+type memoryRules struct {
+	text string
+	err  error
+}
+
+func (m *memoryRules) EventRules(_ tenant.ID, have string) (RuleText, bool, error) {
+	if m.err != nil {
+		return RuleText{}, false, m.err
+	}
+	r := RuleText{Name: "events.yaml", Stamp: "stamp of " + m.text}
+	if m.text != "" {
+		r.Text = []byte(m.text)
+	}
+	return r, r.Stamp != have, nil
+}
+
+func (m *memoryRules) SetEventRules(_ tenant.ID, text []byte) error {
+	m.text = string(text)
+	return m.err
+}
+
 func newTestIngester(t testing.TB, s Store) (*Ingester, *prometheus.Registry) {
 	t.Helper()
+	return newTestIngesterWith(t, s, nil)
+}
+
+func newTestIngesterWith(t testing.TB, s Store, rules RuleSource) (*Ingester, *prometheus.Registry) {
+	t.Helper()
 	reg := prometheus.NewRegistry()
-	g, err := New(Options{Store: s, Registerer: reg, Now: func() time.Time { return time.UnixMilli(present) }, TenantLabelsMax: 2})
+	g, err := New(Options{Store: s, Registerer: reg, Rules: rules, Now: func() time.Time { return time.UnixMilli(present) }, TenantLabelsMax: 2})
 	if err != nil {
 		t.Fatal(err)
 	}

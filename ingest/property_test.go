@@ -173,39 +173,10 @@ func FuzzEvents(f *testing.F) {
 	})
 }
 
-func TestRulesAreChecked(t *testing.T) {
-	event := []Label{{"event", PathEvent}}
-	for _, r := range []Rule{
-		{Metric: "", Kind: increment.Counter},
-		{Metric: "a-b", Kind: increment.Counter},
-		{Metric: "m"},
-		{Metric: "m", Kind: increment.Counter, Value: PathUser},
-		{Metric: "m", Kind: increment.Distinct},
-		{Metric: "m", Kind: increment.Histogram, Value: PathUser},
-		{Metric: "m", Kind: increment.Counter, Labels: []Label{{"user", PathUser}}},
-		{Metric: "m", Kind: increment.Counter, Labels: []Label{{"field", PathNumberName}}},
-		{Metric: "m", Kind: increment.Counter, Labels: []Label{{"a-b", "a"}}},
-		{Metric: "m", Kind: increment.Counter, Labels: []Label{{"__name__", "a"}}},
-		{Metric: "m", Kind: increment.Counter, Labels: append(event, event...)},
-	} {
-		if _, err := compile([]Rule{r}); err == nil {
-			t.Errorf("%+v compiles", r)
-		}
-	}
-	if _, err := compile(DefaultRules()); err != nil {
-		t.Error(err)
-	}
-}
-
 // An event that no rule counts is filtered, not accepted.
 func TestFiltered(t *testing.T) {
 	m := newMemory()
-	g, _ := newTestIngester(t, m)
-	rules, err := compile([]Rule{{Metric: "users", Kind: increment.Distinct, Value: PathUser}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	g.workers.New = func() any { return newWorker(rules) }
+	g, _ := newTestIngesterWith(t, m, &memoryRules{text: "metrics: [{name: users, type: distinct, value: user_id}]"})
 	if r := post(t, g, `[{"user_id":1},{},{"event":1}]`, "", ""); r.Accepted != 1 || r.Filtered != 1 || r.Rejected != 1 {
 		t.Errorf("%+v, want one of each", r)
 	}
@@ -217,17 +188,43 @@ func TestFiltered(t *testing.T) {
 // An event whose series and windows the batch has already allocates no more than
 // its ids take.
 func TestSeenSeriesDoNotAllocate(t *testing.T) {
-	rules, err := compile(DefaultRules())
+	rules, err := parseRules("default", DefaultRules)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := newWorker(rules)
-	w.begin(newMemory().profile, present)
+	w := newWorker()
+	w.begin(rules, newMemory().profile, present)
 	raw := []byte(`{"data":{"user_id":"ab11","timestamp":1699999980,"further_data":{"page":"/pricing","country":"DE","duration_ms":12.5}}}`)
 	w.event(raw)
 	if n := testing.AllocsPerRun(1000, func() { w.event(raw) }); n >= 1 {
 		t.Errorf("%v allocations an event", n)
 	}
+}
+
+// Three rules of a tenant's own over plain events of some 300 bytes.
+func BenchmarkRules(b *testing.B) {
+	const rules = `
+metrics:
+  - {name: page_views_total, type: counter, labels: {event: event, page: page, country: country, device: device}}
+  - {name: load_seconds, type: histogram, value: duration_ms, scale: 0.001, labels: {device: device}}
+  - {name: visitors, type: distinct, value: user_id, labels: {country: country}}
+`
+	r := rand.New(rand.NewPCG(1, 2))
+	var body bytes.Buffer
+	const events = 1000
+	for range events {
+		fmt.Fprintf(&body, `{"data":{"event_id":%d,"operation_id":%d,"user_id":"user-%d","event":"page_view","timestamp":%d,"further_data":{"page":"/products/%d","country":"%s","device":"mobile","browser":"Firefox","os":"Android 14","referrer":"https://www.example.org/search","plan":"pro","duration_ms":%d}}}`+"\n",
+			r.Uint32(), r.Uint32(), r.IntN(500), present/1000-r.Int64N(60), r.IntN(50), []string{"DE", "FR", "PE"}[r.IntN(3)], r.IntN(1000))
+	}
+	g, _ := newTestIngesterWith(b, discard{newMemory().profile}, &memoryRules{text: rules})
+	b.SetBytes(int64(body.Len()))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := g.Events(context.Background(), tenant.Default, body.Bytes(), "", ""); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(events*b.N), "ns/event")
 }
 
 func BenchmarkEvents(b *testing.B) {

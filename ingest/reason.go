@@ -23,6 +23,7 @@ const (
 	reasonInTheFuture
 	reasonTooManyNumbers
 	reasonBadNumber
+	reasonBadValue
 	reasonStorage
 	reasons // how many there are
 )
@@ -41,6 +42,7 @@ func (r reason) String() string {
 		reasonInTheFuture:    "in_the_future",
 		reasonTooManyNumbers: "too_many_numbers",
 		reasonBadNumber:      "bad_number",
+		reasonBadValue:       "bad_value",
 		reasonStorage:        "storage",
 	}[r]
 }

@@ -1,108 +1,134 @@
 package ingest
 
 import (
-	"fmt"
-	"slices"
-	"strings"
-
-	"github.com/prometheus/common/model"
+	_ "embed"
+	"hash/maphash"
 
 	"github.com/quipudb/quipu/internal/increment"
 )
 
-// Slots number the fields that the decoder looks for. The first ones are the
-// event model's own; the rest are the paths of the rules' labels.
+// DefaultRules are those of a tenant that has none.
+//
+//go:embed default_rules.yaml
+var DefaultRules []byte
+
+// Slots number the fields that a decoder looks for. The first ones are the event
+// model's own; the rest are the paths that rules name.
 const (
 	slotEvent = iota
 	slotUser
 	slotTimestamp
 	slotFurtherData
+	slotCorrelation
+	slotTrace
+	slotSpan
 	slotsOfModel
 )
 
-// Sources of a label's value other than a slot of the event.
+var modelPaths = [slotsOfModel]string{"event", "user_id", "timestamp", "further_data", "correlation_id", "trace_id", "span_id"}
+
+// Paths that mean more than the field of that name.
 const (
-	sourceMetric     = -1 - iota // the metric's name
-	sourceNumberName             // the name of the number being counted
+	// pathNumbers is every numeric field of further_data, one after the other.
+	pathNumbers = "further_data.*"
+	// pathNumberName is the name of the field whose number is being counted.
+	pathNumberName = "*"
 )
 
-// ruleset is a tenant's rules, compiled once. It is never changed after.
+// Values of a rule other than a slot of the event.
+const (
+	valueNone    = -1 - iota // the event itself counts one
+	valueNumbers             // each number of further_data
+)
+
+// sourceNumberName is a label's source other than a slot: the name of the number
+// being counted.
+const sourceNumberName = -1
+
+// ruleset is a tenant's rules, compiled once. Nothing of it changes after but the
+// handles of the series that it made.
 type ruleset struct {
-	slots map[string]int // by name of the field
-	rules []compiledRule
+	version string        // hash of the text
+	names   [][]namedSlot // by the name's length, of paths without dots
+	dotted  []dottedPath
+	paths   []string // by slot
+	numbers bool     // a rule counts further_data.*
+	rules   []rule
+	handles handles
 }
 
-type compiledRule struct {
-	metric string
-	kind   increment.Kind
-	labels []compiledLabel // sorted by name, the metric's name among them
-	shape  *increment.Shape
+// dottedPath is a path into objects within the event.
+type dottedPath struct {
+	slot     int
+	segments []string
 }
 
-type compiledLabel struct {
-	name   string
-	source int // a slot or a source
+// rule is one metric.
+type rule struct {
+	metric     string
+	kind       increment.Kind
+	help, unit string
+	when       *condition // nil: every event
+	value      int        // a slot, or one of the values above
+	scale      float64
+	buckets    []float64 // of a histogram; nil: exponential
+	labels     []label   // sorted by name
+	shape      *increment.Shape
+	line       int
 }
 
-func compile(rules []Rule) (*ruleset, error) {
-	rs := &ruleset{slots: map[string]int{
-		"event": slotEvent, "user_id": slotUser, "timestamp": slotTimestamp, "further_data": slotFurtherData,
-	}}
-	for _, r := range rules {
-		c, err := rs.compile(r)
-		if err != nil {
-			return nil, fmt.Errorf("compile rule %q: %w", r.Metric, err)
+// label is where the value of a label comes from.
+type label struct {
+	name       string
+	source     int // a slot or sourceNumberName
+	transforms []transform
+	otherwise  []byte // where the event has no value
+	line       int
+}
+
+type namedSlot struct {
+	name string
+	slot int
+}
+
+// find returns the slot of a field of data. Names of one length are few, so that
+// comparing them takes a fraction of what a map does.
+func (rs *ruleset) find(name []byte) (slot int, ok bool) {
+	if len(name) >= len(rs.names) {
+		return 0, false
+	}
+	for i := range rs.names[len(name)] {
+		if n := &rs.names[len(name)][i]; n.name == string(name) {
+			return n.slot, true
 		}
-		rs.rules = append(rs.rules, c)
 	}
-	return rs, nil
+	return 0, false
 }
 
-func (rs *ruleset) compile(r Rule) (compiledRule, error) {
-	c := compiledRule{metric: r.Metric, kind: r.Kind, shape: &increment.Shape{Keep: slices.Sorted(slices.Values(r.Keep))}}
-	if !model.LegacyValidation.IsValidMetricName(r.Metric) {
-		return c, fmt.Errorf("%q is not a metric name", r.Metric)
-	}
-	values := map[increment.Kind]string{increment.Counter: "", increment.Distinct: PathUser, increment.Histogram: PathNumbers}
-	if want, ok := values[r.Kind]; !ok || r.Value != want {
-		return c, fmt.Errorf("a %s cannot have the value %q, only %q", r.Kind, r.Value, want)
-	}
-	c.labels = append(c.labels, compiledLabel{model.MetricNameLabel, sourceMetric})
-	for _, l := range r.Labels {
-		source, err := rs.source(r, l)
-		if err != nil {
-			return c, fmt.Errorf("label %q: %w", l.Name, err)
-		}
-		c.labels = append(c.labels, compiledLabel{l.Name, source})
-		c.shape.Names = append(c.shape.Names, l.Name)
-	}
-	slices.Sort(c.shape.Names)
-	slices.SortFunc(c.labels, func(a, b compiledLabel) int { return strings.Compare(a.name, b.name) })
-	for i := 1; i < len(c.labels); i++ {
-		if c.labels[i].name == c.labels[i-1].name {
-			return c, fmt.Errorf("label %q appears twice", c.labels[i].name)
+// slot returns the number of a path, which is new where no rule named it yet.
+func (rs *ruleset) slot(path string, segments []string) int {
+	for i, p := range rs.paths {
+		if p == path {
+			return i
 		}
 	}
-	return c, nil
+	n := len(rs.paths)
+	rs.paths = append(rs.paths, path)
+	if len(segments) == 1 {
+		for len(rs.names) <= len(path) {
+			rs.names = append(rs.names, nil)
+		}
+		rs.names[len(path)] = append(rs.names[len(path)], namedSlot{path, n})
+	} else {
+		rs.dotted = append(rs.dotted, dottedPath{n, segments})
+	}
+	return n
 }
 
-func (rs *ruleset) source(r Rule, l Label) (int, error) {
-	if !model.LegacyValidation.IsValidLabelName(l.Name) {
-		return 0, fmt.Errorf("not a label name")
+func newRuleset(version string) *ruleset {
+	rs := &ruleset{version: version, handles: handles{seed: maphash.MakeSeed()}}
+	for _, p := range modelPaths {
+		rs.slot(p, []string{p})
 	}
-	switch l.Path {
-	case PathNumberName:
-		if r.Value != PathNumbers {
-			return 0, fmt.Errorf("path %q needs the value %q", PathNumberName, PathNumbers)
-		}
-		return sourceNumberName, nil
-	case "", PathUser, PathNumbers, "timestamp", "further_data":
-		return 0, fmt.Errorf("path %q cannot be a label", l.Path)
-	}
-	slot, ok := rs.slots[l.Path]
-	if !ok {
-		slot = len(rs.slots)
-		rs.slots[l.Path] = slot
-	}
-	return slot, nil
+	return rs
 }

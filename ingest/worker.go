@@ -46,20 +46,22 @@ func (v *verdicts) count(m *tenantMetrics) {
 
 // worker is the scratch memory of one request at a time.
 type worker struct {
-	decoder   *decoder
+	rules     *ruleset
+	decoder   *plain
 	coalescer *coalescer
+	hits      []hit
 	verdicts
 	events int // read so far
 }
 
-func newWorker(rules *ruleset) *worker {
-	return &worker{decoder: newDecoder(rules), coalescer: newCoalescer(rules)}
+func newWorker() *worker {
+	return &worker{decoder: newPlain(), coalescer: newCoalescer()}
 }
 
 // read gives the events of body their verdicts, but for the good ones, and
 // coalesces those. It fails where the body as a whole cannot be read.
-func (w *worker) read(ctx context.Context, p tenant.Profile, now int64, body []byte, contentType string) error {
-	w.begin(p, now)
+func (w *worker) read(ctx context.Context, rules *ruleset, p tenant.Profile, now int64, body []byte, contentType string) error {
+	w.begin(rules, p, now)
 	body = trimBody(body)
 	if len(body) == 0 {
 		return fmt.Errorf("%w: the body is empty", ErrBadRequest)
@@ -76,7 +78,7 @@ func (w *worker) read(ctx context.Context, p tenant.Profile, now int64, body []b
 			return ctx.Err()
 		})
 	case formValue:
-		err = w.value(ctx, p, now, body)
+		err = w.value(ctx, rules, p, now, body)
 	}
 	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("%w: read the body: %w", ErrBadRequest, err)
@@ -84,15 +86,16 @@ func (w *worker) read(ctx context.Context, p tenant.Profile, now int64, body []b
 	return err
 }
 
-func (w *worker) begin(p tenant.Profile, now int64) {
-	w.decoder.begin(p, now)
-	w.coalescer.begin(p.GridMillis())
+func (w *worker) begin(rules *ruleset, p tenant.Profile, now int64) {
+	w.rules = rules
+	w.decoder.begin(rules, p, now)
+	w.coalescer.begin(rules, p.GridMillis())
 	w.verdicts = verdicts{result: Result{Errors: []EventError{}}}
 	w.events = 0
 }
 
 // value reads a body that looks like one value, or else is lines.
-func (w *worker) value(ctx context.Context, p tenant.Profile, now int64, body []byte) error {
+func (w *worker) value(ctx context.Context, rules *ruleset, p tenant.Profile, now int64, body []byte) error {
 	r := w.event(body)
 	if r == nil || r.reason != reasonBadJSON {
 		return nil
@@ -102,7 +105,7 @@ func (w *worker) value(ctx context.Context, p tenant.Profile, now int64, body []
 	if err != nil || n == 1 {
 		return errors.New(r.text)
 	}
-	w.begin(p, now)
+	w.begin(rules, p, now)
 	return lines(body, w.line(ctx))
 }
 
@@ -125,10 +128,16 @@ func (w *worker) event(raw []byte) *rejection {
 		w.reject(index, r) // I2
 		return r
 	}
-	if w.coalescer.add(&w.decoder.event) {
-		w.good++
-	} else {
-		w.result.Filtered++
+	e, rejected := &w.decoder.event, (*rejection)(nil)
+	if w.hits, rejected = w.rules.match(e, w.hits[:0]); rejected != nil {
+		w.reject(index, rejected) // I2
+		return rejected
 	}
+	if len(w.hits) == 0 {
+		w.result.Filtered++
+		return nil
+	}
+	w.good++
+	w.coalescer.add(e, w.hits)
 	return nil
 }

@@ -20,6 +20,7 @@ type commandLine struct {
 	Serve  serveCmd  `cmd:"" help:"Run the server on a data directory."`
 	Import importCmd `cmd:"" help:"Post existing logs to a running server as events."`
 	Query  queryCmd  `cmd:"" help:"Ask a running server a PromQL question."`
+	Events eventsCmd `cmd:"" help:"Check, test and explain event rules."`
 	Check  checkCmd  `cmd:"" help:"Verify a data directory offline."`
 	Demo   demoCmd   `cmd:"" hidden:"" help:"Serve a temporary directory, import a log into it and ask about it."`
 }

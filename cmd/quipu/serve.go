@@ -190,17 +190,18 @@ func (c *serveCmd) open(logger *slog.Logger, settings tenant.Settings) (*tsdb.DB
 }
 
 func (c *serveCmd) handler(db *tsdb.DB, logger *slog.Logger, reg *prometheus.Registry) (http.Handler, error) {
-	ingester, err := ingest.New(ingest.Options{Store: db, Registerer: reg, Logger: logger})
+	ingester, err := ingest.New(ingest.Options{Store: db, Rules: &ruleFiles{c.DataDir}, Registerer: reg, Logger: logger})
 	if err != nil {
 		return nil, err
 	}
 	return api.New(api.Options{
 		Logger:  logger,
 		Events:  ingester,
+		Rules:   ingester,
 		Engine:  promql.NewEngine(promql.EngineOptions{Distinct: db, Logger: logger, Reg: prometheus.WrapRegistererWithPrefix("quipu_promql_", reg)}),
 		Parser:  promql.NewParser(),
 		Storage: db, Exemplars: db,
-		Tenants: &catalog{db: db, help: ruleHelp()},
+		Tenants: &catalog{db: db, rules: ingester},
 
 		TenantHeader: c.TenantHeader,
 		Registry:     reg,
@@ -223,8 +224,8 @@ func startingHandler() http.Handler {
 
 // catalog tells the API what a tenant has.
 type catalog struct {
-	db   *tsdb.DB
-	help map[string]string // by metric name
+	db    *tsdb.DB
+	rules *ingest.Ingester
 }
 
 func (c *catalog) DataRange(ctx context.Context, id tenant.ID) (mint, maxt int64, ok bool, err error) {
@@ -245,6 +246,14 @@ func (c *catalog) Metrics(_ context.Context, id tenant.ID) ([]api.Metric, error)
 	for _, m := range said {
 		metadata[m.Metric] = m
 	}
+	counted, err := c.rules.Metrics(id)
+	if err != nil {
+		counted = nil // rules that are wrong say nothing of what was counted before
+	}
+	about := make(map[string]ingest.About, len(counted))
+	for _, a := range counted {
+		about[a.Metric] = a
+	}
 	types := map[increment.Kind]model.MetricType{
 		increment.Counter: model.MetricTypeCounter, increment.Histogram: model.MetricTypeHistogram,
 		increment.Buckets:  model.MetricTypeHistogram,
@@ -253,23 +262,15 @@ func (c *catalog) Metrics(_ context.Context, id tenant.ID) ([]api.Metric, error)
 	}
 	out := make([]api.Metric, 0, len(kinds))
 	for name, k := range kinds {
-		m := api.Metric{Name: name, Type: types[k], Help: c.help[name]}
-		if about, ok := metadata[name]; ok {
-			m.Help, m.Unit = about.Help, about.Unit
-			if k == increment.Sample && about.Type != "" {
-				m.Type = about.Type // of the others the kind says it
+		m := api.Metric{Name: name, Type: types[k], Help: about[name].Help, Unit: about[name].Unit}
+		if said, ok := metadata[name]; ok {
+			m.Help, m.Unit = said.Help, said.Unit
+			if k == increment.Sample && said.Type != "" {
+				m.Type = said.Type // of the others the kind says it
 			}
 		}
 		out = append(out, m)
 	}
 	slices.SortFunc(out, func(a, b api.Metric) int { return strings.Compare(a.Name, b.Name) })
 	return out, nil
-}
-
-func ruleHelp() map[string]string {
-	out := map[string]string{}
-	for _, r := range ingest.DefaultRules() {
-		out[r.Metric] = r.Help
-	}
-	return out
 }

@@ -15,6 +15,10 @@ import (
 // no window straddles two memtables.
 const BlockRange = 2 * time.Hour
 
+// EventRulesFile is the name of a tenant's event rules, in its directory beside
+// settings.yaml.
+const EventRulesFile = "events.yaml"
+
 // Settings are what an operator may set for one tenant; they live in
 // <data.dir>/<tenant>/settings.yaml.
 type Settings struct {

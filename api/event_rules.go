@@ -1,0 +1,107 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/quipudb/quipu/ingest"
+	"github.com/quipudb/quipu/internal/scope"
+	"github.com/quipudb/quipu/internal/tenant"
+)
+
+// EventRules says what is counted of a tenant's events; *ingest.Ingester does.
+type EventRules interface {
+	Rules(id tenant.ID) (ingest.RulesInForce, error)
+	// SetRules fails with an ingest.ErrBadRequest where the rules are wrong.
+	SetRules(id tenant.ID, text []byte) (ingest.RulesInForce, error)
+	Explain(ctx context.Context, id tenant.ID, raw []byte) (ingest.Explanation, error)
+}
+
+// eventRules answers GET and PUT /api/v1/event-rules; what is put is YAML.
+func (a *api) eventRules(w http.ResponseWriter, r *http.Request) {
+	var rules ingest.RulesInForce
+	var err error
+	switch r.Method {
+	case http.MethodGet, http.MethodHead:
+		rules, err = a.rules.Rules(tenantOf(r))
+	case http.MethodPut:
+		body, bad := a.bodies.read(w, r)
+		if bad != nil {
+			respondError(w, a.logger, bad.code, errorBadData, bad.Error())
+			return
+		}
+		rules, err = a.rules.SetRules(tenantOf(r), body)
+	default:
+		a.wrongMethod(w, r, "GET, HEAD, PUT, OPTIONS", "event rules are read with GET and replaced with PUT")
+		return
+	}
+	a.respondRules(w, rules, err)
+}
+
+// checkEventRules answers POST /api/v1/event-rules/check: what is wrong with YAML
+// that is put nowhere.
+func (a *api) checkEventRules(w http.ResponseWriter, r *http.Request) {
+	body, ok := a.posted(w, r, "event rules are checked with POST")
+	if !ok {
+		return
+	}
+	n, err := ingest.CheckRules("events.yaml", body)
+	if err != nil {
+		respondError(w, a.logger, http.StatusBadRequest, errorBadData, err.Error())
+		return
+	}
+	respondJSON(w, a.logger, http.StatusOK, success{Status: "success", Data: map[string]int{"metrics": n}})
+}
+
+// explainEvent answers POST /api/v1/events/explain: which series one event would
+// touch, and why. Nothing is counted.
+func (a *api) explainEvent(w http.ResponseWriter, r *http.Request) {
+	body, ok := a.posted(w, r, "an event is explained with POST")
+	if !ok {
+		return
+	}
+	explained, err := a.rules.Explain(r.Context(), tenantOf(r), body)
+	a.respondRules(w, explained, err)
+}
+
+func (a *api) respondRules(w http.ResponseWriter, data any, err error) {
+	switch {
+	case errors.Is(err, ingest.ErrBadRequest):
+		// The client knows that the request is bad; what it needs are the lines.
+		message := strings.TrimPrefix(err.Error(), ingest.ErrBadRequest.Error()+": ")
+		respondError(w, a.logger, http.StatusBadRequest, errorBadData, message)
+	case err != nil:
+		respondError(w, a.logger, http.StatusServiceUnavailable, errorUnavailable, err.Error())
+	default:
+		respondJSON(w, a.logger, http.StatusOK, success{Status: "success", Data: data})
+	}
+}
+
+// posted returns the body of a POST; otherwise it has answered.
+func (a *api) posted(w http.ResponseWriter, r *http.Request, how string) ([]byte, bool) {
+	if r.Method != http.MethodPost {
+		a.wrongMethod(w, r, "POST, OPTIONS", how)
+		return nil, false
+	}
+	body, bad := a.bodies.read(w, r)
+	if bad != nil {
+		respondError(w, a.logger, bad.code, errorBadData, bad.Error())
+		return nil, false
+	}
+	return body, true
+}
+
+func (a *api) wrongMethod(w http.ResponseWriter, r *http.Request, allowed, how string) {
+	w.Header().Set("Allow", allowed)
+	respondError(w, a.logger, http.StatusMethodNotAllowed, errorBadData, how+", not "+r.Method)
+}
+
+func tenantOf(r *http.Request) tenant.ID {
+	s, ok := scope.From(r.Context())
+	if !ok {
+		panic("api: a request for event rules without a scope")
+	}
+	return s.Tenant
+}

@@ -1,0 +1,91 @@
+package ingest
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// sameAsParse fails where the fast way takes an event for another than the parser.
+func sameAsParse(t *testing.T, rules *ruleset, raw []byte) {
+	t.Helper()
+	fast, slow := newPlain(), newPlain()
+	fast.begin(rules, newMemory().profile, present)
+	slow.begin(rules, newMemory().profile, present)
+	if !fast.scan(raw) {
+		return
+	}
+	if r := slow.parse(raw); r != nil {
+		t.Fatalf("%q is scanned, but %s", raw, r.text)
+	}
+	if fast.hasTrace != slow.hasTrace {
+		t.Errorf("%q: exemplars differ", raw)
+	}
+	for i := range fast.fields {
+		f, s := fast.fields[i], slow.fields[i]
+		if f.kind != s.kind || i != slotFurtherData && !bytes.Equal(f.text, s.text) {
+			t.Errorf("%q: %s is %v, parsed %v", raw, rules.paths[i], &f, &s)
+		}
+	}
+	if a, b := fmt.Sprintf("%v", fast.numbers), fmt.Sprintf("%v", slow.numbers); a != b {
+		t.Errorf("%q: numbers %s, parsed %s", raw, a, b)
+	}
+}
+
+// Events are what the parser makes of them, also where bytes of them are damaged.
+func TestScanEqualsParse(t *testing.T) {
+	rules, err := parseRules("default", DefaultRules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var events []string
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		src, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(src)) {
+			if strings.HasPrefix(line, "{\"") || strings.HasPrefix(line, "{}") {
+				events = append(events, strings.TrimSpace(line))
+			}
+		}
+	}
+	seed := uint64(time.Now().UnixNano())
+	r := rand.New(rand.NewPCG(seed, 0))
+	for range 300 {
+		text, _ := randomEvent(r)
+		events = append(events, text)
+	}
+	t.Logf("seed %d", seed)
+	for _, e := range events {
+		sameAsParse(t, rules, []byte(e))
+		for range 200 {
+			b := []byte(e)
+			for range 1 + r.IntN(2) {
+				at := r.IntN(len(b))
+				c := "{}[]\":,\\ 0-.eEtfn\x00\xff"[r.IntN(18)]
+				switch r.IntN(3) {
+				case 0:
+					b[at] = c
+				case 1:
+					b = slices.Insert(b, at, c)
+				case 2:
+					if b = slices.Delete(b, at, at+1); len(b) == 0 {
+						b = []byte("{}")
+					}
+				}
+			}
+			sameAsParse(t, rules, b)
+		}
+	}
+}

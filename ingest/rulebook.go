@@ -1,0 +1,277 @@
+package ingest
+
+import (
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/quipudb/quipu/internal/tenant"
+)
+
+const (
+	// reloadEvery is how long a change of rules may wait once batches come.
+	reloadEvery = time.Second
+	// tenantsKept is how many tenants' compiled rules are in memory.
+	tenantsKept = 1000
+)
+
+// RuleSource is where tenants' rules come from.
+type RuleSource interface {
+	// EventRules returns the tenant's rules; changed is false, and nothing read,
+	// where they are still those whose stamp is have. A tenant with none has a
+	// nil Text.
+	EventRules(id tenant.ID, have string) (text RuleText, changed bool, err error)
+	// SetEventRules replaces the tenant's rules durably.
+	SetEventRules(id tenant.ID, text []byte) error
+}
+
+// RuleText is the YAML of a tenant's rules and where it is from.
+type RuleText struct {
+	Name  string // for messages
+	Text  []byte
+	Stamp string // "" is no stamp
+}
+
+// ruleBook has the rules in force of each tenant.
+type ruleBook struct {
+	source   RuleSource // nil: every tenant has the defaults
+	now      func() time.Time
+	logger   *slog.Logger
+	loads    *prometheus.CounterVec
+	bad      prometheus.Gauge
+	defaults *ruleset
+
+	mu      sync.RWMutex
+	tenants map[tenant.ID]*tenantRules
+}
+
+// tenantRules are one tenant's.
+type tenantRules struct {
+	checked atomic.Int64 // when the source was asked, in milliseconds since 1970
+	rules   atomic.Pointer[ruleset]
+
+	mu    sync.Mutex // held while the source is asked
+	stamp string
+	name  string
+	text  []byte // in force
+	err   error  // of the newest text
+}
+
+func newRuleBook(o Options) (*ruleBook, error) {
+	defaults, err := parseRules("default_rules.yaml", DefaultRules)
+	if err != nil {
+		return nil, err
+	}
+	b := &ruleBook{source: o.Rules, now: o.Now, logger: o.Logger, defaults: defaults, tenants: map[tenant.ID]*tenantRules{}}
+	b.loads = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "quipu_ingest_rule_loads_total", Help: "Tenants' event rules that were read anew, by result: ok or failed.",
+	}, []string{"result"})
+	b.bad = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "quipu_ingest_bad_rules", Help: "Tenants whose newest event rules are wrong, so that older ones are in force, or none.",
+	})
+	for _, c := range []prometheus.Collector{b.loads, b.bad} {
+		if err := o.Registerer.Register(c); err != nil {
+			return nil, fmt.Errorf("register metrics of event rules: %w", err)
+		}
+	}
+	return b, nil
+}
+
+// get returns the tenant's rules in force. It fails where its only rules are wrong:
+// what they would count is not known, so nothing is taken.
+func (b *ruleBook) get(id tenant.ID) (*ruleset, error) {
+	t, now := b.tenant(id), b.now().UnixMilli()
+	rs, checked := t.rules.Load(), t.checked.Load()
+	fresh := now-checked < reloadEvery.Milliseconds() && now >= checked
+	if rs != nil && (fresh || !t.checked.CompareAndSwap(checked, now)) {
+		return rs, nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	b.load(id, t)
+	t.checked.Store(now)
+	if rs = t.rules.Load(); rs == nil {
+		return nil, fmt.Errorf("event rules: %w", t.err)
+	}
+	return rs, nil
+}
+
+func (b *ruleBook) tenant(id tenant.ID) *tenantRules {
+	b.mu.RLock()
+	t := b.tenants[id]
+	b.mu.RUnlock()
+	if t != nil {
+		return t
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if t := b.tenants[id]; t != nil {
+		return t
+	}
+	for other := range b.tenants { // any: they are read again when they are needed
+		if len(b.tenants) < tenantsKept {
+			break
+		}
+		b.forget(other)
+	}
+	t = &tenantRules{}
+	b.tenants[id] = t
+	return t
+}
+
+// REQUIRES: b.mu.
+func (b *ruleBook) forget(id tenant.ID) {
+	t := b.tenants[id]
+	if !t.mu.TryLock() {
+		return // being read
+	}
+	defer t.mu.Unlock()
+	if t.err != nil {
+		b.bad.Dec()
+	}
+	delete(b.tenants, id)
+}
+
+// load asks the source and compiles what is new. What is wrong leaves the rules
+// in force as they are.
+//
+// REQUIRES: t.mu.
+func (b *ruleBook) load(id tenant.ID, t *tenantRules) {
+	if b.source == nil {
+		if t.rules.Load() == nil {
+			t.use(b.defaults.again(), DefaultRules)
+		}
+		return
+	}
+	text, changed, err := b.source.EventRules(id, t.stamp)
+	if err == nil && !changed {
+		return
+	}
+	var rs *ruleset
+	switch {
+	case err != nil:
+	case text.Text == nil:
+		rs, text.Text = b.defaults.again(), DefaultRules
+	default:
+		rs, err = parseRules(text.Name, text.Text)
+	}
+	was := t.err
+	t.stamp, t.name, t.err = text.Stamp, text.Name, err
+	switch {
+	case err != nil && was == nil:
+		b.bad.Inc()
+	case err == nil && was != nil:
+		b.bad.Dec()
+	}
+	if err != nil {
+		b.loads.WithLabelValues("failed").Inc()
+		b.logger.Error("event rules are wrong: those before stay in force", "tenant", id.String(), "err", err)
+		return
+	}
+	b.loads.WithLabelValues("ok").Inc()
+	if had := t.rules.Load(); had != nil {
+		if had.version == rs.version {
+			return
+		}
+		b.logger.Info("new event rules are in force", "tenant", id.String(), "version", rs.version, "metrics", len(rs.rules))
+	}
+	t.use(rs, text.Text)
+}
+
+func (t *tenantRules) use(rs *ruleset, text []byte) {
+	t.text = text
+	t.rules.Store(rs)
+}
+
+// again is the same rules without the series they made.
+func (rs *ruleset) again() *ruleset {
+	return &ruleset{
+		version: rs.version, names: rs.names, dotted: rs.dotted, paths: rs.paths, numbers: rs.numbers, rules: rs.rules,
+		handles: handles{seed: maphash.MakeSeed()},
+	}
+}
+
+// RulesInForce is what a tenant's events are counted by.
+type RulesInForce struct {
+	Version string `json:"version"`
+	Text    string `json:"rules"`
+	// Default is set where the tenant has no rules of its own.
+	Default bool `json:"default"`
+	// Error says what is wrong with newer rules, which are not in force.
+	Error string `json:"error,omitempty"`
+}
+
+// Rules returns a tenant's rules in force.
+func (g *Ingester) Rules(id tenant.ID) (RulesInForce, error) {
+	rs, err := g.book.get(id)
+	if err != nil {
+		return RulesInForce{}, err
+	}
+	t := g.book.tenant(id)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := RulesInForce{Version: rs.version, Text: string(t.text), Default: rs.version == g.book.defaults.version}
+	if t.err != nil {
+		out.Error = t.err.Error()
+	}
+	return out, nil
+}
+
+// CheckRules says what is wrong with the text of rules, which file is the name of
+// in the message, and how many metrics they have.
+func CheckRules(file string, text []byte) (metrics int, err error) {
+	rs, err := parseRules(file, text)
+	if err != nil {
+		return 0, err
+	}
+	return len(rs.rules), nil
+}
+
+// SetRules replaces the tenant's rules; an error that is an ErrBadRequest says
+// what is wrong with them, and then nothing changed.
+func (g *Ingester) SetRules(id tenant.ID, text []byte) (RulesInForce, error) {
+	if g.book.source == nil {
+		return RulesInForce{}, errors.New("there is nowhere to keep event rules")
+	}
+	if _, err := parseRules("events.yaml", text); err != nil {
+		return RulesInForce{}, fmt.Errorf("%w: %w", ErrBadRequest, err)
+	}
+	if _, err := g.store.Tenant(id); err != nil {
+		return RulesInForce{}, fmt.Errorf("open tenant %s: %w", id, err)
+	}
+	t := g.book.tenant(id)
+	if err := func() error {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if err := g.book.source.SetEventRules(id, text); err != nil {
+			return fmt.Errorf("keep event rules of tenant %s: %w", id, err)
+		}
+		g.book.load(id, t)
+		return nil
+	}(); err != nil {
+		return RulesInForce{}, err
+	}
+	return g.Rules(id)
+}
+
+// About is what a rule says of its metric.
+type About struct{ Metric, Help, Unit string }
+
+// Metrics are those that the tenant's rules in force count.
+func (g *Ingester) Metrics(id tenant.ID) ([]About, error) {
+	rs, err := g.book.get(id)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]About, len(rs.rules))
+	for i, r := range rs.rules {
+		out[i] = About{r.metric, r.help, r.unit}
+	}
+	return out, nil
+}

@@ -1,0 +1,156 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/quipudb/quipu/internal/tenant"
+)
+
+const testRules = `
+metrics:
+  - {name: views_total, type: counter, when: {event: view}, labels: {page: page}}
+  - {name: revenue_total, type: counter, value: amount, scale: 2, labels: {plan: {path: plan, default: none}}}
+  - {name: visitors, type: distinct, value: user_id, labels: {page: page}}
+  - {name: load, type: histogram, value: amount, when: {not: {plan: free}}, buckets: [10, 50]}
+  - {name: length, type: gauge, value: amount, when: {plan: {in: [pro]}}}
+`
+
+// pick is one of the texts, which may be "".
+func pick(r *rand.Rand, texts ...string) string { return texts[r.IntN(len(texts))] }
+
+// What a batch adds is what counting its events one by one, without the engine of
+// rules, adds; and explain says of each event what it does by itself.
+func TestRulesEqualARecount(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	r := rand.New(rand.NewPCG(seed, 0))
+	for range 30 {
+		views, revenue := map[string]float64{}, map[string]float64{}
+		var events []string
+		for range 1 + r.IntN(200) {
+			name, page, plan := pick(r, "view", "click"), pick(r, "/a", "/b", ""), pick(r, "pro", "free", "")
+			amount := r.IntN(100) - 10
+			hasAmount := r.IntN(2) == 0
+			e := fmt.Sprintf(`{"event":%q,"page":%q,"plan":%q,"user_id":%d,"timestamp":%d`, name, page, plan, r.IntN(9), present/1000-r.Int64N(40))
+			if hasAmount {
+				e += fmt.Sprintf(`,"amount":%d`, amount)
+			}
+			events = append(events, e+"}")
+			if hasAmount && amount < 0 {
+				continue
+			}
+			if name == "view" {
+				views[page]++
+			}
+			if hasAmount {
+				if plan == "" {
+					plan = "none"
+				}
+				revenue[plan] += 2 * float64(amount)
+			}
+		}
+		m, explained := newMemory(), newMemory()
+		g, _ := newTestIngesterWith(t, m, &memoryRules{text: testRules})
+		post(t, g, strings.Join(events, "\n"), "application/x-ndjson", "")
+		gotViews, gotRevenue := map[string]float64{}, map[string]float64{}
+		for _, s := range m.series {
+			switch s.Labels.Get("__name__") {
+			case "views_total":
+				gotViews[s.Labels.Get("page")] += s.Value
+			case "revenue_total":
+				gotRevenue[s.Labels.Get("plan")] += s.Value
+			}
+		}
+		if fmt.Sprint(gotViews, gotRevenue) != fmt.Sprint(views, revenue) {
+			t.Fatalf("seed %d: counted %v %v, recounted %v %v", seed, gotViews, gotRevenue, views, revenue)
+		}
+
+		for _, e := range events {
+			clear(explained.series)
+			g, _ := newTestIngesterWith(t, explained, &memoryRules{text: testRules})
+			verdict := post(t, g, e, "", "")
+			x, err := g.Explain(context.Background(), tenant.Default, []byte(e))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var said, happened []string
+			for _, rule := range x.Rules {
+				for _, s := range rule.Series {
+					said = append(said, fmt.Sprintf("%s @%d", s.Series, x.Window-present))
+				}
+			}
+			for at := range explained.series {
+				happened = append(happened, at)
+			}
+			slices.Sort(said)
+			slices.Sort(happened)
+			want := map[string]int{"accepted": verdict.Accepted, "filtered": verdict.Filtered, "rejected": verdict.Rejected}
+			if !slices.Equal(said, happened) || want[x.Verdict] != 1 {
+				t.Fatalf("seed %d: %s: explained %s %q, happened %+v %q", seed, e, x.Verdict, said, verdict, happened)
+			}
+		}
+	}
+}
+
+func TestRulesAreReloaded(t *testing.T) {
+	rules, now := &memoryRules{text: "metrics: [{name: a, type: counter}]"}, time.UnixMilli(present)
+	m := newMemory()
+	g, err := New(Options{Store: m, Registerer: prometheus.NewRegistry(), Rules: rules, Now: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts := func(metric string) {
+		t.Helper()
+		clear(m.series)
+		if r := post(t, g, `{}`, "", ""); r.Accepted != 1 {
+			t.Fatalf("%+v", r)
+		}
+		for at := range m.series {
+			if want := fmt.Sprintf(`{__name__="%s"}`, metric); !strings.HasPrefix(at, want) {
+				t.Errorf("counted %s, want %s", at, want)
+			}
+		}
+	}
+	counts("a")
+	rules.text = "metrics: [{name: b, type: counter}]"
+	counts("a") // not asked again yet
+	now = now.Add(reloadEvery)
+	counts("b")
+	rules.text = "metrics: [{name: c, type: countr}]"
+	now = now.Add(reloadEvery)
+	counts("b")
+	if n := testutil.ToFloat64(g.book.bad); n != 1 {
+		t.Errorf("%v tenants with bad rules, want 1", n)
+	}
+	if r, err := g.Rules(tenant.Default); err != nil || !strings.Contains(r.Error, `events.yaml:1: metrics[0].type: "countr"`) || !strings.Contains(r.Text, "name: b") {
+		t.Errorf("rules in force %+v, %v", r, err)
+	}
+	if _, err := g.SetRules(tenant.Default, []byte("metrics: [{}]")); !errors.Is(err, ErrBadRequest) {
+		t.Errorf("bad rules are set: %v", err)
+	}
+	if r, err := g.SetRules(tenant.Default, []byte("metrics: [{name: d, type: counter}]")); err != nil || r.Error != "" {
+		t.Errorf("set rules: %+v, %v", r, err)
+	}
+	counts("d")
+	if n := testutil.ToFloat64(g.book.bad); n != 0 {
+		t.Errorf("%v tenants with bad rules, want none", n)
+	}
+}
+
+// A tenant whose only rules are wrong is not counted by others.
+func TestBadRulesAtTheStart(t *testing.T) {
+	m := newMemory()
+	g, _ := newTestIngesterWith(t, m, &memoryRules{text: "metrics: [{}]"})
+	if _, err := g.Events(context.Background(), tenant.Default, []byte(`{}`), "", ""); err == nil || errors.Is(err, ErrBadRequest) || m.batches > 0 {
+		t.Errorf("%v, %d batches stored", err, m.batches)
+	}
+}
