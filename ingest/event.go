@@ -9,6 +9,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/dchest/siphash"
+
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/tenant"
 )
@@ -178,6 +180,25 @@ func (e *event) reset() {
 	clear(e.fields)
 	e.numbers, e.scratch, e.hasTrace = e.numbers[:0], e.scratch[:0], false
 }
+
+// id is the hash of what tells the event from all others, keyed by the tenant's secret
+// (I4); ok is false where the event does not have it.
+func (e *event) id(rules *ruleset) (id [16]byte, ok bool) {
+	if rules.dedup == 0 {
+		return id, false
+	}
+	f := &e.fields[rules.dedup]
+	if !f.isScalar() || len(f.text) == 0 {
+		return id, false
+	}
+	lo, hi := siphash.Hash128(e.idKey[0]^eventIDs, e.idKey[1], f.text)
+	binary.BigEndian.PutUint64(id[:], lo)
+	binary.BigEndian.PutUint64(id[8:], hi)
+	return id, true
+}
+
+// eventIDs sets the hashes of event ids apart from those of user ids.
+const eventIDs = 0x6576656e74206964 // "event id"
 
 // meaning is what a timestamp was understood as, where a date can say it.
 func meaning(ms int64) string {

@@ -30,7 +30,10 @@ type Store interface {
 	// Tenant returns the tenant's profile, creating the tenant where it does
 	// not exist.
 	Tenant(id tenant.ID) (tenant.Profile, error)
-	// Append applies the batch durably; duplicate reports that b.Key was
+	// Reserve looks up the ids of a batch's events, as hashes that are keyed by the
+	// tenant. The reservation is put into the batch or settled.
+	Reserve(ids [][16]byte) (increment.Reservation, error)
+	// Append applies the batch durably and settles its reservation; duplicate reports that b.Key was
 	// applied before, and then nothing was applied.
 	Append(ctx context.Context, id tenant.ID, b *increment.Batch) (duplicate bool, err error)
 }
@@ -141,10 +144,12 @@ func (g *Ingester) Events(ctx context.Context, id tenant.ID, body []byte, conten
 		panic("ingest: the pool holds something else than workers")
 	}
 	defer g.workers.Put(w)
-	if err := w.read(ctx, rules, profile, g.present(ctx), body, contentType); err != nil {
+	err = w.read(ctx, rules, profile, g.present(ctx), body, contentType, g.store.Reserve)
+	if err != nil {
+		w.giveUp()
 		return Result{}, err // I3
 	}
-	batch := increment.Batch{}
+	batch := increment.Batch{Reservation: w.reserved}
 	w.coalescer.take(&batch)
 	if idempotencyKey != "" {
 		sum := sha256.Sum256([]byte(idempotencyKey))
@@ -167,6 +172,9 @@ func (g *Ingester) present(ctx context.Context) int64 {
 // append stores the batch and gives its good events their verdict (I1).
 func (g *Ingester) append(ctx context.Context, id tenant.ID, b *increment.Batch, v *verdicts) error {
 	if v.good == 0 {
+		if b.Reservation != nil {
+			b.Reservation.Settle(false)
+		}
 		return nil
 	}
 	duplicate, err := g.store.Append(ctx, id, b)
@@ -177,7 +185,7 @@ func (g *Ingester) append(ctx context.Context, id tenant.ID, b *increment.Batch,
 		g.logger.Error("a batch of events was not stored", "tenant", id.String(), "events", v.good, "err", err)
 		return fmt.Errorf("store %d events of tenant %s: %w", v.good, id, err)
 	case duplicate:
-		v.result.Duplicate = v.good
+		v.result.Duplicate += v.good
 	default:
 		v.result.Accepted = v.good
 	}

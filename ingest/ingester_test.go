@@ -36,20 +36,62 @@ type memory struct {
 	keys    map[[16]byte]bool
 	batches int
 
+	ids         map[[16]byte]bool
+	reserved    int // reservations that are not settled
+	failReserve error
+
 	exemplars []increment.Exemplar
 }
 
 func newMemory() *memory {
 	p := tenant.Profile{Settings: tenant.DefaultSettings()}
 	copy(p.IDKey[:], "0123456789abcdef")
-	return &memory{profile: p, series: map[string]*increment.Increment{}, keys: map[[16]byte]bool{}}
+	return &memory{profile: p, series: map[string]*increment.Increment{}, keys: map[[16]byte]bool{}, ids: map[[16]byte]bool{}}
 }
 
 func (m *memory) Tenant(tenant.ID) (tenant.Profile, error) { return m.profile, nil }
 
+// Reserve knows the ids of events that were applied.
+func (m *memory) Reserve(ids [][16]byte) (increment.Reservation, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.failReserve != nil {
+		return nil, m.failReserve
+	}
+	r := &reservation{m: m, ids: ids, duplicate: make([]bool, len(ids))}
+	here := map[[16]byte]bool{}
+	for i, id := range ids {
+		r.duplicate[i] = m.ids[id] || here[id]
+		here[id] = true
+	}
+	m.reserved++
+	return r, nil
+}
+
+type reservation struct {
+	m         *memory
+	ids       [][16]byte
+	duplicate []bool
+}
+
+func (r *reservation) Duplicate(i int) bool { return r.duplicate[i] }
+
+func (r *reservation) Settle(applied bool) {
+	r.m.reserved--
+	for _, id := range r.ids {
+		if applied {
+			r.m.ids[id] = true
+		}
+	}
+}
+
 func (m *memory) Append(_ context.Context, _ tenant.ID, b *increment.Batch) (bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	applied := false
+	if b.Reservation != nil {
+		defer func() { b.Reservation.Settle(applied) }()
+	}
 	if m.fail != nil {
 		return false, m.fail
 	}
@@ -60,6 +102,7 @@ func (m *memory) Append(_ context.Context, _ tenant.ID, b *increment.Batch) (boo
 	if b.HasKey {
 		m.keys[b.Key] = true
 	}
+	applied = true
 	m.exemplars = append(m.exemplars, b.Exemplars...)
 	for _, inc := range b.Increments {
 		if inc.Kind == increment.Gauge {
@@ -107,7 +150,7 @@ func (m *memory) lines() []string {
 		case increment.Distinct:
 			slices.Sort(s.IDs)
 			at += fmt.Sprintf(" %d users", len(slices.Compact(slices.Clone(s.IDs))))
-		case increment.Histogram:
+		case increment.Histogram, increment.Buckets:
 			at += fmt.Sprintf(" n=%d sum=%v", s.Hist.Count(), s.Hist.Sum)
 			if s.Hist.Bounds != nil {
 				at += fmt.Sprintf(" bounds=%v buckets=%v", s.Hist.Bounds, s.Hist.Pos)

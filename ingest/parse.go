@@ -53,12 +53,17 @@ func parseRules(file string, src []byte) (*ruleset, error) {
 	}
 	found := false
 	p.fields(doc.Content[0], "", func(key string, k, v *yaml.Node) {
-		if key != "metrics" {
-			p.fail(k, key, "unknown field, only \"metrics\" is known")
-			return
+		switch key {
+		case "metrics":
+			found = true
+			p.metrics(v)
+		case "dedup":
+			if text := p.text(v, key); text != "" {
+				p.rs.dedup = p.path(v, key, text)
+			}
+		default:
+			p.fail(k, key, "unknown field, only \"metrics\" and \"dedup\" are known")
 		}
-		found = true
-		p.metrics(v)
 	})
 	if !found && len(p.errs) == 0 {
 		p.fail(doc.Content[0], "metrics", "missing")
@@ -165,6 +170,9 @@ func (p *ruleParser) metric(n *yaml.Node, index int) {
 			p.fail(at["name"], join(path, "name"), "%q is the name of metrics[%d] already: join the two with \"when: {any: [...]}\"", r.metric, first)
 		}
 		p.seen[r.metric] = index
+	}
+	if r.buckets != nil {
+		r.kind = increment.Buckets
 	}
 	p.rs.rules = append(p.rs.rules, r)
 }

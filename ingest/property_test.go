@@ -105,6 +105,10 @@ type checked struct {
 
 func (c *checked) Tenant(tenant.ID) (tenant.Profile, error) { return newMemory().profile, nil }
 
+func (*checked) Reserve([][16]byte) (increment.Reservation, error) {
+	return nil, errors.New("no event has an id here")
+}
+
 func (c *checked) Append(_ context.Context, _ tenant.ID, b *increment.Batch) (bool, error) {
 	c.series = map[string]bool{}
 	for _, inc := range b.Increments {
@@ -250,5 +254,7 @@ func BenchmarkEvents(b *testing.B) {
 type discard struct{ profile tenant.Profile }
 
 func (d discard) Tenant(tenant.ID) (tenant.Profile, error) { return d.profile, nil }
+
+func (discard) Reserve([][16]byte) (increment.Reservation, error) { return nil, errDisk }
 
 func (discard) Append(context.Context, tenant.ID, *increment.Batch) (bool, error) { return false, nil }

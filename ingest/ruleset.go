@@ -53,6 +53,7 @@ type ruleset struct {
 	dotted  []dottedPath
 	paths   []string // by slot
 	numbers bool     // a rule counts further_data.*
+	dedup   int      // slot of what tells an event from all others; 0: nothing does
 	rules   []rule
 	handles handles
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/tenant"
 )
 
@@ -52,6 +53,14 @@ type worker struct {
 	hits      []hit
 	verdicts
 	events int // read so far
+
+	collecting bool // ids; nothing counts
+
+	// ids are those of the events of a body that have one, and idOf the position of an
+	// event's among them, less one. reserved says which of them were seen before.
+	ids      [][16]byte
+	idOf     []int32
+	reserved increment.Reservation
 }
 
 func newWorker() *worker {
@@ -60,12 +69,35 @@ func newWorker() *worker {
 
 // read gives the events of body their verdicts, but for the good ones, and
 // coalesces those. It fails where the body as a whole cannot be read.
-func (w *worker) read(ctx context.Context, rules *ruleset, p tenant.Profile, now int64, body []byte, contentType string) error {
-	w.begin(rules, p, now)
+//
+// Where the rules say what tells an event from all others, the body is read twice: the
+// ids of all its events are reserved before any event counts.
+func (w *worker) read(ctx context.Context, rules *ruleset, p tenant.Profile, now int64, body []byte, contentType string, reserve func(ids [][16]byte) (increment.Reservation, error)) error {
 	body = trimBody(body)
 	if len(body) == 0 {
 		return fmt.Errorf("%w: the body is empty", ErrBadRequest)
 	}
+	w.ids, w.idOf, w.reserved = w.ids[:0], w.idOf[:0], nil
+	if rules.dedup != 0 {
+		w.begin(rules, p, now)
+		w.collecting = true
+		err := w.pass(ctx, rules, p, now, body, contentType)
+		w.collecting = false
+		if err != nil {
+			return err
+		}
+		if len(w.ids) > 0 {
+			if w.reserved, err = reserve(w.ids); err != nil {
+				return err
+			}
+		}
+	}
+	w.begin(rules, p, now)
+	return w.pass(ctx, rules, p, now, body, contentType)
+}
+
+// pass goes over the events of a body.
+func (w *worker) pass(ctx context.Context, rules *ruleset, p tenant.Profile, now int64, body []byte, contentType string) error {
 	var err error
 	switch detect(body, contentType) {
 	case formLines:
@@ -92,6 +124,9 @@ func (w *worker) begin(rules *ruleset, p tenant.Profile, now int64) {
 	w.coalescer.begin(rules, p.GridMillis())
 	w.verdicts = verdicts{result: Result{Errors: []EventError{}}}
 	w.events = 0
+	if w.collecting {
+		w.ids, w.idOf = w.ids[:0], w.idOf[:0]
+	}
 }
 
 // value reads a body that looks like one value, or else is lines.
@@ -124,7 +159,12 @@ func (w *worker) line(ctx context.Context) func(raw []byte) error {
 func (w *worker) event(raw []byte) *rejection {
 	index := w.events
 	w.events++
-	if r := w.decoder.decode(raw); r != nil {
+	r := w.decoder.decode(raw)
+	if w.collecting {
+		w.collect(r)
+		return r
+	}
+	if r != nil {
 		w.reject(index, r) // I2
 		return r
 	}
@@ -137,7 +177,34 @@ func (w *worker) event(raw []byte) *rejection {
 		w.result.Filtered++
 		return nil
 	}
+	if w.reserved != nil && w.idOf[index] > 0 && w.reserved.Duplicate(int(w.idOf[index]-1)) {
+		w.result.Duplicate++
+		return nil
+	}
 	w.good++
 	w.coalescer.add(e, w.hits)
 	return nil
+}
+
+// collect notes the id of an event that was read. One that cannot be counted has none:
+// it does not use it up.
+func (w *worker) collect(rejected *rejection) {
+	at := int32(0)
+	if rejected == nil {
+		if w.hits, rejected = w.rules.match(&w.decoder.event, w.hits[:0]); rejected == nil && len(w.hits) > 0 {
+			if id, ok := w.decoder.event.id(w.rules); ok {
+				w.ids = append(w.ids, id)
+				at = int32(len(w.ids))
+			}
+		}
+	}
+	w.idOf = append(w.idOf, at)
+}
+
+// giveUp settles the ids of a batch that comes to nothing.
+func (w *worker) giveUp() {
+	if w.reserved != nil {
+		w.reserved.Settle(false)
+		w.reserved = nil
+	}
 }

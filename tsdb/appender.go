@@ -132,6 +132,9 @@ func (a *appender) find(ctx context.Context, s *store, inc *increment.Increment)
 	}
 	ser := a.mem.get(inc.Hash(), inc.Labels)
 	if ser == nil {
+		if inc.Kind == increment.Buckets && inc.Labels.Has(model.BucketLabel) {
+			return routed{}, fmt.Errorf("%s %s: the label %q is that of its buckets", inc.Kind, inc.Labels, model.BucketLabel)
+		}
 		if n := inc.Labels.ByteSize(); n > labelsBytesMax {
 			return routed{}, fmt.Errorf("%s %q: its labels have %d bytes, at most %d are allowed", inc.Kind, inc.Labels.Get(model.MetricNameLabel), n, labelsBytesMax)
 		}

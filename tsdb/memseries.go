@@ -259,8 +259,11 @@ func (st *memState) appendTo(p *points, mint, maxt int64) error {
 	if err := p.settle(); err != nil {
 		return err
 	}
+	if err := p.hintResets(); err != nil { // of all samples, as a chunk knows the one before
+		return err
+	}
 	p.between(mint, maxt)
-	return p.hintResets()
+	return nil
 }
 
 // overlaps reports whether s has a window that starts in [mint, maxt); its memtable

@@ -1,0 +1,93 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/quipudb/quipu/internal/tenant"
+)
+
+// idRules count by page and tell events apart by their id.
+type idRules struct{ text string }
+
+func (r idRules) EventRules(_ tenant.ID, have string) (RuleText, bool, error) {
+	return RuleText{Name: "events.yaml", Text: []byte(r.text), Stamp: "one"}, have != "one", nil
+}
+
+func (idRules) SetEventRules(tenant.ID, []byte) error { return errors.New("not asked for") }
+
+const countOnce = `
+dedup: event_id
+metrics:
+  - {name: hits_total, type: counter, when: {event: hit}, labels: {page: page}}
+`
+
+// An event with an id that was counted before is a duplicate, in the same body, in any
+// form of body and in a later one; one without an id counts each time. What is
+// rejected or filtered uses up no id.
+func TestEventsWithIDsCountOnce(t *testing.T) {
+	m := newMemory()
+	g, _ := newTestIngesterWith(t, m, idRules{countOnce})
+	event := func(name, id string) string {
+		return fmt.Sprintf(`{"data":{"event":%q,"event_id":%s,"further_data":{"page":"/"}}}`, name, id)
+	}
+	hit := func(id string) string { return event("hit", id) }
+	for _, tc := range []struct {
+		body string
+		want Result
+	}{
+		{"[" + strings.Join([]string{hit("1"), hit(`"a"`), hit("1")}, ",") + "]", Result{Accepted: 2, Duplicate: 1}},
+		{hit("1"), Result{Duplicate: 1}},
+		{hit(`"1"`) + "\n" + hit("2") + "\nnot an event\n" + hit("2"), Result{Accepted: 1, Duplicate: 2, Rejected: 1}},
+		{event("other", "3") + "\n" + hit("2"), Result{Filtered: 1, Duplicate: 1}},
+		{hit("3"), Result{Accepted: 1}},
+		{hit("null") + "\n" + hit("null") + "\n" + `{"event":"hit","page":"/"}`, Result{Accepted: 3}},
+		{`{"data":{"event":"hit","event_id":4,"timestamp":"never"}}` + "\n" + hit("1"), Result{Rejected: 1, Duplicate: 1}},
+		{hit("4"), Result{Accepted: 1}},
+	} {
+		got := post(t, g, tc.body, "", "")
+		got.Errors = nil
+		if !equalResults(got, tc.want) {
+			t.Errorf("%s: %+v, want %+v", tc.body, got, tc.want)
+		}
+	}
+	if got, want := m.lines(), []string{`{__name__="hits_total", page="/"} @-5000 +8`}; !slices.Equal(got, want) {
+		t.Errorf("stored %q, want %q", got, want)
+	}
+	if m.reserved != 0 {
+		t.Errorf("%d reservations are not settled", m.reserved)
+	}
+}
+
+func equalResults(a, b Result) bool {
+	return a.Accepted == b.Accepted && a.Duplicate == b.Duplicate && a.Filtered == b.Filtered && a.Rejected == b.Rejected
+}
+
+// A batch that is not stored, or cannot be read, gives its ids back.
+func TestFailedBatchUsesNoID(t *testing.T) {
+	m := newMemory()
+	g, _ := newTestIngesterWith(t, m, idRules{countOnce})
+	body := []byte(`{"data":{"event":"hit","event_id":1}}`)
+	m.fail = errDisk
+	if r, err := g.Events(context.Background(), tenant.Default, body, "", ""); !errors.Is(err, errDisk) || r.Rejected != 1 {
+		t.Errorf("not stored: %+v, %v", r, err)
+	}
+	m.fail, m.failReserve = nil, errDisk
+	if _, err := g.Events(context.Background(), tenant.Default, body, "", ""); !errors.Is(err, errDisk) {
+		t.Errorf("ids that cannot be looked up: %v", err)
+	}
+	m.failReserve = nil
+	if _, err := g.Events(context.Background(), tenant.Default, []byte(`[{"data":{"event":"hit","event_id":1}},`), "", ""); !errors.Is(err, ErrBadRequest) {
+		t.Errorf("a body that is not closed: %v", err)
+	}
+	if r := post(t, g, string(body), "", ""); r.Accepted != 1 || m.reserved != 0 {
+		t.Errorf("sent again: %+v, %d reservations", r, m.reserved)
+	}
+	if r := post(t, g, string(body), "", ""); r.Duplicate != 1 {
+		t.Errorf("and again: %+v", r)
+	}
+}
