@@ -94,7 +94,7 @@ func (c *coalescer) add(e *event, hits []hit) {
 		switch r.kind {
 		case increment.Counter:
 			inc.Value += h.value
-		case increment.Histogram:
+		case increment.Histogram, increment.Buckets:
 			inc.Hist.Observe(h.value)
 		case increment.Distinct:
 			inc.IDs = append(inc.IDs, h.id)
@@ -104,7 +104,7 @@ func (c *coalescer) add(e *event, hits []hit) {
 				inc.At, inc.Value = e.ms, h.value
 			}
 		}
-		if e.hasTrace && len(c.exemplars) < exemplarsMax && (r.kind == increment.Counter || r.kind == increment.Histogram) {
+		if e.hasTrace && len(c.exemplars) < exemplarsMax && (r.kind == increment.Counter || inc.Hist != nil) {
 			c.exemplify(inc.Series, e, h.value)
 		}
 	}
@@ -150,7 +150,7 @@ func (c *coalescer) at(i int, window int64, e *event, numberName []byte) *increm
 	}
 	c.rule = r
 	inc := increment.Increment{Series: c.rules.handles.get(c.key, hash, c.create), Time: window}
-	if r.kind == increment.Histogram {
+	if r.kind == increment.Histogram || r.kind == increment.Buckets {
 		inc.Hist = &increment.Hist{Bounds: r.buckets}
 	}
 	c.slots = append(c.slots, slot{mixed, len(c.keys), len(c.keys) + len(c.key)})

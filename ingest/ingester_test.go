@@ -62,6 +62,9 @@ func (m *memory) Append(_ context.Context, _ tenant.ID, b *increment.Batch) (boo
 	}
 	m.exemplars = append(m.exemplars, b.Exemplars...)
 	for _, inc := range b.Increments {
+		if err := inc.Validate(m.profile.GridMillis()); err != nil {
+			return false, err // as the storage would
+		}
 		if inc.Kind == increment.Gauge {
 			m.gauge(&inc)
 			continue
@@ -107,7 +110,7 @@ func (m *memory) lines() []string {
 		case increment.Distinct:
 			slices.Sort(s.IDs)
 			at += fmt.Sprintf(" %d users", len(slices.Compact(slices.Clone(s.IDs))))
-		case increment.Histogram:
+		case increment.Histogram, increment.Buckets:
 			at += fmt.Sprintf(" n=%d sum=%v", s.Hist.Count(), s.Hist.Sum)
 			if s.Hist.Bounds != nil {
 				at += fmt.Sprintf(" bounds=%v buckets=%v", s.Hist.Bounds, s.Hist.Pos)

@@ -150,6 +150,9 @@ func (p *ruleParser) metric(n *yaml.Node, index int) {
 		}
 	}
 	p.consistent(&r, path, n, at)
+	if r.buckets != nil {
+		r.kind = increment.Buckets
+	}
 	slices.SortFunc(r.labels, func(a, b label) int { return strings.Compare(a.name, b.name) })
 	for _, l := range r.labels {
 		r.shape.Names = append(r.shape.Names, l.name)

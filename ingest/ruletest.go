@@ -178,7 +178,7 @@ func merged(incs []increment.Increment) []string {
 			if inc.At >= sum.At {
 				sum.Value, sum.At = inc.Value, inc.At
 			}
-		case increment.Histogram:
+		case increment.Histogram, increment.Buckets:
 			sum.Hist.Merge(inc.Hist)
 		case increment.Distinct:
 			sum.IDs = append(sum.IDs, inc.IDs...)
@@ -187,7 +187,7 @@ func merged(incs []increment.Increment) []string {
 	out := make([]string, 0, len(all))
 	for key, inc := range all {
 		switch inc.Kind {
-		case increment.Histogram:
+		case increment.Histogram, increment.Buckets:
 			key += fmt.Sprintf(" count %d sum %s", inc.Hist.Count(), short(inc.Hist.Sum))
 		case increment.Distinct:
 			slices.Sort(inc.IDs)
