@@ -104,7 +104,7 @@ func (c *coalescer) add(e *event, hits []hit) {
 				inc.At, inc.Value = e.ms, h.value
 			}
 		}
-		if e.hasTrace && len(c.exemplars) < exemplarsMax && r.kind != increment.Distinct && r.kind != increment.Gauge {
+		if e.hasTrace && len(c.exemplars) < exemplarsMax && (r.kind == increment.Counter || inc.Hist != nil) {
 			c.exemplify(inc.Series, e, h.value)
 		}
 	}

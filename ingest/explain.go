@@ -83,7 +83,11 @@ func explain(rules *ruleset, p tenant.Profile, now int64, raw []byte) Explanatio
 	}
 	for i := range rules.rules {
 		r := &rules.rules[i]
-		ex := RuleExplanation{Metric: r.metric, Type: r.kind.String(), Line: r.line}
+		kind := r.kind
+		if kind == increment.Buckets {
+			kind = increment.Histogram // as rules have it
+		}
+		ex := RuleExplanation{Metric: r.metric, Type: kind.String(), Line: r.line}
 		for _, h := range hits {
 			if h.rule != i {
 				continue

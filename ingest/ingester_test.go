@@ -105,6 +105,9 @@ func (m *memory) Append(_ context.Context, _ tenant.ID, b *increment.Batch) (boo
 	applied = true
 	m.exemplars = append(m.exemplars, b.Exemplars...)
 	for _, inc := range b.Increments {
+		if err := inc.Validate(m.profile.GridMillis()); err != nil {
+			return false, err // as the storage would
+		}
 		if inc.Kind == increment.Gauge {
 			m.gauge(&inc)
 			continue

@@ -155,6 +155,9 @@ func (p *ruleParser) metric(n *yaml.Node, index int) {
 		}
 	}
 	p.consistent(&r, path, n, at)
+	if r.buckets != nil {
+		r.kind = increment.Buckets
+	}
 	slices.SortFunc(r.labels, func(a, b label) int { return strings.Compare(a.name, b.name) })
 	for _, l := range r.labels {
 		r.shape.Names = append(r.shape.Names, l.name)
@@ -170,9 +173,6 @@ func (p *ruleParser) metric(n *yaml.Node, index int) {
 			p.fail(at["name"], join(path, "name"), "%q is the name of metrics[%d] already: join the two with \"when: {any: [...]}\"", r.metric, first)
 		}
 		p.seen[r.metric] = index
-	}
-	if r.buckets != nil {
-		r.kind = increment.Buckets
 	}
 	p.rs.rules = append(p.rs.rules, r)
 }

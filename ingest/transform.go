@@ -85,7 +85,7 @@ func afterScheme(v []byte) (rest []byte, ok bool) {
 		return v[2:], true
 	}
 	i := bytes.Index(v, []byte("://"))
-	if i < 0 || bytes.IndexAny(v[:i], "/?#") >= 0 {
+	if i < 0 || bytes.ContainsAny(v[:i], "/?#") {
 		return v, false
 	}
 	return v[i+3:], true
