@@ -100,10 +100,12 @@ func (a *appender) route(ctx context.Context, s *store, b *increment.Batch, now 
 	}
 	b.Increments = b.Increments[:kept]
 	if size += 64 * kept; size > walPayloadMax {
-		return fmt.Errorf("batch is larger than a log record may be, %d bytes: split it", walPayloadMax)
+		return errBatchTooLarge
 	}
 	return nil
 }
+
+var errBatchTooLarge = fmt.Errorf("batch is larger than a log record may be, %d bytes: split it", walPayloadMax)
 
 // notesSize is at least what a batch's exemplars and metadata take in a record.
 func notesSize(b *increment.Batch) (n int) {
@@ -174,14 +176,14 @@ func (a *appender) encode(w *wal, h *recordHead, incs []increment.Increment) {
 func (a *appender) apply(s *store, b *increment.Batch, now int64) error {
 	s.cuts.applying.RLock()
 	defer s.cuts.applying.RUnlock()
-	after, keep := s.cuts.last, s.cuts.out > 0
+	in := s.cuts.inUse()
 	s.notes.add(b.Exemplars, b.Metadata)
 	for i := 0; i < len(a.to); {
 		m := a.to[i].mem
 		mint, maxt, grown := int64(math.MaxInt64), int64(math.MinInt64), 0
 		for ; i < len(a.to) && a.to[i].mem == m; i++ {
 			inc := &b.Increments[i]
-			more, err := a.to[i].series.add(inc, after, keep)
+			more, err := a.to[i].series.add(inc, in)
 			if err != nil {
 				return fmt.Errorf("apply increment of %s: %w", a.to[i].series.labels, err)
 			}

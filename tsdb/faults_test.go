@@ -233,6 +233,8 @@ func TestIncrementsAreValidatedBeforeTheyAreLogged(t *testing.T) {
 		"infinite":      counterInc("c_total", testStart, math.Inf(1)),
 		"no histogram":  {Series: series(increment.Histogram, "h")},
 		"no native":     {Series: series(increment.Sample, "s"), Native: &increment.Native{}},
+		"far future":    {Series: series(increment.Counter, "c_total"), Time: floorTo(1<<60, g), Value: 1},
+		"no timestamp":  {Series: series(increment.Sample, "s"), Time: math.MinInt64, Value: 1},
 		"infinite sum":  histInc(testStart, 1.7e308, 1.7e308),
 		"off the grid":  {Series: increment.NewSeries(labels.FromStrings(model.MetricNameLabel, "c_total"), increment.Counter, nil), Time: 7, Value: 1},
 		"unknown kind":  {Series: increment.NewSeries(labels.FromStrings(model.MetricNameLabel, "c_total"), 9, nil), Value: 1},

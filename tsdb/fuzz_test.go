@@ -37,7 +37,7 @@ func FuzzMemlogDecode(f *testing.F) {
 		for n := range 8 {
 			inc := increment.Increment{Series: &increment.Series{Kind: k.kind}, Time: testStart.UnixMilli() + int64(n%5)*g}
 			k.fill(r, &inc)
-			if _, err := s.add(&inc, 0, false); err != nil {
+			if _, err := s.add(&inc, cutsInUse{}); err != nil {
 				f.Fatal(err)
 			}
 		}

@@ -80,7 +80,7 @@ func counterInc(name string, ts time.Time, n float64, lbls ...string) increment.
 // add merges one increment into its window.
 func (p *points) add(inc *increment.Increment) error {
 	s := newMemSeries(1, p.kind, labels.EmptyLabels(), 0)
-	if _, err := s.add(inc, 0, false); err != nil {
+	if _, err := s.add(inc, cutsInUse{}); err != nil {
 		return err
 	}
 	one := points{kind: p.kind}

@@ -92,16 +92,17 @@ func (o *openWindow) entry() entry {
 	return e
 }
 
-// add merges one increment into s. Where keep is set, readers with a cut up to after
-// must not see it. It returns by about how many bytes s grew.
-func (s *memSeries) add(inc *increment.Increment, after cut, keep bool) (grown int, err error) {
+// add merges one increment into s, which readers with a cut of those in use must not
+// see. It returns by about how many bytes s grew.
+func (s *memSeries) add(inc *increment.Increment, in cutsInUse) (grown int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.remember(after, keep)
+	s.remember(in)
+	before := s.bytes()
 	if s.open.time == inc.Time {
-		return s.merge(inc)
+		err = s.merge(inc)
+		return s.bytes() - before, err
 	}
-	before := cap(s.log.bytes)
 	if err := s.closeWindow(); err != nil {
 		return 0, err
 	}
@@ -111,12 +112,31 @@ func (s *memSeries) add(inc *increment.Increment, after cut, keep bool) (grown i
 		}
 	}
 	s.open.time, s.open.value = inc.Time, inc.Value
-	grown = cap(s.log.bytes) - before
 	if s.kind != increment.Counter {
-		more, err := s.begin(inc)
-		return grown + more, err
+		err = s.begin(inc)
 	}
-	return grown, nil
+	return s.bytes() - before, err
+}
+
+// bytes is about what s takes that grows.
+//
+// REQUIRES: s.mu
+func (s *memSeries) bytes() int {
+	n := cap(s.log.bytes)
+	if w := s.open.wide; w != nil {
+		n += w.bytes()
+	}
+	return n
+}
+
+func (w *wideValue) bytes() int {
+	switch {
+	case w.hist != nil:
+		return 64 + 16*(len(w.hist.Pos)+len(w.hist.Neg))
+	case w.ids != nil:
+		return w.ids.Bytes()
+	}
+	return 0 // a native histogram's are counted when its window is closed
 }
 
 // closeWindow puts the open window into the log.
@@ -137,63 +157,55 @@ func (s *memSeries) closeWindow() error {
 // begin sets what a counter does not have of the open window.
 //
 // REQUIRES: s.mu
-func (s *memSeries) begin(inc *increment.Increment) (grown int, err error) {
+func (s *memSeries) begin(inc *increment.Increment) (err error) {
 	s.open.at, s.open.wide = inc.At, nil
 	switch {
 	case inc.Hist != nil:
 		s.open.wide = &wideValue{hist: inc.Hist.Clone()}
-		grown = histBytes(inc.Hist)
 	case s.kind == increment.Distinct:
 		s.open.wide = &wideValue{ids: new(sketch.Sketch)}
 		err = s.open.wide.ids.Add(inc.IDs...)
-		grown = s.open.wide.ids.Bytes()
 	case inc.Native != nil:
-		s.open.wide = &wideValue{native: inc.Native}
+		s.open.wide = &wideValue{native: inc.Native.Clone()}
 	}
-	return grown, err
+	return err
 }
-
-// histBytes is about what a histogram increment takes.
-func histBytes(h *increment.Hist) int { return 64 + 16*(len(h.Pos)+len(h.Neg)) }
 
 // merge adds an increment to the open window.
 //
 // REQUIRES: s.mu
-func (s *memSeries) merge(inc *increment.Increment) (grown int, err error) {
+func (s *memSeries) merge(inc *increment.Increment) (err error) {
 	o := &s.open
 	switch s.kind {
 	case increment.Counter:
 		o.value += inc.Value
-		return 0, nil
+		return nil
 	case increment.Gauge:
 		if gaugeAfter(inc.At, inc.Value, o.at, o.value) {
 			o.value, o.at = inc.Value, inc.At
 		}
-		return 0, nil
+		return nil
 	case increment.Sample:
 		o.value = inc.Value
 		return s.begin(inc)
 	}
 	if o.wide.shared {
 		if o.wide, err = o.wide.clone(); err != nil {
-			return 0, err
+			return err
 		}
 	}
 	if o.wide.hist != nil {
-		before := histBytes(o.wide.hist)
 		o.wide.hist.Merge(inc.Hist)
-		return histBytes(o.wide.hist) - before, nil
+		return nil
 	}
-	before := o.wide.ids.Bytes()
-	err = o.wide.ids.Add(inc.IDs...)
-	return o.wide.ids.Bytes() - before, err
+	return o.wide.ids.Add(inc.IDs...)
 }
 
 // absorb merges points into s while the log is replayed.
 func (s *memSeries) absorb(p *points) (grown int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before := cap(s.log.bytes)
+	before := s.bytes()
 	if err := s.closeWindow(); err != nil {
 		return 0, err
 	}
@@ -204,7 +216,7 @@ func (s *memSeries) absorb(p *points) (grown int, err error) {
 			return 0, err
 		}
 	}
-	return cap(s.log.bytes) - before, nil
+	return s.bytes() - before, nil
 }
 
 // state is what s holds now.

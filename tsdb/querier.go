@@ -82,7 +82,7 @@ func (q *querier) Close() error {
 	if q.version != nil {
 		q.blocks.close()
 		q.store.versions.unpin(q.version)
-		q.store.cuts.giveBack()
+		q.store.cuts.giveBack(q.cut)
 		q.version = nil
 	}
 	return nil

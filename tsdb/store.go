@@ -285,7 +285,9 @@ func (s *store) append(ctx context.Context, b *increment.Batch) (duplicate, logg
 		head.ids, head.idsTime = ids.Fresh(), ids.Time()
 		work.holds = append(work.holds, &s.db.ids.hold)
 	}
-	work.encode(s.db.wal, &head, b.Increments)
+	if work.encode(s.db.wal, &head, b.Increments); len(work.payload) > walPayloadMax {
+		return false, false, errBatchTooLarge
+	}
 	if _, err := s.db.wal.append(walWrite{frame: work.frame, to: work.to, segment: work.segment, fresh: work.fresh, holds: work.holds}); err != nil {
 		return false, false, err
 	}
@@ -360,7 +362,7 @@ func (s *store) replayRun(run *recordRun) error {
 			mem, grown = to.mem, 0
 		}
 		run.increment(i, &inc)
-		more, err := to.series.add(&inc, 0, false)
+		more, err := to.series.add(&inc, cutsInUse{})
 		if err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package tsdb
 
 import (
 	"math"
+	"slices"
 	"sync"
 )
 
@@ -19,8 +20,8 @@ type cuts struct {
 	// applying is held shared while a batch is applied, for microseconds, and
 	// exclusively to take a cut: no batch is half applied at a cut.
 	applying sync.RWMutex
-	last     cut // the newest that was taken
-	out      int // how many are in use
+	last     cut   // the newest that was taken
+	out      []cut // those in use, ascending
 }
 
 // take returns a cut at which nothing is half applied; give it back.
@@ -28,14 +29,30 @@ func (c *cuts) take() cut {
 	c.applying.Lock()
 	defer c.applying.Unlock()
 	c.last++
-	c.out++
+	c.out = append(c.out, c.last)
 	return c.last
 }
 
-func (c *cuts) giveBack() {
+func (c *cuts) giveBack(at cut) {
 	c.applying.Lock()
 	defer c.applying.Unlock()
-	c.out--
+	if i, ok := slices.BinarySearch(c.out, at); ok {
+		c.out = slices.Delete(c.out, i, i+1)
+	}
+}
+
+// cutsInUse says what to keep for readers: none where the zero value.
+type cutsInUse struct {
+	oldest cut // in use; 0: none is
+	last   cut // the newest that was taken
+}
+
+// REQUIRES: c.applying, shared
+func (c *cuts) inUse() cutsInUse {
+	if len(c.out) == 0 {
+		return cutsInUse{}
+	}
+	return cutsInUse{oldest: c.out[0], last: c.last}
 }
 
 // undo is what a series held before the first batch that was applied after a cut.
@@ -44,21 +61,22 @@ type undo struct {
 	state memState
 }
 
-// remember keeps what s holds for the readers of cuts up to after, once for each
-// cut; where keep is not set there are no readers.
+// remember keeps what s holds for the readers of cuts, once for each cut, and forgets
+// what was kept for readers that have gone.
 //
 // REQUIRES: s.mu
-func (s *memSeries) remember(after cut, keep bool) {
+func (s *memSeries) remember(in cutsInUse) {
 	switch {
-	case !keep && s.undo == nil:
+	case in.oldest == 0 && s.undo == nil:
 		return
-	case !keep:
+	case in.oldest == 0:
 		s.undo = nil
 		return
 	case s.undo == nil:
 		s.undo = new([]undo)
 	}
-	if n := len(*s.undo); n == 0 || (*s.undo)[n-1].after != after {
-		*s.undo = append(*s.undo, undo{after, s.state()})
+	if n := len(*s.undo); n == 0 || (*s.undo)[n-1].after != in.last {
+		*s.undo = slices.DeleteFunc(*s.undo, func(u undo) bool { return u.after < in.oldest })
+		*s.undo = append(*s.undo, undo{in.last, s.state()})
 	}
 }

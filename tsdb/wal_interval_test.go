@@ -213,6 +213,9 @@ func checkLogged(t *testing.T, dir string, acked []int) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if len(src) < segmentHeadSize {
+			continue // its header could not be written
+		}
 		for rest := src[segmentHeadSize:]; ; {
 			payload, size, err := decodeFrame(rest, nil)
 			if err != nil {

@@ -85,7 +85,7 @@ func (b *sampleRecord) tenantRecord(t testing.TB) []byte {
 	for i := range b.incs {
 		inc := &b.incs[i]
 		ser := m.getOrCreate(inc.Hash()^uint64(inc.Kind), inc.Labels, inc.Kind, func() uint64 { refs++; return refs })
-		if _, err := ser.add(inc, 0, false); err != nil {
+		if _, err := ser.add(inc, cutsInUse{}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -111,11 +111,18 @@ type Increment struct {
 	Native *Native
 }
 
+// timeMax bounds times, milliseconds since 1970, to the next 8,900 years: differences of
+// differences of them still fit wherever they are stored.
+const timeMax = 1 << 48
+
 // Validate checks that the increment is one that can be stored on a grid of step
 // milliseconds; the error names the series.
 func (inc *Increment) Validate(step int64) error {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("%s %s: %s", inc.Kind, inc.Labels, fmt.Sprintf(format, args...))
+	}
+	if inc.Time > timeMax || inc.Time < -timeMax {
+		return bad("%d is no time", inc.Time)
 	}
 	if inc.Kind != Sample && inc.Time%step != 0 {
 		return bad("%d is not on the grid of %d ms", inc.Time, step)
@@ -153,6 +160,14 @@ func (inc *Increment) Validate(step int64) error {
 		return bad("unknown kind %d", inc.Kind)
 	}
 	return nil
+}
+
+// Clone returns a deep copy.
+func (n *Native) Clone() *Native {
+	if n.Int != nil {
+		return &Native{Int: n.Int.Copy()}
+	}
+	return &Native{Float: n.Float.Copy()}
 }
 
 func (n *Native) validate() error {
