@@ -331,6 +331,12 @@ func (h *history) send(from, to int) {
 	for n := from; n < to; n++ {
 		h.sent = max(h.sent, n+1)
 		id, b := h.batch(n)
+		r, err := h.db.Reserve([][16]byte{eventID(n)})
+		if err != nil {
+			h.t.Error(err)
+			continue
+		}
+		b.Reservation = r
 		if _, err := h.db.Append(context.Background(), id, b); err == nil {
 			h.acked[n] = true
 		}
@@ -369,6 +375,7 @@ func (h *history) live(fs vfs.FS, dir string) {
 	restart()
 	h.send(9, 12)
 	flush()
+	must(h.db.flushIDs())
 	h.now = h.now.Add(5 * 24 * time.Hour)
 	must(h.db.maintainBlocks(ctx)) // merges
 	h.send(12, 15)                 // the 14th is the other tenant's
@@ -385,6 +392,8 @@ func (h *history) live(fs vfs.FS, dir string) {
 	h.send(16, historyBatches)
 	restart()
 	flush()
+	must(h.db.flushIDs())
+	must(h.db.releaseSegments())
 	must(h.db.maintainBlocks(ctx))
 	h.now = h.now.Add(17 * 24 * time.Hour)
 	h.dropped = true
@@ -429,6 +438,14 @@ func (h *history) verify(dir string) error {
 	}
 	for n, got := range counted[:h.sent] {
 		id, b := h.batch(n)
+		r, err := h.db.Reserve([][16]byte{eventID(n)})
+		if err != nil {
+			return fmt.Errorf("look up the event of batch %d: %w", n, err)
+		}
+		if r.Duplicate(0) != got {
+			return fmt.Errorf("the event of batch %d is known: %v, but counted %v", n, r.Duplicate(0), got)
+		}
+		b.Reservation = r
 		duplicate, err := h.db.Append(context.Background(), id, b)
 		if err != nil {
 			return fmt.Errorf("send batch %d again: %w", n, err)

@@ -69,6 +69,10 @@ func (db *DB) flushIDs() error {
 	db.ids.Take()
 	db.ids.hold.freeze()
 	db.ids.barrier.Unlock()
+	// The events that the ids are of are in the log alone.
+	if err := db.wal.syncAll(); err != nil {
+		return err
+	}
 	if err := db.ids.Write(); err != nil {
 		return err
 	}

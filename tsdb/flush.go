@@ -35,7 +35,12 @@ func (s *store) flush(ctx context.Context) (err error) {
 	next := *s.man
 	next.Watermark = watermark
 	next.Blocks = slices.Clone(s.man.Blocks)
-	blocks, err := s.writeFrozen(ctx, &next)
+	// The ids of the events that the blocks will have are in the log alone.
+	err = s.db.wal.syncAll()
+	var blocks []*block
+	if err == nil {
+		blocks, err = s.writeFrozen(ctx, &next)
+	}
 	if err == nil {
 		err = s.writeFreshKeys(&next, keys)
 	}

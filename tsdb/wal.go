@@ -183,6 +183,15 @@ func (w *wal) append(wr walWrite) (segment uint64, err error) {
 	return done.segment, done.err
 }
 
+// syncAll makes durable what was acknowledged so far, where that is not yet.
+func (w *wal) syncAll() error {
+	if w.syncEvery == 0 {
+		return nil
+	}
+	_, err := w.append(walWrite{sync: true})
+	return err
+}
+
 // lead writes a group and hands over to who came meanwhile.
 func (w *wal) lead(group []walWrite, failed error) {
 	if failed == nil {
