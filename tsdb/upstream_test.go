@@ -3,6 +3,7 @@ package tsdb
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -321,7 +322,7 @@ func min2(a, b time.Time) time.Time {
 }
 
 // A bare selector at one instant has one value: by an instant query, by ranges
-// that start elsewhere, and before and after a flush.
+// that start elsewhere, and before and after a flush and a merge of blocks.
 func TestSelectorHasOneValueAtAnInstant(t *testing.T) {
 	tw := newTwin(t, 99)
 	r := rand.New(rand.NewPCG(99, 7))
@@ -330,14 +331,15 @@ func TestSelectorHasOneValueAtAnInstant(t *testing.T) {
 		if ts.UnixMilli() > tw.now {
 			continue
 		}
-		want, err := tw.run(tw.ours, "events_total", ts, ts, 0)
+		expr := []string{"events_total", "latency"}[r.IntN(2)]
+		want, err := tw.run(tw.ours, expr, ts, ts, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for range 4 {
 			step := time.Duration(1+r.IntN(600)) * time.Second
 			start := ts.Add(-step * time.Duration(r.IntN(200)))
-			all, err := tw.run(tw.ours, "events_total", start, ts, step)
+			all, err := tw.run(tw.ours, expr, start, ts, step)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -347,12 +349,12 @@ func TestSelectorHasOneValueAtAnInstant(t *testing.T) {
 		}
 		if r.IntN(8) == 0 {
 			tw.ours.mustAppend(tenant.Default, counterInc("unrelated_total", ts, 1))
-			if err := tw.ours.Flush(context.Background(), tenant.Default); err != nil {
+			if err := errors.Join(tw.ours.Flush(context.Background(), tenant.Default), tw.ours.maintainBlocks(context.Background())); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if got, err := tw.run(tw.ours, "events_total", ts, ts, 0); err != nil || got != want {
-			t.Fatalf("at %s after a flush: %v\n%s\nbefore:\n%s", ts, err, got, want)
+		if got, err := tw.run(tw.ours, expr, ts, ts, 0); err != nil || got != want {
+			t.Fatalf("at %s after a flush and a merge: %v\n%s\nbefore:\n%s", ts, err, got, want)
 		}
 	}
 }
