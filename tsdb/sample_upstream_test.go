@@ -174,20 +174,9 @@ func TestSamplesAgainstUpstream(t *testing.T) {
 				step = []time.Duration{15 * time.Second, time.Minute, 7 * time.Minute}[r.IntN(3)]
 				end = start.Add(step * time.Duration(r.IntN(40)))
 			}
-			want, err := tw.run(tw.theirs, expr, start, end, step)
-			if err != nil {
-				t.Fatalf("seed %d: upstream: %s: %v", seed, expr, err)
-			}
-			got, err := tw.run(tw.ours, expr, start, end, step)
-			if err != nil {
-				t.Fatalf("seed %d: %s: %v", seed, expr, err)
-			}
 			queries++
-			if want != "" {
+			if tw.compare(seed, expr, start, end, step) {
 				answers++
-			}
-			if got != want {
-				t.Fatalf("seed %d: %s from %d to %d by %s: %s", seed, expr, start.UnixMilli(), end.UnixMilli(), step, firstDifference(got, want))
 			}
 		}
 	}

@@ -253,6 +253,24 @@ func (tw *twin) run(q storage.Queryable, expr string, start, end time.Time, step
 	return strings.Join(lines, "\n"), nil
 }
 
+// compare fails where ours and upstream's answers to a query differ, and reports
+// whether there is an answer.
+func (tw *twin) compare(seed uint64, expr string, start, end time.Time, step time.Duration) bool {
+	tw.t.Helper()
+	want, err := tw.run(tw.theirs, expr, start, end, step)
+	if err != nil {
+		tw.t.Fatalf("seed %d: upstream: %s: %v", seed, expr, err)
+	}
+	got, err := tw.run(tw.ours, expr, start, end, step)
+	if err != nil {
+		tw.t.Fatalf("seed %d: %s: %v", seed, expr, err)
+	}
+	if got != want {
+		tw.t.Fatalf("seed %d: %s from %d to %d by %s: %s", seed, expr, start.UnixMilli(), end.UnixMilli(), step, firstDifference(got, want))
+	}
+	return want != ""
+}
+
 // The view over increments answers every query as upstream's engine answers it
 // over a Prometheus TSDB that holds the dense samples.
 func TestViewAgainstUpstream(t *testing.T) {
@@ -275,20 +293,9 @@ func TestViewAgainstUpstream(t *testing.T) {
 				}
 				start = min2(start, end)
 			}
-			want, err := tw.run(tw.theirs, expr, start, end, step)
-			if err != nil {
-				t.Fatalf("seed %d: upstream: %s: %v", seed, expr, err)
-			}
-			got, err := tw.run(tw.ours, expr, start, end, step)
-			if err != nil {
-				t.Fatalf("seed %d: %s: %v", seed, expr, err)
-			}
 			queries++
-			if want != "" {
+			if tw.compare(seed, expr, start, end, step) {
 				answers++
-			}
-			if got != want {
-				t.Fatalf("seed %d: %s from %d to %d by %s: %s", seed, expr, start.UnixMilli(), end.UnixMilli(), step, firstDifference(got, want))
 			}
 		}
 	}
