@@ -14,6 +14,7 @@
 //   - reason.go: why events are rejected, for people and for the metric
 //   - default_rules.yaml: what is counted where a tenant does not say
 //   - parse.go, parse_parts.go: the YAML of rules, compiled, with every error
+//   - clash.go: rules against each other's names and against what is stored
 //   - ruleset.go: compiled rules
 //   - condition.go, transform.go: their "when" and their labels' transforms
 //   - match.go: what the rules count of an event

@@ -43,6 +43,7 @@ type Options struct {
 	Store      Store
 	Registerer prometheus.Registerer
 	Rules      RuleSource   // nil: all tenants have the default rules
+	Stored     Stored       // nil: rules are not compared with what is stored
 	Logger     *slog.Logger // nil: none
 	// Now is the present of requests whose context carries no scope; nil: the
 	// system's clock.

@@ -68,6 +68,9 @@ func parseRules(file string, src []byte) (*ruleset, error) {
 	if !found && len(p.errs) == 0 {
 		p.fail(doc.Content[0], "metrics", "missing")
 	}
+	if len(p.errs) == 0 {
+		p.families()
+	}
 	if len(p.errs) > 0 {
 		return nil, errors.Join(p.errs...)
 	}
@@ -75,10 +78,14 @@ func parseRules(file string, src []byte) (*ruleset, error) {
 }
 
 func (p *ruleParser) fail(n *yaml.Node, path, format string, args ...any) {
+	p.failAt(n.Line, path, format, args...)
+}
+
+func (p *ruleParser) failAt(line int, path, format string, args ...any) {
 	if path != "" {
 		path += ": "
 	}
-	p.errs = append(p.errs, fmt.Errorf("%s:%d: %s%s", p.file, n.Line, path, fmt.Sprintf(format, args...)))
+	p.errs = append(p.errs, fmt.Errorf("%s:%d: %s%s", p.file, line, path, fmt.Sprintf(format, args...)))
 }
 
 // fields calls f with each field of a mapping.
@@ -202,7 +209,7 @@ func (p *ruleParser) consistent(r *rule, path string, n *yaml.Node, at map[strin
 	}
 	for _, l := range r.labels {
 		if l.source == sourceNumberName && r.value != valueNumbers {
-			p.fail(&yaml.Node{Line: l.line}, join(path, "labels."+l.name), "path %q needs \"value: %s\"", pathNumberName, pathNumbers)
+			p.failAt(l.line, join(path, "labels."+l.name), "path %q needs \"value: %s\"", pathNumberName, pathNumbers)
 		}
 	}
 }
