@@ -19,6 +19,7 @@
 //   - condition.go, transform.go: their "when" and their labels' transforms
 //   - match.go: what the rules count of an event
 //   - coalesce.go: events into one increment per series and window
+//   - refused.go: events that storage left out
 //   - handles.go: the series that a tenant's rules made, kept
 //   - rulebook.go: the rules in force of each tenant, and their changes
 //   - explain.go: what would become of an event, and why

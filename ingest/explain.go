@@ -92,7 +92,7 @@ func explain(rules *ruleset, p tenant.Profile, now int64, raw []byte) Explanatio
 			if h.rule != i {
 				continue
 			}
-			s := SeriesExplanation{Series: w.coalescer.at(i, out.Window, e, h.name).Labels.String()}
+			s := SeriesExplanation{Series: w.coalescer.increments[w.coalescer.at(i, out.Window, e, h.name)].Labels.String()}
 			if r.kind != increment.Distinct {
 				s.Value = &h.value
 			}
