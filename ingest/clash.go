@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -15,6 +16,8 @@ import (
 type Stored interface {
 	// Kinds returns the kind of every metric, by name.
 	Kinds(id tenant.ID) (map[string]increment.Kind, error)
+	// LabelValues returns the values of a metric's label.
+	LabelValues(ctx context.Context, id tenant.ID, metric, label string) ([]string, error)
 }
 
 // classicSuffixes are of the names under which a histogram with buckets shows; no

@@ -24,6 +24,7 @@ const (
 type coalescer struct {
 	rules      *ruleset
 	grid       int64 // milliseconds
+	dry        bool  // nothing is kept but this batch
 	increments []increment.Increment
 
 	// An open hash table of positions in slots, less one, by key and window.
@@ -138,7 +139,7 @@ func (c *coalescer) at(i int, window int64, e *event, numberName []byte) int {
 	c.key = binary.AppendUvarint(c.key[:0], uint64(i))
 	c.values = c.values[:0]
 	for j := range r.labels {
-		value := r.labels[j].value(e, numberName)
+		value := r.labels[j].value(e, numberName, c.dry)
 		c.key = binary.AppendUvarint(c.key, uint64(len(value)))
 		c.values = append(c.values, [2]int{len(c.key), len(c.key) + len(value)})
 		c.key = append(c.key, value...)

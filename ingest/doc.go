@@ -17,6 +17,7 @@
 //   - clash.go: rules against each other's names and against what is stored
 //   - ruleset.go: compiled rules
 //   - condition.go, transform.go: their "when" and their labels' transforms
+//   - values.go: which values a label may have
 //   - match.go: what the rules count of an event
 //   - coalesce.go: events into one increment per series and window
 //   - refused.go: events that storage left out

@@ -65,6 +65,7 @@ func explain(rules *ruleset, p tenant.Profile, now int64, raw []byte) Explanatio
 	out := Explanation{Version: rules.version, Verdict: "rejected"}
 	w := newWorker()
 	w.begin(rules, p, now)
+	w.coalescer.dry = true
 	e := &w.decoder.event
 	if r := w.decoder.decode(trimBody(raw)); r != nil {
 		out.Reason = r.text

@@ -22,6 +22,8 @@ const (
 	rulesBytesMax = 1 << 20
 	rulesMax      = 1000
 	labelsMax     = 30
+	// limitValuesMax is the largest limit of a label's values, which are in memory.
+	limitValuesMax = 10_000
 )
 
 // ruleParser compiles the text of rules and gathers what is wrong with it.
@@ -288,6 +290,16 @@ func (p *ruleParser) number(n *yaml.Node, path string) float64 {
 		return 1
 	}
 	return f
+}
+
+// integer is a number of 1 to max.
+func (p *ruleParser) integer(n *yaml.Node, path string, max int) int {
+	i, err := strconv.Atoi(n.Value)
+	if n.Kind != yaml.ScalarNode || err != nil || i < 1 || i > max {
+		p.fail(n, path, "is %s, not an integer from 1 to %d", describe(n), max)
+		return 1
+	}
+	return i
 }
 
 // bounds are ascending numbers.

@@ -46,7 +46,11 @@ type ruleBook struct {
 	logger   *slog.Logger
 	loads    *prometheus.CounterVec
 	bad      prometheus.Gauge
+	over     *prometheus.CounterVec
 	defaults *ruleset
+
+	overMu   sync.Mutex
+	overSeen map[[3]string]struct{} // label values of over so far
 
 	mu      sync.RWMutex
 	tenants map[tenant.ID]*tenantRules
@@ -68,14 +72,17 @@ func newRuleBook(o Options) (*ruleBook, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &ruleBook{source: o.Rules, stored: o.Stored, now: o.Now, logger: o.Logger, defaults: defaults, tenants: map[tenant.ID]*tenantRules{}}
+	b := &ruleBook{source: o.Rules, stored: o.Stored, now: o.Now, logger: o.Logger, defaults: defaults, tenants: map[tenant.ID]*tenantRules{}, overSeen: map[[3]string]struct{}{}}
 	b.loads = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "quipu_ingest_rule_loads_total", Help: "Tenants' event rules that were read anew, by result: ok or failed.",
 	}, []string{"result"})
 	b.bad = prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "quipu_ingest_bad_rules", Help: "Tenants whose newest event rules are wrong, so that older ones are in force, or none.",
 	})
-	for _, c := range []prometheus.Collector{b.loads, b.bad} {
+	b.over = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "quipu_ingest_label_values_over_limit_total", Help: "Events whose value of a label counts as (other), because the label has as many values as its rule allows.",
+	}, []string{"tenant", "metric", "label"})
+	for _, c := range []prometheus.Collector{b.loads, b.bad, b.over} {
 		if err := o.Registerer.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics of event rules: %w", err)
 		}
@@ -169,6 +176,9 @@ func (b *ruleBook) load(id tenant.ID, t *tenantRules) {
 		if clash = b.clash(id, text.Name, rs); clash != nil && t.rules.Load() != nil {
 			err, clash = clash, nil
 		}
+	}
+	if err == nil {
+		err = b.fill(id, rs)
 	}
 	b.note(t, errors.Join(err, clash))
 	t.stamp = text.Stamp

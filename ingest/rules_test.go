@@ -161,6 +161,10 @@ type storedKinds map[string]increment.Kind
 
 func (s storedKinds) Kinds(tenant.ID) (map[string]increment.Kind, error) { return s, nil }
 
+func (storedKinds) LabelValues(context.Context, tenant.ID, string, string) ([]string, error) {
+	return []string{"/stored", increment.Other}, nil
+}
+
 // Rules that would count what storage has as another type are refused, so that it does
 // not refuse the events.
 func TestRulesMustFitWhatIsStored(t *testing.T) {
@@ -200,5 +204,34 @@ events.yaml:5: metrics[3]: the histogram shows as "g_sum", and a metric of that 
 	}
 	if r, err := g.Rules(tenant.Default); err != nil || r.Error != want || r.Text != clashing {
 		t.Errorf("at the start: %+v, %v", r, err)
+	}
+}
+
+// A label with a limit keeps the values that are stored, lets new ones pass until it is
+// full, and names itself; explain takes no place.
+func TestLabelValuesAreLimited(t *testing.T) {
+	rules := &memoryRules{text: "metrics: [{name: a, type: counter, labels: {page: {path: page, max_values: 2}}}]"}
+	m := newMemory()
+	g, err := New(Options{Store: m, Registerer: prometheus.NewRegistry(), Rules: rules, Stored: storedKinds{}, Now: func() time.Time { return time.UnixMilli(present) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		x, err := g.Explain(context.Background(), tenant.Default, []byte(`{"page":"/explained"}`))
+		if err != nil || !strings.Contains(x.Rules[0].Series[0].Series, "/explained") {
+			t.Errorf("%+v, %v", x, err)
+		}
+	}
+	post(t, g, `{"page":"/new"}`, "", "")
+	post(t, g, `[{"page":"/more"},{"page":"/stored"},{"page":"/new"},{"page":"/most"},{}]`, "", "")
+	want := []string{
+		`{__name__="a", page="(other)"} @-5000 +2`, `{__name__="a", page="/new"} @-5000 +2`,
+		`{__name__="a", page="/stored"} @-5000 +1`, `{__name__="a"} @-5000 +1`,
+	}
+	if got := m.lines(); !slices.Equal(got, want) {
+		t.Errorf("stored %q, want %q", got, want)
+	}
+	if n := testutil.ToFloat64(g.book.over.WithLabelValues("default", "a", "page")); n != 2 {
+		t.Errorf("%v over the limit, want 2", n)
 	}
 }
