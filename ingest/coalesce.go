@@ -24,6 +24,7 @@ const (
 type coalescer struct {
 	rules      *ruleset
 	grid       int64 // milliseconds
+	dry        bool  // nothing is kept but this batch
 	increments []increment.Increment
 
 	// An open hash table of positions in slots, less one, by key and window.
@@ -36,6 +37,10 @@ type coalescer struct {
 	builder labels.ScratchBuilder
 	create  func() *increment.Series // once: a method value allocates
 	rule    *rule                    // for create
+
+	// touched are the positions in increments that each event added to, one after the
+	// other.
+	touched []int32
 
 	exemplars   []exemplar
 	exemplified map[*increment.Series]bool
@@ -69,7 +74,7 @@ func (c *coalescer) begin(rules *ruleset, grid int64) {
 	} else {
 		clear(c.table)
 	}
-	c.slots, c.keys = c.slots[:0], c.keys[:0]
+	c.slots, c.keys, c.touched = c.slots[:0], c.keys[:0], c.touched[:0]
 	clear(c.exemplified)
 	c.exemplars = c.exemplars[:0]
 }
@@ -90,7 +95,9 @@ func (c *coalescer) add(e *event, hits []hit) {
 	for i := range hits {
 		h := &hits[i]
 		r := &c.rules.rules[h.rule]
-		inc := c.at(h.rule, window, e, h.name)
+		at := c.at(h.rule, window, e, h.name)
+		c.touched = append(c.touched, int32(at))
+		inc := &c.increments[at]
 		switch r.kind {
 		case increment.Counter:
 			inc.Value += h.value
@@ -125,14 +132,14 @@ func (c *coalescer) exemplify(s *increment.Series, e *event, value float64) {
 	c.exemplars = append(c.exemplars, exemplar{s, c.builder.Labels(), e.ms, value})
 }
 
-// at returns the increment of rule i's series for e, numberName being the name
-// of the number that is counted. It is good until the next call.
-func (c *coalescer) at(i int, window int64, e *event, numberName []byte) *increment.Increment {
+// at returns the position of the increment of rule i's series for e, numberName
+// being the name of the number that is counted.
+func (c *coalescer) at(i int, window int64, e *event, numberName []byte) int {
 	r := &c.rules.rules[i]
 	c.key = binary.AppendUvarint(c.key[:0], uint64(i))
 	c.values = c.values[:0]
 	for j := range r.labels {
-		value := r.labels[j].value(e, numberName)
+		value := r.labels[j].value(e, numberName, c.dry)
 		c.key = binary.AppendUvarint(c.key, uint64(len(value)))
 		c.values = append(c.values, [2]int{len(c.key), len(c.key) + len(value)})
 		c.key = append(c.key, value...)
@@ -145,7 +152,7 @@ func (c *coalescer) at(i int, window int64, e *event, numberName []byte) *increm
 		at := c.table[place] - 1
 		s := &c.slots[at]
 		if s.hash == mixed && c.increments[at].Time == window && string(c.keys[s.start:s.end]) == string(c.key) {
-			return &c.increments[at]
+			return int(at)
 		}
 	}
 	c.rule = r
@@ -160,7 +167,7 @@ func (c *coalescer) at(i int, window int64, e *event, numberName []byte) *increm
 	if 2*len(c.slots) > len(c.table) {
 		c.grow()
 	}
-	return &c.increments[len(c.increments)-1]
+	return len(c.increments) - 1
 }
 
 func (c *coalescer) grow() {

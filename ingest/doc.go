@@ -14,10 +14,13 @@
 //   - reason.go: why events are rejected, for people and for the metric
 //   - default_rules.yaml: what is counted where a tenant does not say
 //   - parse.go, parse_parts.go: the YAML of rules, compiled, with every error
+//   - clash.go: rules against each other's names and against what is stored
 //   - ruleset.go: compiled rules
 //   - condition.go, transform.go: their "when" and their labels' transforms
+//   - values.go: which values a label may have
 //   - match.go: what the rules count of an event
 //   - coalesce.go: events into one increment per series and window
+//   - refused.go: events that storage left out
 //   - handles.go: the series that a tenant's rules made, kept
 //   - rulebook.go: the rules in force of each tenant, and their changes
 //   - explain.go: what would become of an event, and why

@@ -11,7 +11,6 @@ import (
 
 	"github.com/dchest/siphash"
 
-	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/tenant"
 )
 
@@ -213,7 +212,7 @@ func meaning(ms int64) string {
 // bytes.
 func labelValue(b []byte) []byte {
 	if b = validUTF8(b); len(b) > valueBytesMax {
-		return []byte(increment.Other)
+		return other
 	}
 	return b
 }

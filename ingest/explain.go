@@ -65,6 +65,7 @@ func explain(rules *ruleset, p tenant.Profile, now int64, raw []byte) Explanatio
 	out := Explanation{Version: rules.version, Verdict: "rejected"}
 	w := newWorker()
 	w.begin(rules, p, now)
+	w.coalescer.dry = true
 	e := &w.decoder.event
 	if r := w.decoder.decode(trimBody(raw)); r != nil {
 		out.Reason = r.text
@@ -92,7 +93,7 @@ func explain(rules *ruleset, p tenant.Profile, now int64, raw []byte) Explanatio
 			if h.rule != i {
 				continue
 			}
-			s := SeriesExplanation{Series: w.coalescer.at(i, out.Window, e, h.name).Labels.String()}
+			s := SeriesExplanation{Series: w.coalescer.increments[w.coalescer.at(i, out.Window, e, h.name)].Labels.String()}
 			if r.kind != increment.Distinct {
 				s.Value = &h.value
 			}

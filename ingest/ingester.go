@@ -33,8 +33,9 @@ type Store interface {
 	// Reserve looks up the ids of a batch's events, as hashes that are keyed by the
 	// tenant. The reservation is put into the batch or settled.
 	Reserve(ids [][16]byte) (increment.Reservation, error)
-	// Append applies the batch durably and settles its reservation; duplicate reports that b.Key was
-	// applied before, and then nothing was applied.
+	// Append applies the batch durably and settles its reservation; duplicate reports
+	// that b.Key was applied before, and then nothing was applied. Increments that can
+	// never be stored are left out and in b.Refused.
 	Append(ctx context.Context, id tenant.ID, b *increment.Batch) (duplicate bool, err error)
 }
 
@@ -43,6 +44,7 @@ type Options struct {
 	Store      Store
 	Registerer prometheus.Registerer
 	Rules      RuleSource   // nil: all tenants have the default rules
+	Stored     Stored       // nil: rules are not compared with what is stored
 	Logger     *slog.Logger // nil: none
 	// Now is the present of requests whose context carries no scope; nil: the
 	// system's clock.
@@ -80,6 +82,8 @@ type Result struct {
 	Errors []EventError `json:"errors"`
 	// ErrorsOmitted is how many more there were.
 	ErrorsOmitted int `json:"errors_omitted,omitempty"`
+	// Warnings say what is not stored of events that were accepted.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // EventError says why the event at Index was rejected. Events count from 0 in
@@ -149,14 +153,15 @@ func (g *Ingester) Events(ctx context.Context, id tenant.ID, body []byte, conten
 		w.giveUp()
 		return Result{}, err // I3
 	}
-	batch := increment.Batch{Reservation: w.reserved}
+	batch := increment.Batch{Reservation: w.reserved, SkipRefused: true}
 	w.coalescer.take(&batch)
 	if idempotencyKey != "" {
 		sum := sha256.Sum256([]byte(idempotencyKey))
 		batch.HasKey = true
 		copy(batch.Key[:], sum[:])
 	}
-	err = g.append(ctx, id, &batch, &w.verdicts)
+	err = g.append(ctx, id, &batch, w)
+	m.refused.Add(float64(len(batch.Refused)))
 	w.count(m)
 	return w.result, err
 }
@@ -170,7 +175,8 @@ func (g *Ingester) present(ctx context.Context) int64 {
 }
 
 // append stores the batch and gives its good events their verdict (I1).
-func (g *Ingester) append(ctx context.Context, id tenant.ID, b *increment.Batch, v *verdicts) error {
+func (g *Ingester) append(ctx context.Context, id tenant.ID, b *increment.Batch, w *worker) error {
+	v := &w.verdicts
 	if v.good == 0 {
 		if b.Reservation != nil {
 			b.Reservation.Settle(false)
@@ -187,6 +193,10 @@ func (g *Ingester) append(ctx context.Context, id tenant.ID, b *increment.Batch,
 	case duplicate:
 		v.result.Duplicate += v.good
 	default:
+		if n := len(b.Refused); n > 0 {
+			w.refuse(b.Refused)
+			g.logger.Error("storage refused increments of a batch", "tenant", id.String(), "increments", n, "err", b.Refused[0].Err)
+		}
 		v.result.Accepted = v.good
 	}
 	return nil

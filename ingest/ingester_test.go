@@ -30,6 +30,7 @@ var errDisk = errors.New("no space left on device")
 type memory struct {
 	profile tenant.Profile
 	fail    error // of Append
+	refuse  func(*increment.Increment) error
 
 	mu      sync.Mutex
 	series  map[string]*increment.Increment // by labels and window
@@ -104,9 +105,15 @@ func (m *memory) Append(_ context.Context, _ tenant.ID, b *increment.Batch) (boo
 	}
 	applied = true
 	m.exemplars = append(m.exemplars, b.Exemplars...)
-	for _, inc := range b.Increments {
+	for i, inc := range b.Increments {
 		if err := inc.Validate(m.profile.GridMillis()); err != nil {
 			return false, err // as the storage would
+		}
+		if m.refuse != nil && b.SkipRefused {
+			if err := m.refuse(&inc); err != nil {
+				b.Refused = append(b.Refused, increment.Refusal{Index: i, Err: err})
+				continue
+			}
 		}
 		if inc.Kind == increment.Gauge {
 			m.gauge(&inc)
@@ -363,6 +370,46 @@ quipu_ingest_bytes_total{tenant="b"} %d
 `, 3*len(body), len(body), len(body))
 	if err := testutil.GatherAndCompare(reg, strings.NewReader(wantSizes), "quipu_ingest_batches_total", "quipu_ingest_bytes_total"); err != nil {
 		t.Error(err)
+	}
+}
+
+// What storage cannot take of a batch keeps nothing else from being counted, and an
+// event of which nothing is stored is rejected.
+func TestRefusedIncrements(t *testing.T) {
+	m := newMemory()
+	m.refuse = func(inc *increment.Increment) error {
+		if inc.Kind == increment.Gauge && inc.Labels.Get("shard") != "1" {
+			return errors.New("too many shards")
+		}
+		return nil
+	}
+	g, _ := newTestIngesterWith(t, m, &memoryRules{text: `
+metrics:
+  - {name: views_total, type: counter, when: {event: view}}
+  - {name: length, type: gauge, value: length, labels: {shard: shard}}
+`})
+	r := post(t, g, `{"length":1,"shard":1}
+{"length":1,"shard":2}
+{"event":"view","length":1,"shard":3}
+not JSON
+{"event":"view"}
+{"length":2,"shard":2}
+{"event":"view","length":1,"shard":4}`, "", "")
+	want := Result{
+		Accepted: 4, Rejected: 3,
+		Errors: []EventError{{1, "too many shards"}, {3, r.Errors[1].Reason}, {5, "too many shards"}}, Warnings: []string{"an increment is not stored: too many shards"},
+	}
+	if fmt.Sprint(r) != fmt.Sprint(want) {
+		t.Errorf("got %+v, want %+v", r, want)
+	}
+	if got, want := m.lines(), []string{`{__name__="length", shard="1"} @-5000 =1 at 0`, `{__name__="views_total"} @-5000 +3`}; !slices.Equal(got, want) {
+		t.Errorf("stored %q, want %q", got, want)
+	}
+	if got := testutil.ToFloat64(g.metrics.tenant(tenant.Default).refused); got != 3 {
+		t.Errorf("%v increments refused, want 3", got)
+	}
+	if r := post(t, g, `{"length":1,"shard":2}`, "", ""); r.Accepted != 0 || r.Rejected != 1 {
+		t.Errorf("%+v, want it rejected", r)
 	}
 }
 

@@ -85,17 +85,9 @@ func (r *rule) refuse(v float64, path string) *rejection {
 	return reject(reasonBadValue, "%s is too large for %s: %g", shorten(path), r.metric, v)
 }
 
-// value is the label's for e; empty where e has none.
-func (l *label) value(e *event, numberName []byte) []byte {
-	v := numberName
-	if l.source >= 0 {
-		f := &e.fields[l.source]
-		if f.kind == fieldText || f.kind == fieldNumber {
-			v = f.text
-		} else {
-			v = nil
-		}
-	}
+// value is the label's for e; empty where e has none. A dry one leaves no trace.
+func (l *label) value(e *event, numberName []byte, dry bool) []byte {
+	v := l.found(e, numberName)
 	if v != nil {
 		for i := range l.transforms {
 			v, e.scratch = l.transforms[i].apply(v, e.scratch)
@@ -104,5 +96,17 @@ func (l *label) value(e *event, numberName []byte) []byte {
 	if len(v) == 0 {
 		return l.otherwise
 	}
-	return labelValue(v)
+	v, _ = l.allowed.admit(v, dry)
+	return v
+}
+
+// found is what e has at the label's path; nil where that is no value of a label.
+func (l *label) found(e *event, numberName []byte) []byte {
+	if l.source < 0 {
+		return numberName
+	}
+	if f := &e.fields[l.source]; f.kind == fieldText || f.kind == fieldNumber {
+		return f.text
+	}
+	return nil
 }

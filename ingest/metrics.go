@@ -17,6 +17,7 @@ type metrics struct {
 	events    *prometheus.CounterVec
 	batches   *prometheus.CounterVec
 	bytes     *prometheus.CounterVec
+	refused   *prometheus.CounterVec
 
 	mu      sync.RWMutex
 	tenants map[tenant.ID]*tenantMetrics
@@ -27,7 +28,7 @@ type metrics struct {
 // zeros from the tenant's first batch on, so that a first rejection is an
 // increase.
 type tenantMetrics struct {
-	batches, bytes                prometheus.Counter
+	batches, bytes, refused       prometheus.Counter
 	accepted, duplicate, filtered prometheus.Counter
 	rejected                      [reasons]prometheus.Counter
 }
@@ -47,9 +48,13 @@ func newMetrics(reg prometheus.Registerer, labelsMax int) (*metrics, error) {
 			Name: "quipu_ingest_bytes_total",
 			Help: "Bytes of batches received, after decompression.",
 		}, []string{"tenant"}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "quipu_ingest_refused_increments_total",
+			Help: "Increments of events that storage left out of a batch, such as those of a gauge past its limit of series.",
+		}, []string{"tenant"}),
 		tenants: map[tenant.ID]*tenantMetrics{},
 	}
-	for _, c := range []prometheus.Collector{m.events, m.batches, m.bytes} {
+	for _, c := range []prometheus.Collector{m.events, m.batches, m.bytes, m.refused} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics of ingest: %w", err)
 		}
@@ -89,6 +94,7 @@ func (m *metrics) children(label string) *tenantMetrics {
 	t := &tenantMetrics{
 		batches:   m.batches.WithLabelValues(label),
 		bytes:     m.bytes.WithLabelValues(label),
+		refused:   m.refused.WithLabelValues(label),
 		accepted:  m.events.WithLabelValues(label, "accepted", ""),
 		duplicate: m.events.WithLabelValues(label, "duplicate", ""),
 		filtered:  m.events.WithLabelValues(label, "filtered", ""),

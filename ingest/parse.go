@@ -22,6 +22,8 @@ const (
 	rulesBytesMax = 1 << 20
 	rulesMax      = 1000
 	labelsMax     = 30
+	// limitValuesMax is the largest limit of a label's values, which are in memory.
+	limitValuesMax = 10_000
 )
 
 // ruleParser compiles the text of rules and gathers what is wrong with it.
@@ -68,6 +70,9 @@ func parseRules(file string, src []byte) (*ruleset, error) {
 	if !found && len(p.errs) == 0 {
 		p.fail(doc.Content[0], "metrics", "missing")
 	}
+	if len(p.errs) == 0 {
+		p.families()
+	}
 	if len(p.errs) > 0 {
 		return nil, errors.Join(p.errs...)
 	}
@@ -75,10 +80,14 @@ func parseRules(file string, src []byte) (*ruleset, error) {
 }
 
 func (p *ruleParser) fail(n *yaml.Node, path, format string, args ...any) {
+	p.failAt(n.Line, path, format, args...)
+}
+
+func (p *ruleParser) failAt(line int, path, format string, args ...any) {
 	if path != "" {
 		path += ": "
 	}
-	p.errs = append(p.errs, fmt.Errorf("%s:%d: %s%s", p.file, n.Line, path, fmt.Sprintf(format, args...)))
+	p.errs = append(p.errs, fmt.Errorf("%s:%d: %s%s", p.file, line, path, fmt.Sprintf(format, args...)))
 }
 
 // fields calls f with each field of a mapping.
@@ -202,7 +211,7 @@ func (p *ruleParser) consistent(r *rule, path string, n *yaml.Node, at map[strin
 	}
 	for _, l := range r.labels {
 		if l.source == sourceNumberName && r.value != valueNumbers {
-			p.fail(&yaml.Node{Line: l.line}, join(path, "labels."+l.name), "path %q needs \"value: %s\"", pathNumberName, pathNumbers)
+			p.failAt(l.line, join(path, "labels."+l.name), "path %q needs \"value: %s\"", pathNumberName, pathNumbers)
 		}
 	}
 }
@@ -281,6 +290,16 @@ func (p *ruleParser) number(n *yaml.Node, path string) float64 {
 		return 1
 	}
 	return f
+}
+
+// integer is a number of 1 to max.
+func (p *ruleParser) integer(n *yaml.Node, path string, max int) int {
+	i, err := strconv.Atoi(n.Value)
+	if n.Kind != yaml.ScalarNode || err != nil || i < 1 || i > max {
+		p.fail(n, path, "is %s, not an integer from 1 to %d", describe(n), max)
+		return 1
+	}
+	return i
 }
 
 // bounds are ascending numbers.

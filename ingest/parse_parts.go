@@ -43,8 +43,17 @@ func (p *ruleParser) label(name string, n *yaml.Node, path string) label {
 			l.otherwise = labelValue([]byte(p.text(v, at)))
 		case "transform":
 			l.transforms = p.transforms(v, at)
+		case "values":
+			l.allowed.listed = map[string]struct{}{}
+			for _, text := range p.texts(v, at) {
+				l.allowed.listed[text] = struct{}{}
+			}
+		case "max_values":
+			l.allowed.limit = &valueLimit{max: p.integer(v, at, limitValuesMax), seen: map[string]struct{}{}}
+		case "max_bytes":
+			l.allowed.bytesMax = p.integer(v, at, valueBytesMax)
 		default:
-			p.fail(k, at, "unknown field: a label has path, default and transform")
+			p.fail(k, at, "unknown field: a label has path, default, transform, values, max_values and max_bytes")
 		}
 	})
 	if n.Kind == yaml.MappingNode && !found {
@@ -86,11 +95,13 @@ func (p *ruleParser) transforms(n *yaml.Node, path string) []transform {
 }
 
 func (p *ruleParser) transform(n *yaml.Node, path string) (t transform) {
-	const known = "lower, host, path, {template: ...}, {replace: {regexp: ..., with: ...}} and {bucket: [...]}"
+	const known = "lower, upper, host, path, {template: ...}, {replace: {regexp: ..., with: ...}} and {bucket: [...]}"
 	if n.Kind == yaml.ScalarNode {
 		switch n.Value {
 		case "lower":
 			t.lower = true
+		case "upper":
+			t.upper = true
 		case "host":
 			t.host = true
 		case "path":

@@ -24,6 +24,7 @@ const (
 	reasonTooManyNumbers
 	reasonBadNumber
 	reasonBadValue
+	reasonRefused
 	reasonStorage
 	reasons // how many there are
 )
@@ -43,6 +44,7 @@ func (r reason) String() string {
 		reasonTooManyNumbers: "too_many_numbers",
 		reasonBadNumber:      "bad_number",
 		reasonBadValue:       "bad_value",
+		reasonRefused:        "refused",
 		reasonStorage:        "storage",
 	}[r]
 }

@@ -41,11 +41,16 @@ type RuleText struct {
 // ruleBook has the rules in force of each tenant.
 type ruleBook struct {
 	source   RuleSource // nil: every tenant has the defaults
+	stored   Stored     // nil: nothing is known
 	now      func() time.Time
 	logger   *slog.Logger
 	loads    *prometheus.CounterVec
 	bad      prometheus.Gauge
+	over     *prometheus.CounterVec
 	defaults *ruleset
+
+	overMu   sync.Mutex
+	overSeen map[[3]string]struct{} // label values of over so far
 
 	mu      sync.RWMutex
 	tenants map[tenant.ID]*tenantRules
@@ -58,7 +63,6 @@ type tenantRules struct {
 
 	mu    sync.Mutex // held while the source is asked
 	stamp string
-	name  string
 	text  []byte // in force
 	err   error  // of the newest text
 }
@@ -68,14 +72,17 @@ func newRuleBook(o Options) (*ruleBook, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &ruleBook{source: o.Rules, now: o.Now, logger: o.Logger, defaults: defaults, tenants: map[tenant.ID]*tenantRules{}}
+	b := &ruleBook{source: o.Rules, stored: o.Stored, now: o.Now, logger: o.Logger, defaults: defaults, tenants: map[tenant.ID]*tenantRules{}, overSeen: map[[3]string]struct{}{}}
 	b.loads = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "quipu_ingest_rule_loads_total", Help: "Tenants' event rules that were read anew, by result: ok or failed.",
 	}, []string{"result"})
 	b.bad = prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "quipu_ingest_bad_rules", Help: "Tenants whose newest event rules are wrong, so that older ones are in force, or none.",
 	})
-	for _, c := range []prometheus.Collector{b.loads, b.bad} {
+	b.over = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "quipu_ingest_label_values_over_limit_total", Help: "Events whose value of a label counts as (other), because the label has as many values as its rule allows.",
+	}, []string{"tenant", "metric", "label"})
+	for _, c := range []prometheus.Collector{b.loads, b.bad, b.over} {
 		if err := o.Registerer.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics of event rules: %w", err)
 		}
@@ -114,11 +121,15 @@ func (b *ruleBook) tenant(id tenant.ID) *tenantRules {
 	if t := b.tenants[id]; t != nil {
 		return t
 	}
-	for other := range b.tenants { // any: they are read again when they are needed
-		if len(b.tenants) < tenantsKept {
-			break
+	// Any but those whose older rules are in force, and these where there are no
+	// others: they are read again when they are needed.
+	for _, wrongToo := range []bool{false, true} {
+		for other := range b.tenants {
+			if len(b.tenants) < tenantsKept {
+				break
+			}
+			b.forget(other, wrongToo)
 		}
-		b.forget(other)
 	}
 	t = &tenantRules{}
 	b.tenants[id] = t
@@ -126,15 +137,16 @@ func (b *ruleBook) tenant(id tenant.ID) *tenantRules {
 }
 
 // REQUIRES: b.mu.
-func (b *ruleBook) forget(id tenant.ID) {
+func (b *ruleBook) forget(id tenant.ID, wrongToo bool) {
 	t := b.tenants[id]
 	if !t.mu.TryLock() {
 		return // being read
 	}
 	defer t.mu.Unlock()
-	if t.err != nil {
-		b.bad.Dec()
+	if t.err != nil && !wrongToo {
+		return
 	}
+	b.note(t, nil)
 	delete(b.tenants, id)
 }
 
@@ -154,39 +166,66 @@ func (b *ruleBook) load(id tenant.ID, t *tenantRules) {
 		return
 	}
 	var rs *ruleset
-	switch {
+	if err == nil {
+		rs, err = b.compile(&text)
+	}
+	var clash error
+	if err == nil {
+		// Where there are no rules in force these are better than none: storage leaves
+		// out the metrics that it has as another type, and the others count.
+		if clash = b.clash(id, text.Name, rs); clash != nil && t.rules.Load() != nil {
+			err, clash = clash, nil
+		}
+	}
+	if err == nil {
+		err = b.fill(id, rs)
+	}
+	b.note(t, errors.Join(err, clash))
+	t.stamp = text.Stamp
+	switch had := t.rules.Load(); {
 	case err != nil:
-	case text.Text == nil:
-		rs, text.Text = b.defaults.again(), DefaultRules
-	default:
-		rs, err = parseRules(text.Name, text.Text)
-	}
-	was := t.err
-	t.stamp, t.name, t.err = text.Stamp, text.Name, err
-	switch {
-	case err != nil && was == nil:
-		b.bad.Inc()
-	case err == nil && was != nil:
-		b.bad.Dec()
-	}
-	if err != nil {
 		b.loads.WithLabelValues("failed").Inc()
 		b.logger.Error("event rules are wrong: those before stay in force", "tenant", id.String(), "err", err)
 		return
-	}
-	b.loads.WithLabelValues("ok").Inc()
-	if had := t.rules.Load(); had != nil {
-		if had.version == rs.version {
-			return
-		}
+	case clash != nil:
+		b.logger.Error("event rules name metrics that cannot be stored: the others count", "tenant", id.String(), "err", clash)
+	case had != nil && had.version != rs.version:
 		b.logger.Info("new event rules are in force", "tenant", id.String(), "version", rs.version, "metrics", len(rs.rules))
 	}
+	b.loads.WithLabelValues("ok").Inc()
 	t.use(rs, text.Text)
 }
 
+// compile returns the rules of a text, which becomes that of the defaults where a
+// tenant has none.
+func (b *ruleBook) compile(text *RuleText) (*ruleset, error) {
+	if text.Text == nil {
+		text.Text = DefaultRules
+		return b.defaults.again(), nil
+	}
+	return parseRules(text.Name, text.Text)
+}
+
+// note keeps what is wrong with the newest text.
+//
+// REQUIRES: t.mu.
+func (b *ruleBook) note(t *tenantRules, err error) {
+	if t.err != nil {
+		b.bad.Dec()
+	}
+	if t.err = err; err != nil {
+		b.bad.Inc()
+	}
+}
+
+// use puts rules in force; those of the same version keep the series they made.
+//
+// REQUIRES: t.mu.
 func (t *tenantRules) use(rs *ruleset, text []byte) {
 	t.text = text
-	t.rules.Store(rs)
+	if had := t.rules.Load(); had == nil || had.version != rs.version {
+		t.rules.Store(rs)
+	}
 }
 
 // again is the same rules without the series they made.
@@ -233,17 +272,24 @@ func CheckRules(file string, text []byte) (metrics int, err error) {
 	return len(rs.rules), nil
 }
 
+// putName is what messages call rules that come from no file.
+const putName = "events.yaml"
+
 // SetRules replaces the tenant's rules; an error that is an ErrBadRequest says
 // what is wrong with them, and then nothing changed.
 func (g *Ingester) SetRules(id tenant.ID, text []byte) (RulesInForce, error) {
 	if g.book.source == nil {
 		return RulesInForce{}, errors.New("there is nowhere to keep event rules")
 	}
-	if _, err := parseRules("events.yaml", text); err != nil {
+	rs, err := parseRules(putName, text)
+	if err != nil {
 		return RulesInForce{}, fmt.Errorf("%w: %w", ErrBadRequest, err)
 	}
 	if _, err := g.store.Tenant(id); err != nil {
 		return RulesInForce{}, fmt.Errorf("open tenant %s: %w", id, err)
+	}
+	if err := g.book.clash(id, putName, rs); err != nil {
+		return RulesInForce{}, fmt.Errorf("%w: %w", ErrBadRequest, err)
 	}
 	t := g.book.tenant(id)
 	if err := func() error {

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/tenant"
 )
 
@@ -152,5 +153,85 @@ func TestBadRulesAtTheStart(t *testing.T) {
 	g, _ := newTestIngesterWith(t, m, &memoryRules{text: "metrics: [{}]"})
 	if _, err := g.Events(context.Background(), tenant.Default, []byte(`{}`), "", ""); err == nil || errors.Is(err, ErrBadRequest) || m.batches > 0 {
 		t.Errorf("%v, %d batches stored", err, m.batches)
+	}
+}
+
+// storedKinds is a Stored of all tenants alike.
+type storedKinds map[string]increment.Kind
+
+func (s storedKinds) Kinds(tenant.ID) (map[string]increment.Kind, error) { return s, nil }
+
+func (storedKinds) LabelValues(context.Context, tenant.ID, string, string) ([]string, error) {
+	return []string{"/stored", increment.Other}, nil
+}
+
+// Rules that would count what storage has as another type are refused, so that it does
+// not refuse the events.
+func TestRulesMustFitWhatIsStored(t *testing.T) {
+	rules, now := &memoryRules{text: "metrics: [{name: a, type: counter}]"}, time.UnixMilli(present)
+	stored := storedKinds{"a": increment.Counter, "h": increment.Buckets, "g_sum": increment.Gauge}
+	g, err := New(Options{Store: newMemory(), Registerer: prometheus.NewRegistry(), Rules: rules, Stored: stored, Now: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := g.Rules(tenant.Default); err != nil || r.Error != "" {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	const clashing = `metrics:
+  - {name: a, type: gauge, value: v}
+  - {name: h, type: histogram, value: v}
+  - {name: h_count, type: counter}
+  - {name: g, type: histogram, value: v, buckets: [1]}
+  - {name: fine, type: counter}
+`
+	want := `events.yaml:2: metrics[0]: "a" is stored as a counter, it cannot be a gauge: give it another name
+events.yaml:3: metrics[1]: "h" is stored as a histogram with buckets, it cannot be a histogram without buckets: give it another name
+events.yaml:4: metrics[2]: "h_count" is a name under which the stored histogram "h" shows: give the metric another
+events.yaml:5: metrics[3]: the histogram shows as "g_sum", and a metric of that name is stored: give the histogram another`
+	_, err = g.SetRules(tenant.Default, []byte(clashing))
+	if !errors.Is(err, ErrBadRequest) || !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("set: %v, want\n%s", err, want)
+	}
+	// In the file they leave those before in force.
+	rules.text, now = clashing, now.Add(reloadEvery)
+	if r, err := g.Rules(tenant.Default); err != nil || r.Error != want || !strings.Contains(r.Text, "name: a, type: counter") {
+		t.Errorf("reloaded: %+v, %v", r, err)
+	}
+	// Where there are none before they are better than none.
+	g, err = New(Options{Store: newMemory(), Registerer: prometheus.NewRegistry(), Rules: rules, Stored: stored})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := g.Rules(tenant.Default); err != nil || r.Error != want || r.Text != clashing {
+		t.Errorf("at the start: %+v, %v", r, err)
+	}
+}
+
+// A label with a limit keeps the values that are stored, lets new ones pass until it is
+// full, and names itself; explain takes no place.
+func TestLabelValuesAreLimited(t *testing.T) {
+	rules := &memoryRules{text: "metrics: [{name: a, type: counter, labels: {page: {path: page, max_values: 2}}}]"}
+	m := newMemory()
+	g, err := New(Options{Store: m, Registerer: prometheus.NewRegistry(), Rules: rules, Stored: storedKinds{}, Now: func() time.Time { return time.UnixMilli(present) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		x, err := g.Explain(context.Background(), tenant.Default, []byte(`{"page":"/explained"}`))
+		if err != nil || !strings.Contains(x.Rules[0].Series[0].Series, "/explained") {
+			t.Errorf("%+v, %v", x, err)
+		}
+	}
+	post(t, g, `{"page":"/new"}`, "", "")
+	post(t, g, `[{"page":"/more"},{"page":"/stored"},{"page":"/new"},{"page":"/most"},{}]`, "", "")
+	want := []string{
+		`{__name__="a", page="(other)"} @-5000 +2`, `{__name__="a", page="/new"} @-5000 +2`,
+		`{__name__="a", page="/stored"} @-5000 +1`, `{__name__="a"} @-5000 +1`,
+	}
+	if got := m.lines(); !slices.Equal(got, want) {
+		t.Errorf("stored %q, want %q", got, want)
+	}
+	if n := testutil.ToFloat64(g.book.over.WithLabelValues("default", "a", "page")); n != 2 {
+		t.Errorf("%v over the limit, want 2", n)
 	}
 }

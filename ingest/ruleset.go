@@ -84,6 +84,7 @@ type label struct {
 	source     int // a slot or sourceNumberName
 	transforms []transform
 	otherwise  []byte // where the event has no value
+	allowed    valuesAllowed
 	line       int
 }
 

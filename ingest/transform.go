@@ -11,12 +11,13 @@ import (
 
 // transform changes a label's value. Only one of its fields is set.
 type transform struct {
-	lower, host, path bool
-	templates         []template
-	re                *regexp.Regexp // with with
-	with              []byte
-	bounds            []float64 // ascending, with names one longer
-	names             [][]byte
+	lower, upper bool
+	host, path   bool
+	templates    []template
+	re           *regexp.Regexp // with with
+	with         []byte
+	bounds       []float64 // ascending, with names one longer
+	names        [][]byte
 }
 
 // template is a path whose segments that begin with a colon stand for any.
@@ -34,9 +35,11 @@ func newTemplate(text string) template {
 func (t *transform) apply(v, scratch []byte) (out, grown []byte) {
 	switch {
 	case t.lower:
-		return lower(v, scratch)
+		return cased(v, scratch, 'A', bytes.ToLower)
+	case t.upper:
+		return cased(v, scratch, 'a', bytes.ToUpper)
 	case t.host:
-		return lower(hostOf(v), scratch)
+		return cased(hostOf(v), scratch, 'A', bytes.ToLower)
 	case t.path:
 		return pathOf(v), scratch
 	case t.templates != nil:
@@ -56,10 +59,11 @@ func (t *transform) apply(v, scratch []byte) (out, grown []byte) {
 	return t.names[sort.SearchFloat64s(t.bounds, n)], scratch
 }
 
-// lower lowers ASCII in place of nothing: v is left as it is.
-func lower(v, scratch []byte) (out, grown []byte) {
+// cased changes the case of the letters from first on, 'a' or 'A'; v is left as it
+// is. What is not ASCII takes the long way, which allocates.
+func cased(v, scratch []byte, first byte, long func([]byte) []byte) (out, grown []byte) {
 	i := 0
-	for i < len(v) && v[i] < 0x80 && (v[i] < 'A' || v[i] > 'Z') {
+	for i < len(v) && v[i] < 0x80 && v[i]-first >= 26 {
 		i++
 	}
 	if i == len(v) {
@@ -68,10 +72,10 @@ func lower(v, scratch []byte) (out, grown []byte) {
 	start := len(scratch)
 	for _, c := range v {
 		if c >= 0x80 {
-			return bytes.ToLower(v), scratch[:start]
+			return long(v), scratch[:start]
 		}
-		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
+		if c-first < 26 {
+			c ^= 'a' - 'A'
 		}
 		scratch = append(scratch, c)
 	}

@@ -53,6 +53,8 @@ type worker struct {
 	hits      []hit
 	verdicts
 	events int // read so far
+	// counted are the good events; what each touched ends where it says.
+	counted []countedEvent
 
 	collecting bool // ids; nothing counts
 
@@ -61,6 +63,12 @@ type worker struct {
 	ids      [][16]byte
 	idOf     []int32
 	reserved increment.Reservation
+}
+
+// countedEvent is an event that waits for the store.
+type countedEvent struct {
+	index int // in the body
+	end   int // in coalescer.touched
 }
 
 func newWorker() *worker {
@@ -123,7 +131,7 @@ func (w *worker) begin(rules *ruleset, p tenant.Profile, now int64) {
 	w.decoder.begin(rules, p, now)
 	w.coalescer.begin(rules, p.GridMillis())
 	w.verdicts = verdicts{result: Result{Errors: []EventError{}}}
-	w.events = 0
+	w.events, w.counted = 0, w.counted[:0]
 	if w.collecting {
 		w.ids, w.idOf = w.ids[:0], w.idOf[:0]
 	}
@@ -183,6 +191,7 @@ func (w *worker) event(raw []byte) *rejection {
 	}
 	w.good++
 	w.coalescer.add(e, w.hits)
+	w.counted = append(w.counted, countedEvent{index, len(w.coalescer.touched)})
 	return nil
 }
 

@@ -1,15 +1,23 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/quipudb/quipu/ingest"
+	"github.com/quipudb/quipu/internal/scope"
 	"github.com/quipudb/quipu/internal/tenant"
 	"github.com/quipudb/quipu/internal/vfs"
+	"github.com/quipudb/quipu/tsdb"
 )
 
 // ruleFiles are tenants' event rules in <data.dir>/<tenant>/events.yaml.
@@ -42,6 +50,25 @@ func (r *ruleFiles) EventRules(id tenant.ID, have string) (ingest.RuleText, bool
 		text = []byte{} // an empty file is not none
 	}
 	return ingest.RuleText{Name: name, Text: text, Stamp: stamp}, true, nil
+}
+
+// stored tells rules what storage has.
+type stored struct{ *tsdb.DB }
+
+// LabelValues returns the values of a metric's label over all time.
+func (s stored) LabelValues(ctx context.Context, id tenant.ID, metric, label string) (values []string, err error) {
+	mint, maxt, ok, err := s.DataRange(ctx, id)
+	if err != nil || !ok {
+		return nil, err
+	}
+	q, err := s.Querier(mint, maxt)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, q.Close()) }()
+	ctx = scope.With(ctx, scope.Scope{Tenant: id, Now: time.Now().UnixMilli()})
+	values, _, err = q.LabelValues(ctx, label, nil, labels.MustNewMatcher(labels.MatchEqual, model.MetricNameLabel, metric))
+	return slices.Clone(values), err
 }
 
 // SetEventRules replaces the file.

@@ -190,7 +190,7 @@ func (c *serveCmd) open(logger *slog.Logger, settings tenant.Settings) (*tsdb.DB
 }
 
 func (c *serveCmd) handler(db *tsdb.DB, logger *slog.Logger, reg *prometheus.Registry) (http.Handler, error) {
-	ingester, err := ingest.New(ingest.Options{Store: db, Rules: &ruleFiles{c.DataDir}, Registerer: reg, Logger: logger})
+	ingester, err := ingest.New(ingest.Options{Store: db, Rules: &ruleFiles{c.DataDir}, Stored: stored{db}, Registerer: reg, Logger: logger})
 	if err != nil {
 		return nil, err
 	}
