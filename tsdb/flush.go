@@ -161,6 +161,7 @@ func (s *store) writeFrozen(ctx context.Context, m *manifest) ([]*block, error) 
 			return out, err
 		}
 		if ok {
+			seq++ // each its own: a merge must know which side of it another block is on
 			m.Blocks = append(m.Blocks, bi)
 			out = append(out, newBlock(s.db.blocks, s.db.opts.FS, s.dir, bi))
 		}

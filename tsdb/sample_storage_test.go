@@ -194,6 +194,35 @@ func TestCompactionKeepsTheOrderOfSamples(t *testing.T) {
 	}
 }
 
+// No two blocks have one place in the order: one that a flush wrote for another day may
+// be merged without that of this day.
+func TestBlocksOfAFlushAreInOrder(t *testing.T) {
+	db := openTestDB(t, "", nil)
+	for range 2 {
+		for day := range 3 {
+			ts := testStart.Add(-time.Duration(day) * 24 * time.Hour).UnixMilli()
+			db.mustAppend(tenant.Default, increment.Increment{Series: series(increment.Sample, "up"), Time: ts, Value: 1})
+		}
+		if err := db.Flush(context.Background(), tenant.Default); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := db.store(tenant.Default, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[uint64]bool{}
+	for _, b := range s.man.Blocks {
+		if seen[b.Seq] || b.Seq == 0 || !b.Samples {
+			t.Errorf("block of %d has the place %d, samples %v", b.MinTime, b.Seq, b.Samples)
+		}
+		seen[b.Seq] = true
+	}
+	if len(seen) != 6 {
+		t.Errorf("%d blocks", len(seen))
+	}
+}
+
 // Samples and gauges past the limit are refused by index, with the limit in the
 // message, and the rest of the batch counts; so are other kinds of a name.
 func TestRefusedSamplesLeaveTheRest(t *testing.T) {
