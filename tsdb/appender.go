@@ -125,12 +125,8 @@ func (a *appender) find(ctx context.Context, s *store, inc *increment.Increment)
 		a.mem = s.memtable(inc.Time)
 		a.series = a.mem.all()
 	}
-	if p := inc.Place.Load(); uint32(p>>32) == a.mem.id {
-		n := int(uint32(p))
-		if n >= len(a.series) {
-			a.series = a.mem.all()
-		}
-		return routed{a.mem, a.series[n]}, nil
+	if ser := a.placed(inc); ser != nil {
+		return routed{a.mem, ser}, nil
 	}
 	ser := a.mem.get(inc.Hash(), inc.Labels)
 	if ser == nil {
@@ -158,6 +154,26 @@ func (a *appender) find(ctx context.Context, s *store, inc *increment.Increment)
 	}
 	inc.Place.Store(ser.place)
 	return routed{a.mem, ser}, nil
+}
+
+// placed returns the series that an increment's Series was found to be before, nil
+// where that was elsewhere: another storage numbers its memtables the same way, so
+// what is there must be it too. encode reads the same memory soon.
+func (a *appender) placed(inc *increment.Increment) *memSeries {
+	p := inc.Place.Load()
+	if uint32(p>>32) != a.mem.id {
+		return nil
+	}
+	n := int(uint32(p))
+	if n >= len(a.series) {
+		if a.series = a.mem.all(); n >= len(a.series) {
+			return nil
+		}
+	}
+	if ser := a.series[n]; ser.hash == inc.Hash() && ser.kind == inc.Kind {
+		return ser
+	}
+	return nil
 }
 
 // encode makes the frame of the batch's record.

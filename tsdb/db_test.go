@@ -2,6 +2,7 @@ package tsdb
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sort"
@@ -103,6 +104,43 @@ func TestBatchKeyCountsOnce(t *testing.T) {
 	}
 	if got := total(db.stored(tenant.Default)); got != 2 {
 		t.Errorf("counted %v times", got)
+	}
+}
+
+// A series that a client names again and again is found in every storage it goes to:
+// another tenant's, another one of the process, the same opened again.
+func TestSeriesKeptByItsClientGoesWhereItBelongs(t *testing.T) {
+	a, b, gauge := series(increment.Counter, "a_total"), series(increment.Counter, "b_total"), series(increment.Gauge, "a_level")
+	at := floorTo(testStart.UnixMilli(), g)
+	count := func(s *increment.Series) increment.Increment {
+		return increment.Increment{Series: s, Time: at, At: at, Value: 1}
+	}
+	first, second := openTestDB(t, "", nil), openTestDB(t, "", nil)
+	first.mustAppend(tenant.Default, count(a), count(b), count(gauge))
+	second.mustAppend(tenant.Default, count(b), count(a))
+	second.mustAppend(tenantID(t, "other"), count(gauge), count(a))
+	first = first.reopen(nil)
+	first.mustAppend(tenant.Default, count(gauge), count(b))
+	first = first.reopen(nil)
+	first.mustAppend(tenantID(t, "third"), count(gauge))
+	first.mustAppend(tenant.Default, count(a))
+	for _, c := range []struct {
+		db   *testDB
+		id   tenant.ID
+		want map[string]float64
+	}{
+		{first, tenant.Default, map[string]float64{"a_total": 2, "b_total": 2, "a_level": 1}},
+		{first, tenantID(t, "third"), map[string]float64{"a_level": 1}},
+		{second, tenant.Default, map[string]float64{"a_total": 1, "b_total": 1}},
+		{second, tenantID(t, "other"), map[string]float64{"a_total": 1, "a_level": 1}},
+	} {
+		want := map[string]float64{}
+		for name, v := range c.want {
+			want[fmt.Sprintf("{__name__=%q} %d", name, at)] = v
+		}
+		if err := diff(c.db.stored(c.id), want); err != nil {
+			t.Errorf("tenant %s: %v", c.id, err)
+		}
 	}
 }
 

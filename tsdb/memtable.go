@@ -20,7 +20,7 @@ import (
 // holds yet. It has an index of its own, so that dropping it returns all memory
 // of its series. Safe for concurrent use.
 type memtable struct {
-	id         uint32 // of no other memtable of this process
+	id         uint32 // of no other memtable of its DB
 	start, end int64  // window starts are in [start, end), milliseconds since 1970
 	bytes      atomic.Int64
 	lastAppend atomic.Int64 // milliseconds since 1970

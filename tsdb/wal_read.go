@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/golang/snappy"
 	"github.com/oklog/ulid/v2"
 
 	"github.com/quipudb/quipu/internal/vfs"
@@ -192,9 +193,8 @@ func (r *walReader) sweep() error {
 	return nil
 }
 
-// resyncMax bounds the search for an intact frame after a damaged one, and the
-// frames it considers: a checksum is tried at every byte.
-const resyncMax = 1 << 20
+// resyncBytesMax bounds how many bytes the search for an intact frame sums.
+const resyncBytesMax = 1 << 30
 
 // nextFrame finds the first intact frame after a damaged one of the claimed size;
 // -1 where there is none.
@@ -204,15 +204,44 @@ func nextFrame(src []byte, claimed int) int {
 			return claimed
 		}
 	}
-	for i := 1; i < resyncMax && i+frameHeadSize < len(src); i++ {
-		if binary.BigEndian.Uint32(src[i:]) > resyncMax {
+	left := resyncBytesMax
+	for i := 1; i+frameHeadSize < len(src) && left > 0; i++ {
+		size := plausibleFrame(src[i:])
+		if size == 0 {
 			continue
 		}
 		if _, _, err := decodeFrame(src[i:], nil); err == nil {
 			return i
 		}
+		left -= size
 	}
 	return -1
+}
+
+// plausibleFrame returns the size of the frame that src may begin with, 0 where no
+// frame begins so. Of half a million places among random bytes about one is
+// plausible, so that few checksums are tried.
+func plausibleFrame(src []byte) int {
+	n := int64(binary.BigEndian.Uint32(src))
+	if n == 0 || n > int64(len(src)-frameHeadSize) {
+		return 0
+	}
+	body := src[frameHeadSize:]
+	switch body[0] {
+	case 0:
+		if n > compressMin {
+			return 0
+		}
+	case 1:
+		const ratioMax = 24 // snappy's copies are of at most 64 bytes and take 3
+		decoded, err := snappy.DecodedLen(body[1:n])
+		if err != nil || decoded < compressMin || int64(decoded) > ratioMax*n || n > int64(snappy.MaxEncodedLen(decoded))+1 {
+			return 0
+		}
+	default:
+		return 0
+	}
+	return frameHeadSize + int(n)
 }
 
 // allZero looks at the first bytes first: only the end of a segment has any.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -380,6 +381,63 @@ func TestDamageInTheMiddleCostsOneRecord(t *testing.T) {
 	}
 	if batches-definitions != 40 || definitions != 2*7 {
 		t.Errorf("%d frames, %d of series", batches, definitions)
+	}
+}
+
+// What follows damage is found however large it is: where it begins the damaged length
+// does not say, and in the last segment nothing but a torn record may be cut off.
+func TestLargeRecordsAfterDamageAreKept(t *testing.T) {
+	db := openTestDB(t, "", nil)
+	path := lastSegmentWithData(t, db.dir)
+	r := rand.New(rand.NewPCG(1, 5))
+	var begins []int
+	for i := range 3 {
+		ids := make([]uint64, 200_000) // random, so that compression does not help
+		for j := range ids {
+			ids[j] = r.Uint64()
+		}
+		begins = append(begins, len(written(t, path)))
+		db.mustAppend(tenant.Default, increment.Increment{Series: series(increment.Distinct, "users"), Time: floorTo(testStart.UnixMilli(), g) + int64(i)*g, IDs: ids})
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db.DB = nil
+	src := written(t, path)
+	_, again, err := decodeFrame(src[begins[1]:], nil) // of the series
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bit := range []byte{1 << 0, 1 << 7} {
+		damaged := bytes.Clone(src)
+		damaged[begins[1]+again+3] ^= bit // the second record's length
+		dir := t.TempDir()
+		if err := os.CopyFS(dir, os.DirFS(db.dir)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, walDirName, filepath.Base(path)), damaged, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := openTestDB(t, dir, nil).stored(tenant.Default); len(got) != 2 {
+			t.Errorf("bit %#x: %v are left, want the first and the third", bit, got)
+		}
+	}
+}
+
+// Every frame that is written is one that the search after damage considers.
+func TestEveryFrameIsPlausible(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 6))
+	for n := 1; n < 1<<20; n += 1 + n/7 {
+		for _, random := range []int{0, n / 2, n} {
+			payload := make([]byte, n)
+			for i := range payload[:random] {
+				payload[i] = byte(r.Uint32())
+			}
+			frame := appendFrame(nil, payload)
+			if size := plausibleFrame(append(frame, payload...)); size != len(frame) {
+				t.Errorf("frame of %d bytes, %d of them random: %d, want %d", n, random, size, len(frame))
+			}
+		}
 	}
 }
 
