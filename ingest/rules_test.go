@@ -248,3 +248,29 @@ func TestLabelValuesAreLimited(t *testing.T) {
 		t.Errorf("%v over the limit, want 2", n)
 	}
 }
+
+// Handles that are dropped are made again, and what is counted is the same.
+func TestHandlesAreBounded(t *testing.T) {
+	m := newMemory()
+	g, _ := newTestIngesterWith(t, m, &memoryRules{text: "metrics: [{name: a, type: counter, labels: {page: page}}]"})
+	g.book.handles.max = 10_000
+	for range 3 {
+		for i := range 100 {
+			post(t, g, fmt.Sprintf(`[{"page":"/%d"},{"page":"/%d"}]`, i, i), "", "")
+		}
+	}
+	kept := 0
+	rs, err := g.book.get(tenant.Default)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range rs.handles.shards {
+		kept += len(rs.handles.shards[i].series)
+	}
+	if kept == 0 || kept > 10_000/handleBytes {
+		t.Errorf("%d handles are kept", kept)
+	}
+	if lines := m.lines(); len(lines) != 100 || lines[0] != `{__name__="a", page="/0"} @-5000 +6` {
+		t.Errorf("%d series, the first %s", len(lines), lines[0])
+	}
+}
