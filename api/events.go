@@ -12,7 +12,8 @@ import (
 	"github.com/quipudb/quipu/internal/tenant"
 )
 
-// EventSink takes batches of events; *ingest.Ingester is one.
+// EventSink takes batches of events; *ingest.Ingester is one. It keeps nothing of a
+// body that it was given.
 type EventSink interface {
 	Events(ctx context.Context, id tenant.ID, body []byte, contentType, idempotencyKey string) (ingest.Result, error)
 }
@@ -56,7 +57,9 @@ func (a *api) events(w http.ResponseWriter, r *http.Request) {
 		respondError(w, a.logger, http.StatusBadRequest, errorBadData, "the request has more than one Idempotency-Key")
 		return
 	}
-	body, bad := a.bodies.read(w, r)
+	buf := a.bodies.buffer()
+	defer a.bodies.put(buf)
+	body, bad := a.bodies.readInto(buf, w, r)
 	if bad != nil {
 		respondError(w, a.logger, bad.code, errorBadData, bad.Error())
 		return

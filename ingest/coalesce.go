@@ -32,8 +32,7 @@ type coalescer struct {
 	slots []slot // by position in increments
 	keys  []byte // of slots, one after the other
 
-	key     []byte   // rule and label values of an increment
-	values  [][2]int // where the label values are in key
+	key     []byte // rule and label values of an increment, each after its length
 	builder labels.ScratchBuilder
 	create  func() *increment.Series // once: a method value allocates
 	rule    *rule                    // for create
@@ -68,7 +67,9 @@ func newCoalescer() *coalescer {
 
 // begin forgets the batch before and sets the rules and the grid of the next.
 func (c *coalescer) begin(rules *ruleset, grid int64) {
-	c.rules, c.grid, c.increments = rules, grid, nil
+	c.rules, c.grid = rules, grid
+	// As many as the batch before had: growing would copy each of them twice.
+	c.increments = make([]increment.Increment, 0, min(len(c.slots), coalescedKept))
 	if len(c.table) > 4*coalescedKept {
 		c.table, c.slots, c.keys = make([]int32, 1024), nil, nil
 	} else {
@@ -137,11 +138,9 @@ func (c *coalescer) exemplify(s *increment.Series, e *event, value float64) {
 func (c *coalescer) at(i int, window int64, e *event, numberName []byte) int {
 	r := &c.rules.rules[i]
 	c.key = binary.AppendUvarint(c.key[:0], uint64(i))
-	c.values = c.values[:0]
 	for j := range r.labels {
 		value := r.labels[j].value(e, numberName, c.dry)
 		c.key = binary.AppendUvarint(c.key, uint64(len(value)))
-		c.values = append(c.values, [2]int{len(c.key), len(c.key) + len(value)})
 		c.key = append(c.key, value...)
 	}
 	hash := maphash.Bytes(c.rules.handles.seed, c.key)
@@ -188,10 +187,14 @@ func (c *coalescer) newSeries() *increment.Series {
 	c.builder.Reset()
 	c.builder.Add(model.MetricNameLabel, c.rule.metric)
 	key := string(c.key)
-	for i, v := range c.values {
-		if value := key[v[0]:v[1]]; value != "" {
+	_, at := binary.Uvarint(c.key) // the rule
+	for i := range c.rule.labels {
+		length, n := binary.Uvarint(c.key[at:])
+		at += n
+		if value := key[at : at+int(length)]; value != "" {
 			c.builder.Add(c.rule.labels[i].name, value)
 		}
+		at += int(length)
 	}
 	c.builder.Sort() // names of upper case come before __name__
 	return increment.NewSeries(c.builder.Labels(), c.rule.kind, c.rule.shape)

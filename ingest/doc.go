@@ -11,6 +11,7 @@
 //   - plain.go: one JSON text into an event, or the reason it is rejected
 //   - plain_scan.go: the same for the common form, faster
 //   - timestamp.go: the forms of a timestamp
+//   - decimal.go: the usual forms of numbers and timestamps, faster
 //   - reason.go: why events are rejected, for people and for the metric
 //   - default_rules.yaml: what is counted where a tenant does not say
 //   - parse.go, parse_parts.go: the YAML of rules, compiled, with every error

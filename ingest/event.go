@@ -65,11 +65,10 @@ func (f *field) isScalar() bool { return f.kind != fieldAbsent && f.kind != fiel
 
 // number is the field's number; ok is false where it is none.
 func (f *field) number() (n float64, ok bool) {
-	if f.kind != fieldNumber || !isNumber(string(f.text)) {
+	if f.kind != fieldNumber {
 		return 0, false
 	}
-	n, err := strconv.ParseFloat(string(f.text), 64)
-	return n, err == nil
+	return parseNumber(f.text)
 }
 
 // String is the field as a message shows it.
@@ -121,7 +120,10 @@ func (c *clock) read(e *event) *rejection {
 	default:
 		return reject(reasonBadTimestamp, "timestamp is %s, neither a number nor a string", f)
 	}
-	ms, ok := parseTimestamp(string(f.text))
+	ms, ok := parseMillis(f.text)
+	if !ok {
+		ms, ok = parseTimestamp(string(f.text))
+	}
 	switch {
 	case !ok:
 		return reject(reasonBadTimestamp, "timestamp is %s: neither a number of seconds, milliseconds, microseconds or nanoseconds since 1970 nor a time as in RFC 3339", f)

@@ -4,6 +4,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/tenant"
@@ -26,16 +31,31 @@ type RuleExplanation struct {
 	Line   int    `json:"line"` // of the rules
 	Counts bool   `json:"counts"`
 	Why    string `json:"why"`
+	// Rejects says why the rule rejects the event; then no rule counts it.
+	Rejects string `json:"rejects,omitempty"`
 	// Series that it touches, and the number that goes into each.
 	Series []SeriesExplanation `json:"series,omitempty"`
 }
 
 // SeriesExplanation is one series that an event touches. Value is what a counter
 // adds, a histogram observes or a gauge is set to; of a distinct count there is
-// none.
+// none. From says what it was made of.
 type SeriesExplanation struct {
-	Series string   `json:"series"`
-	Value  *float64 `json:"value,omitempty"`
+	Series string             `json:"series"`
+	Value  *float64           `json:"value,omitempty"`
+	From   string             `json:"from"`
+	Labels []LabelExplanation `json:"labels,omitempty"`
+}
+
+// LabelExplanation is where the value of a label comes from: what the event has at
+// Path, then each transform and what it made, then the default or what the label
+// allows. Value is "" where the label is absent.
+type LabelExplanation struct {
+	Name  string   `json:"name"`
+	Path  string   `json:"path"`
+	Found string   `json:"found"`
+	Steps []string `json:"steps,omitempty"`
+	Value string   `json:"value"`
 }
 
 // Explain says what would become of the one event in raw, without counting it.
@@ -62,48 +82,115 @@ func ExplainWith(file string, text, raw []byte, now int64) (Explanation, error) 
 }
 
 func explain(rules *ruleset, p tenant.Profile, now int64, raw []byte) Explanation {
-	out := Explanation{Version: rules.version, Verdict: "rejected"}
+	out := Explanation{Version: rules.version, Verdict: "filtered"}
 	w := newWorker()
 	w.begin(rules, p, now)
 	w.coalescer.dry = true
 	e := &w.decoder.event
 	if r := w.decoder.decode(trimBody(raw)); r != nil {
-		out.Reason = r.text
+		out.Verdict, out.Reason = "rejected", r.text
 		return out
 	}
 	out.Time, out.Window = e.ms, e.ms-e.ms%p.GridMillis()
-	hits, rejected := rules.match(e, nil)
-	switch {
-	case rejected != nil:
-		out.Reason = rejected.text
-		return out
-	case len(hits) == 0:
-		out.Verdict = "filtered"
-	default:
-		out.Verdict = "accepted"
-	}
 	for i := range rules.rules {
-		r := &rules.rules[i]
-		kind := r.kind
-		if kind == increment.Buckets {
-			kind = increment.Histogram // as rules have it
+		ex, rejected := w.explainRule(i, out.Window)
+		if ex.Counts && out.Verdict == "filtered" {
+			out.Verdict = "accepted"
 		}
-		ex := RuleExplanation{Metric: r.metric, Type: kind.String(), Line: r.line}
-		for _, h := range hits {
-			if h.rule != i {
-				continue
-			}
-			s := SeriesExplanation{Series: w.coalescer.increments[w.coalescer.at(i, out.Window, e, h.name)].Labels.String()}
-			if r.kind != increment.Distinct {
-				s.Value = &h.value
-			}
-			ex.Series = append(ex.Series, s)
+		if rejected != nil && out.Verdict != "rejected" {
+			out.Verdict, out.Reason = "rejected", rejected.text
 		}
-		ex.Counts = len(ex.Series) > 0
-		ex.Why = r.why(e, rules.paths, ex.Counts)
 		out.Rules = append(out.Rules, ex)
 	}
+	if out.Verdict == "rejected" { // I2
+		for i := range out.Rules {
+			out.Rules[i].Counts, out.Rules[i].Series = false, nil
+		}
+	}
 	return out
+}
+
+// explainRule says what rule i makes of the event.
+func (w *worker) explainRule(i int, window int64) (RuleExplanation, *rejection) {
+	e, c, r := &w.decoder.event, w.coalescer, &w.rules.rules[i]
+	kind := r.kind
+	if kind == increment.Buckets {
+		kind = increment.Histogram // as rules have it
+	}
+	ex := RuleExplanation{Metric: r.metric, Type: kind.String(), Line: r.line}
+	hits, rejected := w.rules.matchRule(i, e, nil)
+	if rejected != nil {
+		ex.Rejects = rejected.text
+		hits = nil
+	}
+	for _, h := range hits {
+		s := SeriesExplanation{Series: seriesText(c.increments[c.at(i, window, e, h.name)].Labels), From: r.from(e, w.rules.paths, h.name)}
+		if r.kind != increment.Distinct {
+			s.Value = &h.value
+		}
+		for j := range r.labels {
+			s.Labels = append(s.Labels, r.labels[j].explain(e, w.rules.paths, h.name))
+		}
+		ex.Series = append(ex.Series, s)
+	}
+	ex.Counts = len(hits) > 0
+	ex.Why = r.why(e, w.rules.paths, ex.Counts || rejected != nil)
+	return ex, rejected
+}
+
+// seriesText is a series as PromQL selects it.
+func seriesText(ls labels.Labels) string {
+	name := ls.Get(model.MetricNameLabel)
+	if ls = labels.NewBuilder(ls).Del(model.MetricNameLabel).Labels(); ls.IsEmpty() {
+		return name
+	}
+	return name + ls.String()
+}
+
+// from says what the rule's number is made of.
+func (r *rule) from(e *event, paths []string, numberName []byte) string {
+	var out string
+	switch {
+	case r.value == valueNone:
+		out = "the event"
+	case r.value == valueNumbers:
+		out = "further_data." + string(numberName)
+	case r.kind == increment.Distinct:
+		return paths[r.value] + ", as a keyed hash"
+	default:
+		out = fmt.Sprintf("%s, which is %s", paths[r.value], &e.fields[r.value])
+	}
+	if r.scale != 1 {
+		out += fmt.Sprintf(", times %v", r.scale)
+	}
+	return out
+}
+
+// explain does what value does, and tells.
+func (l *label) explain(e *event, paths []string, numberName []byte) LabelExplanation {
+	ex := LabelExplanation{Name: l.name, Path: pathNumberName, Found: strconv.Quote(string(numberName))}
+	if l.source >= 0 {
+		ex.Path, ex.Found = paths[l.source], e.fields[l.source].String()
+	}
+	v := l.found(e, numberName)
+	if v != nil {
+		for i := range l.transforms {
+			v, e.scratch = l.transforms[i].apply(v, e.scratch)
+			ex.Steps = append(ex.Steps, fmt.Sprintf("%s: %q", &l.transforms[i], shorten(string(v))))
+		}
+	}
+	if len(v) == 0 {
+		if v = l.otherwise; v != nil {
+			ex.Steps = append(ex.Steps, fmt.Sprintf("default: %q", v))
+		}
+	} else {
+		var by restriction
+		if v, by = l.allowed.admit(v, true); by != notRestricted {
+			ex.Steps = append(ex.Steps, fmt.Sprintf("%s: %q", by, v))
+		}
+	}
+	ex.Value = string(v)
+	return ex
 }
 
 // why says why the rule counts e or not.
@@ -132,18 +219,39 @@ func (x *Explanation) Write(w io.Writer) {
 		fmt.Fprintf(w, ": %s", x.Reason)
 	}
 	fmt.Fprintln(w)
+	if x.Time > 0 {
+		at := func(ms int64) string { return time.UnixMilli(ms).UTC().Format(time.RFC3339Nano) }
+		fmt.Fprintf(w, "time %s, in the window that begins at %s; rules %s\n", at(x.Time), at(x.Window), x.Version)
+	}
 	for _, r := range x.Rules {
 		mark := "-"
 		if r.Counts {
 			mark = "+"
 		}
 		fmt.Fprintf(w, "%s %s (%s, line %d): %s\n", mark, r.Metric, r.Type, r.Line, r.Why)
-		for _, s := range r.Series {
-			fmt.Fprintf(w, "    %s", s.Series)
-			if s.Value != nil {
-				fmt.Fprintf(w, " %v", *s.Value)
-			}
-			fmt.Fprintln(w)
+		if r.Rejects != "" {
+			fmt.Fprintf(w, "    rejects the event: %s\n", r.Rejects)
 		}
+		for _, s := range r.Series {
+			s.write(w)
+		}
+	}
+}
+
+func (s *SeriesExplanation) write(w io.Writer) {
+	fmt.Fprintf(w, "    %s", s.Series)
+	if s.Value != nil {
+		fmt.Fprintf(w, " %v", *s.Value)
+	}
+	fmt.Fprintf(w, "\n      of %s\n", s.From)
+	for _, l := range s.Labels {
+		fmt.Fprintf(w, "      %s: %s is %s", l.Name, l.Path, l.Found)
+		for _, step := range l.Steps {
+			fmt.Fprintf(w, ", %s", step)
+		}
+		if l.Value == "" {
+			fmt.Fprint(w, ": no label")
+		}
+		fmt.Fprintln(w)
 	}
 }

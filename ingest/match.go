@@ -18,30 +18,36 @@ type hit struct {
 
 // match appends what the rules count of e, or says why it is rejected (I2).
 func (rs *ruleset) match(e *event, hits []hit) ([]hit, *rejection) {
+	var rejected *rejection
 	for i := range rs.rules {
-		r := &rs.rules[i]
-		if r.when != nil && !r.when.holds(e) {
-			continue
-		}
-		if r.value == valueNumbers {
-			for _, n := range e.numbers {
-				h := hit{rule: i, value: n.value * r.scale, name: n.name}
-				if !r.allows(h.value) {
-					return hits, r.refuse(h.value, string(n.key))
-				}
-				hits = append(hits, h)
-			}
-			continue
-		}
-		h, ok, rejected := r.count(i, e, rs.paths)
-		if rejected != nil {
+		if hits, rejected = rs.matchRule(i, e, hits); rejected != nil {
 			return hits, rejected
-		}
-		if ok {
-			hits = append(hits, h)
 		}
 	}
 	return hits, nil
+}
+
+// matchRule appends what rule i counts of e.
+func (rs *ruleset) matchRule(i int, e *event, hits []hit) ([]hit, *rejection) {
+	r := &rs.rules[i]
+	if r.when != nil && !r.when.holds(e) {
+		return hits, nil
+	}
+	if r.value == valueNumbers {
+		for _, n := range e.numbers {
+			h := hit{rule: i, value: n.value * r.scale, name: n.name}
+			if !r.allows(h.value) {
+				return hits, r.refuse(h.value, string(n.key))
+			}
+			hits = append(hits, h)
+		}
+		return hits, nil
+	}
+	h, ok, rejected := r.count(i, e, rs.paths)
+	if ok {
+		hits = append(hits, h)
+	}
+	return hits, rejected
 }
 
 // count is what the rule counts of e; ok is false where e has not its value.

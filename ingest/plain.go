@@ -3,7 +3,6 @@ package ingest
 import (
 	"bytes"
 	"math"
-	"strconv"
 
 	"github.com/valyala/fastjson"
 
@@ -158,11 +157,11 @@ func (d *plain) textOf(v *fastjson.Value) []byte {
 
 // number takes one numeric field; of those of one name the first counts.
 func (d *plain) number(key, text []byte) *rejection {
-	if !isNumber(string(text)) {
+	f, ok := parseNumber(text)
+	if !ok && !isNumber(string(text)) {
 		return reject(reasonBadNumber, "further_data.%s is %s, which is not a JSON number", shorten(string(key)), shorten(string(text)))
 	}
-	f, err := strconv.ParseFloat(string(text), 64)
-	if err != nil || math.Abs(f) > numberMax {
+	if !ok || math.Abs(f) > numberMax {
 		return reject(reasonBadNumber, "further_data.%s is %s: numbers are between -%g and %g", shorten(string(key)), shorten(string(text)), float64(numberMax), float64(numberMax))
 	}
 	for _, n := range d.numbers { // numbersMax at most

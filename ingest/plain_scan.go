@@ -1,6 +1,10 @@
 package ingest
 
-import "bytes"
+import (
+	"bytes"
+	"encoding/binary"
+	"math/bits"
+)
 
 // scan reads an event of the common form without making a tree of it: an object,
 // be it in {"data": ...}, of texts without escapes, numbers, truths and nulls, and
@@ -12,7 +16,7 @@ func (d *plain) scan(raw []byte) (ok bool) {
 	}
 	d.reset()
 	d.inside, d.further = false, nil
-	rest := bytes.TrimLeft(raw, space)
+	rest := skipSpace(raw)
 	inner, wrapped := cutWrapper(rest)
 	if wrapped {
 		rest = inner
@@ -21,12 +25,12 @@ func (d *plain) scan(raw []byte) (ok bool) {
 		return false
 	}
 	if wrapped {
-		if rest = bytes.TrimLeft(rest, space); len(rest) == 0 || rest[0] != '}' {
+		if rest = skipSpace(rest); len(rest) == 0 || rest[0] != '}' {
 			return false
 		}
 		rest = rest[1:]
 	}
-	if len(bytes.TrimLeft(rest, space)) > 0 {
+	if len(skipSpace(rest)) > 0 {
 		return false
 	}
 	d.findTrace()
@@ -87,16 +91,33 @@ func (d *plain) scanObject(src []byte) (rest []byte, ok bool) {
 	}
 }
 
-// scanText cuts a text without escapes.
+// scanText cuts a text without escapes. It looks at eight bytes at a time for a quote
+// or a backslash: texts are short, so that calls of bytes.IndexByte cost more than what
+// they do. A byte of x that is zero sets its top bit in (x-ones) &^ x & tops, and so may
+// bytes above it, so the lowest one is right.
 func scanText(src []byte) (text, rest []byte, ok bool) {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
 	if len(src) == 0 || src[0] != '"' {
 		return nil, nil, false
 	}
-	n := bytes.IndexByte(src[1:], '"')
-	if n < 0 || bytes.IndexByte(src[1:1+n], '\\') >= 0 {
-		return nil, nil, false
+	i := 1
+	for ; i+8 <= len(src); i += 8 {
+		v := binary.LittleEndian.Uint64(src[i:])
+		quote, slash := v^('"'*ones), v^('\\'*ones)
+		if found := ((quote-ones)&^quote | (slash-ones)&^slash) & tops; found != 0 {
+			i += bits.TrailingZeros64(found) / 8
+			break
+		}
 	}
-	return src[1 : 1+n : 1+n], src[n+2:], true
+	for ; i < len(src); i++ {
+		switch src[i] {
+		case '"':
+			return src[1:i:i], src[i+1:], true
+		case '\\':
+			return nil, nil, false
+		}
+	}
+	return nil, nil, false
 }
 
 // scanField takes one field, whose value src begins with.
@@ -118,7 +139,7 @@ func (d *plain) scanField(key, src []byte) (rest []byte, ok bool) {
 			n++
 		}
 		f.kind, f.text, rest = fieldNumber, src[:n:n], src[n:]
-		if !isNumber(string(f.text)) {
+		if _, short := parseShort(f.text); !short && !isNumber(string(f.text)) {
 			return nil, false
 		}
 		if d.inside && d.rules.numbers && d.number(key, f.text) != nil {

@@ -48,6 +48,7 @@ type ruleBook struct {
 	bad      prometheus.Gauge
 	over     *prometheus.CounterVec
 	defaults *ruleset
+	handles  handleBudget
 
 	overMu   sync.Mutex
 	overSeen map[[3]string]struct{} // label values of over so far
@@ -73,6 +74,7 @@ func newRuleBook(o Options) (*ruleBook, error) {
 		return nil, err
 	}
 	b := &ruleBook{source: o.Rules, stored: o.Stored, now: o.Now, logger: o.Logger, defaults: defaults, tenants: map[tenant.ID]*tenantRules{}, overSeen: map[[3]string]struct{}{}}
+	b.handles.max, b.handles.drop = handleBytesMax, b.dropHandles
 	b.loads = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "quipu_ingest_rule_loads_total", Help: "Tenants' event rules that were read anew, by result: ok or failed.",
 	}, []string{"result"})
@@ -150,6 +152,17 @@ func (b *ruleBook) forget(id tenant.ID, wrongToo bool) {
 	delete(b.tenants, id)
 }
 
+// dropHandles forgets the series that rules have made.
+func (b *ruleBook) dropHandles() {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	for _, t := range b.tenants {
+		if rs := t.rules.Load(); rs != nil {
+			rs.handles.drop()
+		}
+	}
+}
+
 // load asks the source and compiles what is new. What is wrong leaves the rules
 // in force as they are.
 //
@@ -157,7 +170,7 @@ func (b *ruleBook) forget(id tenant.ID, wrongToo bool) {
 func (b *ruleBook) load(id tenant.ID, t *tenantRules) {
 	if b.source == nil {
 		if t.rules.Load() == nil {
-			t.use(b.defaults.again(), DefaultRules)
+			t.use(b, b.defaults.again(), DefaultRules)
 		}
 		return
 	}
@@ -193,7 +206,7 @@ func (b *ruleBook) load(id tenant.ID, t *tenantRules) {
 		b.logger.Info("new event rules are in force", "tenant", id.String(), "version", rs.version, "metrics", len(rs.rules))
 	}
 	b.loads.WithLabelValues("ok").Inc()
-	t.use(rs, text.Text)
+	t.use(b, rs, text.Text)
 }
 
 // compile returns the rules of a text, which becomes that of the defaults where a
@@ -221,7 +234,8 @@ func (b *ruleBook) note(t *tenantRules, err error) {
 // use puts rules in force; those of the same version keep the series they made.
 //
 // REQUIRES: t.mu.
-func (t *tenantRules) use(rs *ruleset, text []byte) {
+func (t *tenantRules) use(b *ruleBook, rs *ruleset, text []byte) {
+	rs.handles.budget = &b.handles
 	t.text = text
 	if had := t.rules.Load(); had == nil || had.version != rs.version {
 		t.rules.Store(rs)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/tenant"
@@ -19,7 +20,7 @@ import (
 
 const testRules = `
 metrics:
-  - {name: views_total, type: counter, when: {event: view}, labels: {page: page}}
+  - {name: views_total, type: counter, when: {event: view}, labels: {page: page, Name: {path: event, transform: upper, values: [VIEW]}}}
   - {name: revenue_total, type: counter, value: amount, scale: 2, labels: {plan: {path: plan, default: none}}}
   - {name: visitors, type: distinct, value: user_id, labels: {page: page}}
   - {name: load, type: histogram, value: amount, when: {not: {plan: free}}, buckets: [10, 50]}
@@ -86,11 +87,14 @@ func TestRulesEqualARecount(t *testing.T) {
 			var said, happened []string
 			for _, rule := range x.Rules {
 				for _, s := range rule.Series {
+					if b := labelsTold(s); seriesText(b.Set("__name__", rule.Metric).Labels()) != s.Series {
+						t.Fatalf("seed %d: %s: labels %+v of %s", seed, e, s.Labels, s.Series)
+					}
 					said = append(said, fmt.Sprintf("%s @%d", s.Series, x.Window-present))
 				}
 			}
-			for at := range explained.series {
-				happened = append(happened, at)
+			for _, inc := range explained.series {
+				happened = append(happened, fmt.Sprintf("%s @%d", seriesText(inc.Labels), inc.Time-present))
 			}
 			slices.Sort(said)
 			slices.Sort(happened)
@@ -100,6 +104,15 @@ func TestRulesEqualARecount(t *testing.T) {
 			}
 		}
 	}
+}
+
+// labelsTold are the labels that an explanation gives the origin of.
+func labelsTold(s SeriesExplanation) *labels.Builder {
+	b := labels.NewBuilder(labels.EmptyLabels())
+	for _, l := range s.Labels {
+		b.Set(l.Name, l.Value)
+	}
+	return b
 }
 
 func TestRulesAreReloaded(t *testing.T) {
@@ -233,5 +246,31 @@ func TestLabelValuesAreLimited(t *testing.T) {
 	}
 	if n := testutil.ToFloat64(g.book.over.WithLabelValues("default", "a", "page")); n != 2 {
 		t.Errorf("%v over the limit, want 2", n)
+	}
+}
+
+// Handles that are dropped are made again, and what is counted is the same.
+func TestHandlesAreBounded(t *testing.T) {
+	m := newMemory()
+	g, _ := newTestIngesterWith(t, m, &memoryRules{text: "metrics: [{name: a, type: counter, labels: {page: page}}]"})
+	g.book.handles.max = 10_000
+	for range 3 {
+		for i := range 100 {
+			post(t, g, fmt.Sprintf(`[{"page":"/%d"},{"page":"/%d"}]`, i, i), "", "")
+		}
+	}
+	kept := 0
+	rs, err := g.book.get(tenant.Default)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range rs.handles.shards {
+		kept += len(rs.handles.shards[i].series)
+	}
+	if kept == 0 || kept > 10_000/handleBytes {
+		t.Errorf("%d handles are kept", kept)
+	}
+	if lines := m.lines(); len(lines) != 100 || lines[0] != `{__name__="a", page="/0"} @-5000 +6` {
+		t.Errorf("%d series, the first %s", len(lines), lines[0])
 	}
 }

@@ -34,7 +34,11 @@ func TestRuleScripts(t *testing.T) {
 				t.Fatalf("%s: case %q is not rules, events and output", file, name)
 			}
 			t.Run(name, func(t *testing.T) {
-				got := runRules(t, parts[0], parts[1])
+				run := runRules
+				if filepath.Base(file) == "explain.txt" {
+					run = runExplain
+				}
+				got := run(t, parts[0], parts[1])
 				fmt.Fprintf(&out, "=== %s\n%s----\n%s----\n%s\n", name, parts[0], parts[1], got)
 				if !*update && strings.TrimSpace(got) != strings.TrimSpace(parts[2]) {
 					t.Errorf("got\n%s\nwant\n%s", got, parts[2])
@@ -47,6 +51,16 @@ func TestRuleScripts(t *testing.T) {
 			}
 		}
 	}
+}
+
+func runExplain(t *testing.T, rules, event string) string {
+	x, err := ExplainWith("events.yaml", []byte(rules), []byte(event), present)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	x.Write(&out)
+	return out.String()
 }
 
 func runRules(t *testing.T, rules, body string) string {

@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"bytes"
+	"fmt"
 	"sort"
 	"strconv"
 	"strings"
@@ -24,6 +25,29 @@ type transform struct {
 type template struct {
 	text     []byte
 	segments []string
+}
+
+// String is the transform as rules have it.
+func (t *transform) String() string {
+	switch {
+	case t.lower:
+		return "lower"
+	case t.upper:
+		return "upper"
+	case t.host:
+		return "host"
+	case t.path:
+		return "path"
+	case t.templates != nil:
+		texts := make([]string, len(t.templates))
+		for i := range t.templates {
+			texts[i] = string(t.templates[i].text)
+		}
+		return "template " + strings.Join(texts, ", ")
+	case t.re != nil:
+		return fmt.Sprintf("replace %q with %q", t.re, t.with)
+	}
+	return fmt.Sprintf("bucket %s", t.names)
 }
 
 func newTemplate(text string) template {

@@ -48,7 +48,7 @@ type eventsTestCmd struct {
 func (c *eventsTestCmd) Run(con *console) error {
 	failed := 0
 	for _, name := range c.Files {
-		results, err := ingest.TestRules(name, os.ReadFile)
+		results, err := ingest.TestRules(name, os.ReadFile, con.now())
 		if err != nil {
 			return err
 		}
