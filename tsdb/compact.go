@@ -54,7 +54,7 @@ func (s *store) compactOnce(ctx context.Context, now time.Time) (did bool, err e
 		}
 	}
 	spec := blockSpec{
-		tenantDir: s.dir, tenant: s.id.String(), generation: s.generation, id: s.db.newULID(), step: s.grid(),
+		tenantDir: s.dir, tenant: s.id.String(), generation: s.generation, id: s.db.newULID(), step: s.grid(), seq: place(plan),
 	}
 	var blocks openBlocks
 	defer blocks.close()
@@ -103,7 +103,6 @@ func (spec *blockSpec) addBlock(ctx context.Context, b *block, blocks *openBlock
 	if err != nil {
 		return err
 	}
-	spec.seq = max(spec.seq, b.Seq)
 	spec.level = max(spec.level, meta.Compaction.Level+1)
 	spec.sources = append(spec.sources, meta.Compaction.Sources...)
 	files, err := blocks.open(b)

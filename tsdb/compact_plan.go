@@ -119,3 +119,17 @@ func neighbours(pick, all []blockInfo) bool {
 		return b.Samples && !picked[b.ULID] && b.MinTime < maxt && b.MaxTime > mint && b.Seq > first && b.Seq < last
 	})
 }
+
+// place is where in the order of writing the block goes that stands for those of pick:
+// last of those with samples. The place of another would be after blocks that neighbours
+// did not ask about.
+func place(pick []blockInfo) uint64 {
+	samples := slices.ContainsFunc(pick, func(b blockInfo) bool { return b.Samples })
+	seq := uint64(0)
+	for _, b := range pick {
+		if b.Samples == samples {
+			seq = max(seq, b.Seq)
+		}
+	}
+	return seq
+}

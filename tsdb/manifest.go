@@ -71,8 +71,8 @@ type blockInfo struct {
 	// MetaSum is the CRC-32C of meta.json, which has none of its own; 0: not recorded.
 	MetaSum uint32 `json:"metaSum,omitempty"`
 	// Seq orders the blocks by when what they hold was written: of two samples of one
-	// time the one of the later block stands. A merged block has the last of its
-	// sources'.
+	// time the one of the later block stands. A merged block has the last of those of
+	// its sources that have samples.
 	Seq uint64 `json:"seq,omitempty"`
 	// Samples: the block has series of samples, for which order matters.
 	Samples bool `json:"samples,omitempty"`

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math"
 	"math/rand/v2"
+	"strconv"
 	"testing"
 	"time"
 
@@ -270,5 +271,44 @@ func TestRefusedSamplesLeaveTheRest(t *testing.T) {
 	}
 	if got := len(db.stored(tenant.Default)); got != 11 {
 		t.Errorf("a refused batch counts in part: %d series", got)
+	}
+}
+
+// A block without samples lends a merged block no place among those with samples: what
+// was overwritten stays overwritten.
+func TestMergedBlockKeepsThePlaceOfItsSamples(t *testing.T) {
+	db := openTestDB(t, "", func(o *Options) { o.FS = noSyncFS{} })
+	flush := func(incs ...increment.Increment) {
+		t.Helper()
+		db.mustAppend(tenant.Default, incs...)
+		if err := db.Flush(context.Background(), tenant.Default); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sample := func(v float64) increment.Increment {
+		return increment.Increment{Series: series(increment.Sample, "up"), Time: testStart.UnixMilli(), Value: v}
+	}
+	// What overwrites comes in a block too large to be merged with the others.
+	big := []increment.Increment{sample(2)}
+	for i := range 4000 {
+		big = append(big, increment.Increment{Series: series(increment.Sample, "wide", "i", strconv.Itoa(i)), Time: testStart.UnixMilli(), Value: 1})
+	}
+	flush(sample(1))
+	flush(big...)
+	flush(counterInc("events_total", testStart, 1))
+	*db.now = testStart.Add(72 * time.Hour)
+	if err := db.maintainBlocks(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	s, err := db.store(tenant.Default, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(s.man.Blocks); n != 2 {
+		t.Fatalf("%d blocks, the two small ones should be one", n)
+	}
+	up := labels.MustNewMatcher(labels.MatchEqual, "__name__", "up")
+	if got := total(db.stored(tenant.Default, up)) - 1; got != 2 {
+		t.Errorf("the sample is %v, 2 was written last", got)
 	}
 }
