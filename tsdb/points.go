@@ -141,6 +141,9 @@ func mergeTwo(a, b points) (points, error) {
 		return points{}, fmt.Errorf("merge a %s with a %s", a.kind, b.kind)
 	}
 	if a.win[len(a.win)-1] < b.win[0] { // the usual case: parts follow one another
+		if len(b.native) > 0 { // b's first may be cut from what was before it in b
+			b.native[0] = unknownReset(b.native[0])
+		}
 		a.win = append(a.win, b.win...)
 		a.value = append(a.value, b.value...)
 		a.at = append(a.at, b.at...)

@@ -312,3 +312,27 @@ func TestMergedBlockKeepsThePlaceOfItsSamples(t *testing.T) {
 		t.Errorf("the sample is %v, 2 was written last", got)
 	}
 }
+
+// Whether a histogram is a reset is asked of the one before it of the merged series,
+// not of the one before it in its memtable that the query does not read.
+func TestResetsDoNotDependOnTheRange(t *testing.T) {
+	db := openTestDB(t, "", func(o *Options) { o.FS = noSyncFS{} })
+	hist := func(after time.Duration, n uint64) increment.Increment {
+		return increment.Increment{Series: series(increment.Sample, "latency"), Time: testStart.Add(after).UnixMilli(), Native: &increment.Native{Int: &histogram.Histogram{
+			Count: n, Sum: float64(n), PositiveSpans: []histogram.Span{{Length: 1}}, PositiveBuckets: []int64{int64(n)},
+		}}}
+	}
+	db.mustAppend(tenant.Default, hist(2*time.Minute, 5))
+	if err := db.Flush(context.Background(), tenant.Default); err != nil {
+		t.Fatal(err)
+	}
+	db.mustAppend(tenant.Default, hist(time.Minute, 1), hist(3*time.Minute, 2))
+	tw := &twin{t: t, ours: db, now: testStart.Add(time.Hour).UnixMilli(), engine: newTestEngine()}
+	at := testStart.Add(3 * time.Minute)
+	for rng, want := range map[string]string{"150s": "1", "90s": "1"} {
+		got, err := tw.run(db, "resets(latency["+rng+"])", at, at, 0)
+		if want := "{} " + strconv.FormatInt(at.UnixMilli(), 10) + " " + want; err != nil || got != want {
+			t.Errorf("over %s: %q, %v; want %q", rng, got, err, want)
+		}
+	}
+}
