@@ -35,7 +35,7 @@ const (
 
 const (
 	// metadataMax is how many metrics of a tenant have metadata, and
-	// metadataBytesMax what type, help and unit of one take at most.
+	// metadataBytesMax what name, type, help and unit of one take at most.
 	metadataMax      = 10_000
 	metadataBytesMax = 4 << 10
 )
@@ -52,12 +52,12 @@ type notes struct {
 	fresh     bool // there is more than the manifest has
 }
 
-// accepts reports whether an exemplar is one that Prometheus would take: its label
-// set has at most 128 characters.
+// acceptsExemplar reports whether an exemplar is one that Prometheus would take, its
+// label set has at most 128 characters, and its series one that could be stored.
 func acceptsExemplar(e *increment.Exemplar) bool {
 	n := 0
 	e.Labels.Range(func(l labels.Label) { n += utf8.RuneCountInString(l.Name) + utf8.RuneCountInString(l.Value) })
-	return n <= exemplar.ExemplarMaxLabelSetLength && !e.Series.IsEmpty()
+	return n <= exemplar.ExemplarMaxLabelSetLength && !e.Series.IsEmpty() && e.Series.ByteSize() <= labelsBytesMax
 }
 
 // admit leaves out of a batch what cannot be kept, and returns how many that were.
@@ -75,7 +75,7 @@ func (n *notes) admit(b *increment.Batch) (refused int) {
 		if !known {
 			room--
 		}
-		return m.Metric == "" || room < 0 || len(m.Type)+len(m.Help)+len(m.Unit) > metadataBytesMax
+		return m.Metric == "" || room < 0 || len(m.Metric)+len(m.Type)+len(m.Help)+len(m.Unit) > metadataBytesMax
 	})
 	return before - len(b.Exemplars) - len(b.Metadata)
 }

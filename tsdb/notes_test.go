@@ -3,6 +3,7 @@ package tsdb
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -104,8 +105,12 @@ func TestNotesHaveLimits(t *testing.T) {
 	b := &increment.Batch{
 		Increments: []increment.Increment{inc},
 		Exemplars:  []increment.Exemplar{{Series: inc.Labels, Labels: labels.FromStrings("trace_id", strings.Repeat("x", exemplar.ExemplarMaxLabelSetLength)), Time: 1}},
-		Metadata:   []increment.Metadata{{Metric: "c_total", Help: strings.Repeat("x", metadataBytesMax+1)}, {Help: "of no metric"}},
+		Metadata: []increment.Metadata{
+			{Metric: "c_total", Help: strings.Repeat("x", metadataBytesMax+1)}, {Help: "of no metric"}, {Metric: strings.Repeat("x", metadataBytesMax+1)},
+		},
 	}
+	large := labels.FromStrings(model.MetricNameLabel, "c_total", "page", strings.Repeat("x", labelsBytesMax))
+	b.Exemplars = append(b.Exemplars, increment.Exemplar{Series: large, Labels: labels.FromStrings("trace_id", "1"), Time: 1})
 	for i := range metadataMax + 5 {
 		b.Metadata = append(b.Metadata, increment.Metadata{Metric: fmt.Sprint("m", i)})
 	}
@@ -115,7 +120,7 @@ func TestNotesHaveLimits(t *testing.T) {
 	if got := db.exemplarsOf(tenant.Default, "c_total"); got != "" {
 		t.Errorf("exemplars %q", got)
 	}
-	if m, err := db.Metadata(tenant.Default); err != nil || len(m) > metadataMax {
+	if m, err := db.Metadata(tenant.Default); err != nil || len(m) > metadataMax || slices.ContainsFunc(m, func(m increment.Metadata) bool { return len(m.Metric) > 8 }) {
 		t.Errorf("%d metrics have metadata, %v", len(m), err)
 	}
 	if got := total(db.stored(tenant.Default)); got != 1 {
