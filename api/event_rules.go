@@ -16,6 +16,8 @@ type EventRules interface {
 	Rules(id tenant.ID) (ingest.RulesInForce, error)
 	// SetRules fails with an ingest.ErrBadRequest where the rules are wrong.
 	SetRules(id tenant.ID, text []byte) (ingest.RulesInForce, error)
+	// CheckRules fails as SetRules would, and changes nothing.
+	CheckRules(id tenant.ID, text []byte) (ingest.CheckedRules, error)
 	Explain(ctx context.Context, id tenant.ID, raw []byte) (ingest.Explanation, error)
 }
 
@@ -47,12 +49,8 @@ func (a *api) checkEventRules(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	n, err := ingest.CheckRules("events.yaml", body)
-	if err != nil {
-		respondError(w, a.logger, http.StatusBadRequest, errorBadData, err.Error())
-		return
-	}
-	respondJSON(w, a.logger, http.StatusOK, success{Status: "success", Data: map[string]int{"metrics": n}})
+	checked, err := a.rules.CheckRules(tenantOf(r), body)
+	a.respondRules(w, checked, err)
 }
 
 // explainEvent answers POST /api/v1/events/explain: which series one event would

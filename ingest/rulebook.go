@@ -286,6 +286,25 @@ func CheckRules(file string, text []byte) (metrics int, err error) {
 	return len(rs.rules), nil
 }
 
+// CheckedRules is what is known of rules that are right.
+type CheckedRules struct {
+	Version string `json:"version"`
+	Metrics int    `json:"metrics"`
+}
+
+// CheckRules says whether SetRules would take the text, and changes nothing; an error
+// that is an ErrBadRequest says what is wrong with it.
+func (g *Ingester) CheckRules(id tenant.ID, text []byte) (CheckedRules, error) {
+	rs, err := parseRules(putName, text)
+	if err == nil {
+		err = g.book.clash(id, putName, rs)
+	}
+	if err != nil {
+		return CheckedRules{}, fmt.Errorf("%w: %w", ErrBadRequest, err)
+	}
+	return CheckedRules{rs.version, len(rs.rules)}, nil
+}
+
 // putName is what messages call rules that come from no file.
 const putName = "events.yaml"
 
@@ -295,15 +314,11 @@ func (g *Ingester) SetRules(id tenant.ID, text []byte) (RulesInForce, error) {
 	if g.book.source == nil {
 		return RulesInForce{}, errors.New("there is nowhere to keep event rules")
 	}
-	rs, err := parseRules(putName, text)
-	if err != nil {
-		return RulesInForce{}, fmt.Errorf("%w: %w", ErrBadRequest, err)
+	if _, err := g.CheckRules(id, text); err != nil {
+		return RulesInForce{}, err
 	}
 	if _, err := g.store.Tenant(id); err != nil {
 		return RulesInForce{}, fmt.Errorf("open tenant %s: %w", id, err)
-	}
-	if err := g.book.clash(id, putName, rs); err != nil {
-		return RulesInForce{}, fmt.Errorf("%w: %w", ErrBadRequest, err)
 	}
 	t := g.book.tenant(id)
 	if err := func() error {
