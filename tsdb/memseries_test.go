@@ -3,6 +3,7 @@ package tsdb
 import (
 	"context"
 	"math/rand/v2"
+	"sync"
 	"testing"
 
 	"github.com/prometheus/prometheus/model/histogram"
@@ -92,4 +93,48 @@ func TestNativeHistogramIsCopied(t *testing.T) {
 	if err := diff(db.stored(tenant.Default), want); err != nil {
 		t.Error(err)
 	}
+}
+
+// A window that is a set of registers by now is read, by several at once, while it is
+// added to, closed and logged again.
+func TestLargeSetsAreReadWhileTheyGrow(t *testing.T) {
+	db := openTestDB(t, "", func(o *Options) { o.FS = noSyncFS{} })
+	users := series(increment.Distinct, "users")
+	r := rand.New(rand.NewPCG(1, 7))
+	more := func(n, window int) increment.Increment {
+		inc := increment.Increment{Series: users, Time: floorTo(testStart.UnixMilli(), g) + int64(window)*g, IDs: make([]uint64, n)}
+		for i := range inc.IDs {
+			inc.IDs[i] = r.Uint64()
+		}
+		return inc
+	}
+	db.mustAppend(tenant.Default, more(3000, 0))
+	s, err := db.store(tenant.Default, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					db.stored(tenant.Default)
+				}
+			}
+		})
+	}
+	for i := range 60 {
+		db.mustAppend(tenant.Default, more(50, i%3))
+		if i%10 == 9 {
+			if _, err := s.relog(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	close(stop)
+	wg.Wait()
 }

@@ -2,6 +2,7 @@ package tsdb
 
 import (
 	"context"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -228,8 +229,25 @@ func (m *modelRun) compare() {
 		if kinds, err := m.db.Kinds(of.id); err != nil || !reflect.DeepEqual(kinds, of.kinds) {
 			m.Fatalf("tenant %s: kinds %v (%v), want %v", of.id, kinds, err, of.kinds)
 		}
+		m.compareKeys(of, s)
 		m.compareNotes(of, s)
 		m.compareSpan(of)
+	}
+}
+
+// compareKeys compares the keys that a batch would be a duplicate for.
+func (m *modelRun) compareKeys(of *modelTenant, s *store) {
+	oldest := m.now.Load()/1e6 - modelDedupWindow.Milliseconds()
+	s.keys.mu.Lock()
+	defer s.keys.mu.Unlock()
+	recent := func(keys map[[16]byte]int64) map[[16]byte]int64 {
+		out := maps.Clone(keys)
+		maps.DeleteFunc(out, func(_ [16]byte, t int64) bool { return t < oldest })
+		return out
+	}
+	got, want := recent(s.keys.applied), recent(of.keys)
+	if !maps.Equal(got, want) {
+		m.Fatalf("tenant %s: %d batch keys are known, want %d or others", of.id, len(got), len(want))
 	}
 }
 
