@@ -61,6 +61,30 @@ func newCrashDir() *crashNode {
 	return &crashNode{names: map[string]*crashNode{}, durable: map[string]*crashNode{}}
 }
 
+// readCrashDir is the model of a directory that is all durable.
+func readCrashDir(dir string) (*crashNode, error) {
+	n := newCrashDir()
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		if e.IsDir() {
+			sub, err := readCrashDir(path)
+			if err != nil {
+				return nil, err
+			}
+			n.names[e.Name()] = sub
+			continue
+		}
+		src, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		n.names[e.Name()] = &crashNode{data: src, synced: src}
+	}
+	n.durable = maps.Clone(n.names)
+	return n, err
+}
+
 // REQUIRES: f.mu
 func (f *crashFS) parent(name string) (dir *crashNode, base string) {
 	rel, err := filepath.Rel(f.dir, name)

@@ -77,12 +77,16 @@ func (m *modelRun) reopen() {
 	m.restart(m.db.dir)
 }
 
-// crash goes on with a copy of the directory, as it would be found had the process
-// been killed, sometimes while it wrote a record.
+// crash goes on with a copy of the directory, as it would be found had the process been
+// killed or the power failed, sometimes while a record was written.
 func (m *modelRun) crash() {
 	m.closeReaders()
 	dir := m.TempDir()
-	m.must(copyDir(dir, m.db.dir))
+	if m.power == nil {
+		m.must(copyDir(dir, m.db.dir))
+	} else {
+		m.must(m.power.root.write(dir, survival(m.r.IntN(int(allWritten)+1))))
+	}
 	if m.r.IntN(2) == 0 {
 		m.must(m.tearLog(dir))
 	}
@@ -91,7 +95,18 @@ func (m *modelRun) crash() {
 	if m.r.IntN(3) == 0 {
 		m.sound(dir)
 	}
+	if m.power != nil {
+		m.mayLosePower(dir)
+	}
 	m.restart(dir)
+}
+
+// mayLosePower puts a directory on a file system that knows what is durable.
+func (m *modelRun) mayLosePower(dir string) {
+	root, err := readCrashDir(dir)
+	m.must(err)
+	m.power = &crashFS{root: root, dir: dir, stop: func(*crashFS) {}}
+	m.options.FS = m.power
 }
 
 func (m *modelRun) restart(dir string) {

@@ -83,7 +83,7 @@ type modelTenant struct {
 	exemplars []string           // the newest
 	metadata  map[string]increment.Metadata
 	refused   map[string]bool // label values that only a refused batch had
-	// series are those that clients name again and again. A restart forgets them.
+	// series are those that clients name again and again.
 	series map[string]*increment.Series
 }
 
@@ -96,7 +96,6 @@ func newModelTenant(id tenant.ID) *modelTenant {
 
 // restarted forgets what only memory has.
 func (m *modelTenant) restarted() {
-	clear(m.series)
 	clear(m.kinds)
 	clear(m.refused)
 	for _, s := range m.data {

@@ -62,6 +62,7 @@ type modelRun struct {
 	tenants []*modelTenant
 	readers []modelReader
 	options Options
+	power   *crashFS // nil: a crash leaves all that was written
 	retain  time.Duration
 	keys    uint64
 }
@@ -106,7 +107,11 @@ func newModelRun(t testing.TB, seed uint64) *modelRun {
 		Logger: slog.New(slog.DiscardHandler), Defaults: settings, DedupWindow: modelDedupWindow, OpenBlocksMax: 1 + m.r.IntN(20),
 		WALSegmentBytesMax: int64(1) << (12 + m.r.IntN(6)), WALBytesMax: int64(1) << (15 + m.r.IntN(5)), MemtableBytesMax: int64(1) << (16 + m.r.IntN(5)),
 	}
-	m.open(t.TempDir())
+	dir := t.TempDir()
+	if m.r.IntN(3) == 0 {
+		m.mayLosePower(dir)
+	}
+	m.open(dir)
 	return m
 }
 
