@@ -43,8 +43,9 @@ func classicBase(name string) (base string, part classicPart, ok bool) {
 	return "", 0, false
 }
 
-// anyName is a name that no matcher means.
-const anyName = "\x00any"
+// anyNames are names that no selector means: a matcher of one of them, such as \w+ or
+// [a-z].*, says which names there are, not which it wants.
+var anyNames = [...]string{"zqxjk", "zqxjk_vwzq", "Zqxjk"}
 
 // classicQuery is a selector in terms of a histogram.
 type classicQuery struct {
@@ -65,7 +66,7 @@ func classicQueries(matchers []*labels.Matcher, histograms []string) []classicQu
 		case model.MetricNameLabel:
 			names = append(names, m)
 			positive := m.Type == labels.MatchEqual || m.Type == labels.MatchRegexp
-			named = named || positive && !m.Matches(anyName)
+			named = named || positive && !slices.ContainsFunc(anyNames[:], m.Matches)
 		case model.BucketLabel:
 			le = append(le, m)
 		default:
