@@ -160,18 +160,16 @@ func (e endpoint) register(root *mux.Router, prefix string) {
 func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
 	handlers := http.StripPrefix("/api/v1", u.router)
 	get := []string{http.MethodGet, http.MethodHead}
-	out := []endpoint{
+	out := append(a.eventRoutes(), []endpoint{
 		{path: "/-/healthy", methods: get, handler: a.route("/-/healthy", http.HandlerFunc(a.healthy))},
 		{path: "/-/ready", methods: get, handler: a.route("/-/ready", http.HandlerFunc(a.readiness))},
 		{path: "/metrics", methods: get, handler: a.route("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))},
-		{path: "/api/v1/events", methods: []string{http.MethodOptions}, handler: a.route("/api/v1/*", http.HandlerFunc(a.eventsOptions))},
 		{path: "/api/v1/", below: true, methods: []string{http.MethodOptions}, handler: a.route("/api/v1/*", handlers)},
-		{path: "/api/v1/events", handler: a.ours("/api/v1/events", a.events)},
 		{path: "/api/v1/events/explain", handler: a.ours("/api/v1/events/explain", a.explainEvent)},
 		{path: "/api/v1/event-rules", handler: a.ours("/api/v1/event-rules", a.eventRules)},
 		{path: "/api/v1/event-rules/check", handler: a.ours("/api/v1/event-rules/check", a.checkEventRules)},
 		{path: "/api/v1/status/range", handler: a.ours("/api/v1/status/range", a.statusRange)},
-	}
+	}...)
 	seen := map[string]bool{
 		"/*path": true, // OPTIONS, which is above
 		// Off, and the handlers' answer names options that Quipu has not.

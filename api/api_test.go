@@ -423,8 +423,8 @@ func TestErrorsOfTenants(t *testing.T) {
 func TestCORS(t *testing.T) {
 	_, srv := newWorld(t, nil)
 	for _, tc := range []struct{ method, path string }{
-		{"GET", "/api/v1/labels"}, {"GET", "/api/v1/status/range"}, {"GET", "/api/v1/nothing"}, {"POST", "/api/v1/events"},
-		{"OPTIONS", "/api/v1/query"}, {"OPTIONS", "/prometheus/api/v1/events"},
+		{"GET", "/api/v1/labels"}, {"GET", "/api/v1/status/range"}, {"GET", "/api/v1/nothing"},
+		{"OPTIONS", "/api/v1/query"},
 	} {
 		_, _, h := call(t, srv, tc.method, tc.path, "{}", "Origin", "http://example.org")
 		if got := h.Get("Access-Control-Allow-Origin"); got != "*" {
@@ -433,25 +433,30 @@ func TestCORS(t *testing.T) {
 	}
 }
 
-// A browser asks before it posts with headers that are not plain ones.
-func TestCORSAllowsWhatEventsArePostedWith(t *testing.T) {
+// A page of any origin may post events, in every format: a browser asks before it posts
+// with headers that are not plain ones, and a beacon sends the page's cookies.
+func TestCORSOfEvents(t *testing.T) {
 	_, srv := newWorld(t, nil)
-	for _, prefix := range []string{"", "/prometheus"} {
-		code, _, h := call(t, srv, "OPTIONS", prefix+"/api/v1/events", "", "Origin", "http://example.org", "Access-Control-Request-Method", "POST")
-		got := h.Get("Access-Control-Allow-Headers")
-		for _, name := range []string{"Authorization", "Content-Type", "Content-Encoding", "Idempotency-Key"} {
-			if !strings.Contains(got, name) {
-				t.Errorf("%q does not allow %s", got, name)
+	paths := []string{"/prometheus/api/v1/events"}
+	for _, f := range ingest.Formats() {
+		paths = append(paths, f.Paths...)
+	}
+	for _, path := range paths {
+		for _, method := range []string{"OPTIONS", "POST"} {
+			code, _, h := call(t, srv, method, path, "{}", "Origin", "http://example.org",
+				"Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", "content-encoding,idempotency-key")
+			if h.Get("Access-Control-Allow-Origin") != "http://example.org" || h.Get("Access-Control-Allow-Credentials") != "true" || !strings.Contains(h.Get("Vary"), "Origin") {
+				t.Errorf("%s %s: %v", method, path, h)
 			}
-		}
-		if code != 204 || !strings.Contains(h.Get("Access-Control-Allow-Methods"), "POST") {
-			t.Errorf("%d, methods %q", code, h.Get("Access-Control-Allow-Methods"))
+			if method == "OPTIONS" && (code != 204 || h.Get("Access-Control-Allow-Methods") != "POST, OPTIONS" || h.Get("Access-Control-Allow-Headers") != "content-encoding,idempotency-key") {
+				t.Errorf("%s %s: %d, %v", method, path, code, h)
+			}
 		}
 	}
 	if _, _, h := call(t, srv, "OPTIONS", "/api/v1/query", "", "Origin", "http://example.org"); strings.Contains(h.Get("Access-Control-Allow-Headers"), "Idempotency-Key") {
 		t.Error("queries have no idempotency key")
 	}
-	if _, _, h := call(t, srv, "OPTIONS", "/api/v1/events", ""); h.Get("Access-Control-Allow-Headers") != "" {
+	if _, _, h := call(t, srv, "OPTIONS", "/api/v1/events", ""); h.Get("Access-Control-Allow-Headers")+h.Get("Access-Control-Allow-Origin") != "" {
 		t.Error("a request of no other origin is told what other origins may do")
 	}
 }

@@ -62,16 +62,20 @@ func (b *bodyReader) put(buf *bytes.Buffer) {
 
 // read returns the decompressed body of r.
 func (b *bodyReader) read(w http.ResponseWriter, r *http.Request) ([]byte, *bodyError) {
-	return b.readInto(new(bytes.Buffer), w, r)
+	return b.readInto(new(bytes.Buffer), w, r, "")
 }
 
-// readInto is read into a buffer whose bytes it returns.
-func (b *bodyReader) readInto(buf *bytes.Buffer, w http.ResponseWriter, r *http.Request) ([]byte, *bodyError) {
+// readInto is read into a buffer whose bytes it returns. A body whose header names no
+// encoding has the one given.
+func (b *bodyReader) readInto(buf *bytes.Buffer, w http.ResponseWriter, r *http.Request, otherwise string) ([]byte, *bodyError) {
 	if r.ContentLength > b.bodyBytesMax {
 		return nil, b.tooLong()
 	}
 	src := http.MaxBytesReader(w, r.Body, b.bodyBytesMax)
 	encoding := strings.ToLower(strings.TrimSpace(strings.Join(r.Header.Values("Content-Encoding"), ",")))
+	if encoding == "" {
+		encoding = otherwise
+	}
 	switch encoding {
 	case "", "identity":
 		return b.readAll(buf, src, encoding)

@@ -4,7 +4,8 @@
 // Every route of the API is served at / and again at /prometheus, so that a
 // client made for Prometheus works with either as its base address:
 //
-//	POST /api/v1/events        events, by an EventSink
+//	POST /api/v1/events        events, by an EventSink; trackers' formats have
+//	                           paths of their own, which ingest.Formats names
 //	POST /api/v1/events/explain  which series an event would touch, and why
 //	GET, PUT /api/v1/event-rules what is counted; POST .../check says what is wrong
 //	GET  /api/v1/status/range  the times between which the tenant has data
@@ -17,7 +18,7 @@
 // Files:
 //   - api.go: options and routes
 //   - middleware.go: what every request passes: metrics, panics, its scope
-//   - events.go: posting events, and the status of each outcome
+//   - events.go: posting events in any format, and the status of each outcome
 //   - event_rules.go: what is counted: read, replaced, checked, explained
 //   - body.go: bounded reading and decompression of a body
 //   - prometheus.go: the making of Prometheus's handlers

@@ -18,7 +18,8 @@ type EventRules interface {
 	SetRules(id tenant.ID, text []byte) (ingest.RulesInForce, error)
 	// CheckRules fails as SetRules would, and changes nothing.
 	CheckRules(id tenant.ID, text []byte) (ingest.CheckedRules, error)
-	Explain(ctx context.Context, id tenant.ID, raw []byte) (ingest.Explanation, error)
+	// Explain fails with an ingest.ErrBadRequest where the post is not one event.
+	Explain(ctx context.Context, id tenant.ID, post *ingest.Post) (ingest.Explanation, error)
 }
 
 // eventRules answers GET and PUT /api/v1/event-rules; what is put is YAML.
@@ -53,14 +54,25 @@ func (a *api) checkEventRules(w http.ResponseWriter, r *http.Request) {
 	a.respondRules(w, checked, err)
 }
 
-// explainEvent answers POST /api/v1/events/explain: which series one event would
-// touch, and why. Nothing is counted.
+// explainEvent answers POST /api/v1/events/explain: which series one event, in the
+// format that the query names, would touch, and why. Nothing is counted.
 func (a *api) explainEvent(w http.ResponseWriter, r *http.Request) {
 	body, ok := a.posted(w, r, "an event is explained with POST")
 	if !ok {
 		return
 	}
-	explained, err := a.rules.Explain(r.Context(), tenantOf(r), body)
+	name := r.URL.Query().Get("format")
+	if name == "" {
+		name = "plain"
+	}
+	var explained ingest.Explanation
+	format, err := ingest.FormatNamed(name)
+	if err == nil {
+		var post *ingest.Post
+		if post, err = format.Open(&ingest.Request{Header: r.Header, Query: r.URL.Query(), Client: clientOf(r), Body: body}); err == nil {
+			explained, err = a.rules.Explain(r.Context(), tenantOf(r), post)
+		}
+	}
 	a.respondRules(w, explained, err)
 }
 

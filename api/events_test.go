@@ -210,7 +210,7 @@ func TestReceivedIsTheSumOfVerdicts(t *testing.T) {
 // waiting is an EventSink that ends with its request.
 type waiting struct{ began, ended chan struct{} }
 
-func (s waiting) Events(ctx context.Context, _ tenant.ID, _ []byte, _, _ string) (ingest.Result, error) {
+func (s waiting) Events(ctx context.Context, _ tenant.ID, _ *ingest.Post, _ string) (ingest.Result, error) {
 	close(s.began)
 	<-ctx.Done()
 	close(s.ended)

@@ -54,7 +54,7 @@ func (a *api) route(name string, h http.Handler) http.Handler {
 // scoped is a route under /api/.
 func (a *api) scoped(name string, h http.Handler) http.Handler {
 	return a.route(name, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s, err := a.scope(r)
+		s, err := a.authenticate(r, "")
 		if err != nil {
 			httputil.SetCORS(w, a.corsOrigin, r)
 			respondError(w, a.logger, http.StatusBadRequest, errorBadData, err.Error())
@@ -73,8 +73,10 @@ func (a *api) ours(name string, h http.HandlerFunc) http.Handler {
 	}))
 }
 
-// scope reads whose request r is, and the clock (I1).
-func (a *api) scope(r *http.Request) (scope.Scope, error) {
+// authenticate says whose request r is, and reads the clock (I1). Every request for a
+// tenant's data comes here, with the key that its events carry, "" where there is none.
+// There are no credentials yet, so a key says nothing.
+func (a *api) authenticate(r *http.Request, _ string) (scope.Scope, error) {
 	s := scope.Scope{Tenant: tenant.Default, Now: a.now().UnixMilli()}
 	if a.tenantHeader == "" {
 		return s, refuseTenants(r)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"hash/maphash"
 	"math"
+	"slices"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
@@ -38,8 +39,10 @@ type coalescer struct {
 	rule    *rule                    // for create
 
 	// touched are the positions in increments that each event added to, one after the
-	// other.
+	// other. later is what those events add of which it is not yet known whether they
+	// count, in the same order.
 	touched []int32
+	later   []addition
 
 	exemplars   []exemplar
 	exemplified map[*increment.Series]bool
@@ -59,6 +62,13 @@ type exemplar struct {
 	value  float64
 }
 
+// addition is what an event adds to an increment.
+type addition struct {
+	value float64 // of a Distinct nothing
+	id    uint64  // of a Distinct
+	ms    int64   // the event's time, milliseconds since 1970
+}
+
 func newCoalescer() *coalescer {
 	c := &coalescer{builder: labels.NewScratchBuilder(16), exemplified: map[*increment.Series]bool{}, table: make([]int32, 1024)}
 	c.create = c.newSeries
@@ -75,7 +85,8 @@ func (c *coalescer) begin(rules *ruleset, grid int64) {
 	} else {
 		clear(c.table)
 	}
-	c.slots, c.keys, c.touched = c.slots[:0], c.keys[:0], c.touched[:0]
+	c.slots, c.keys, c.touched, c.later = c.slots[:0], c.keys[:0], c.touched[:0], c.later[:0]
+	c.later = c.later[:0]
 	clear(c.exemplified)
 	c.exemplars = c.exemplars[:0]
 }
@@ -90,32 +101,63 @@ func (c *coalescer) take(b *increment.Batch) {
 	}
 }
 
-// add applies what e's match found (I2).
-func (c *coalescer) add(e *event, hits []hit) {
+// add applies what e's match found (I2), or keeps it for apply.
+func (c *coalescer) add(e *event, hits []hit, later bool) {
 	window := e.ms - e.ms%c.grid // e.ms is not negative
 	for i := range hits {
 		h := &hits[i]
-		r := &c.rules.rules[h.rule]
 		at := c.at(h.rule, window, e, h.name)
 		c.touched = append(c.touched, int32(at))
-		inc := &c.increments[at]
-		switch r.kind {
-		case increment.Counter:
-			inc.Value += h.value
-		case increment.Histogram, increment.Buckets:
-			inc.Hist.Observe(h.value)
-		case increment.Distinct:
-			inc.IDs = append(inc.IDs, h.id)
-		case increment.Gauge:
-			later := e.ms > inc.At || e.ms == inc.At && math.Float64bits(h.value) > math.Float64bits(inc.Value)
-			if later || inc.At == 0 {
-				inc.At, inc.Value = e.ms, h.value
-			}
+		if a := (addition{h.value, h.id, e.ms}); later {
+			c.later = append(c.later, a)
+		} else {
+			c.apply(at, &a)
 		}
-		if e.hasTrace && len(c.exemplars) < exemplarsMax && (r.kind == increment.Counter || inc.Hist != nil) {
+		if inc := &c.increments[at]; e.hasTrace && len(c.exemplars) < exemplarsMax && (inc.Kind == increment.Counter || inc.Hist != nil) {
 			c.exemplify(inc.Series, e, h.value)
 		}
 	}
+}
+
+// apply adds to the increment at a position.
+func (c *coalescer) apply(at int, a *addition) {
+	inc := &c.increments[at]
+	switch inc.Kind {
+	case increment.Counter:
+		inc.Value += a.value
+	case increment.Histogram, increment.Buckets:
+		inc.Hist.Observe(a.value)
+	case increment.Distinct:
+		inc.IDs = append(inc.IDs, a.id)
+	case increment.Gauge:
+		later := a.ms > inc.At || a.ms == inc.At && math.Float64bits(a.value) > math.Float64bits(inc.Value)
+		if later || inc.At == 0 {
+			inc.At, inc.Value = a.ms, a.value
+		}
+	}
+}
+
+// dropUntouched drops the increments that no event is left of. Nothing can be added after.
+func (c *coalescer) dropUntouched() {
+	moved := make([]int32, len(c.increments)) // to where, plus one
+	for _, at := range c.touched {
+		moved[at] = 1
+	}
+	kept := c.increments[:0]
+	for at := range moved {
+		if moved[at] > 0 {
+			kept = append(kept, c.increments[at])
+			moved[at] = int32(len(kept))
+		}
+	}
+	clear(c.increments[len(kept):])
+	c.increments = kept
+	for i, at := range c.touched {
+		c.touched[i] = moved[at] - 1
+	}
+	c.exemplars = slices.DeleteFunc(c.exemplars, func(x exemplar) bool {
+		return !slices.ContainsFunc(kept, func(inc increment.Increment) bool { return inc.Series == x.series })
+	})
 }
 
 func (c *coalescer) exemplify(s *increment.Series, e *event, value float64) {

@@ -73,15 +73,15 @@ func TestFailedBatchUsesNoID(t *testing.T) {
 	g, _ := newTestIngesterWith(t, m, idRules{countOnce})
 	body := []byte(`{"data":{"event":"hit","event_id":1}}`)
 	m.fail = errDisk
-	if r, err := g.Events(context.Background(), tenant.Default, body, "", ""); !errors.Is(err, errDisk) || r.Rejected != 1 {
+	if r, err := g.Events(context.Background(), tenant.Default, plainPost(body, ""), ""); !errors.Is(err, errDisk) || r.Rejected != 1 {
 		t.Errorf("not stored: %+v, %v", r, err)
 	}
 	m.fail, m.failReserve = nil, errDisk
-	if _, err := g.Events(context.Background(), tenant.Default, body, "", ""); !errors.Is(err, errDisk) {
+	if _, err := g.Events(context.Background(), tenant.Default, plainPost(body, ""), ""); !errors.Is(err, errDisk) {
 		t.Errorf("ids that cannot be looked up: %v", err)
 	}
 	m.failReserve = nil
-	if _, err := g.Events(context.Background(), tenant.Default, []byte(`[{"data":{"event":"hit","event_id":1}},`), "", ""); !errors.Is(err, ErrBadRequest) {
+	if _, err := g.Events(context.Background(), tenant.Default, plainPost([]byte(`[{"data":{"event":"hit","event_id":1}},`), ""), ""); !errors.Is(err, ErrBadRequest) {
 		t.Errorf("a body that is not closed: %v", err)
 	}
 	if r := post(t, g, string(body), "", ""); r.Accepted != 1 || m.reserved != 0 {

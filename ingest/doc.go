@@ -8,8 +8,11 @@
 //   - worker.go: one request's pass over its body, and its events' verdicts
 //   - split.go: the JSON text of each event in a body, whatever form it has
 //   - event.go: an event, whatever its format was, and what is checked of it
-//   - plain.go: one JSON text into an event, or the reason it is rejected
-//   - plain_scan.go: the same for the common form, faster
+//   - format.go: the formats that clients post: where, and what they expect back
+//   - tree.go: parsed JSON into an event, or the reason it is rejected
+//   - plain.go: plain events; plain_scan.go: the same for the common form, faster
+//   - tracker.go: events of trackers, by a layout that says where their parts are
+//   - cloudevents.go, segment.go, posthog.go, plausible.go: such formats
 //   - timestamp.go: the forms of a timestamp
 //   - decimal.go: the usual forms of numbers and timestamps, faster
 //   - reason.go: why events are rejected, for people and for the metric
@@ -28,8 +31,9 @@
 //   - ruletest.go: tests of rules: events in, increments out
 //   - metrics.go: the process's own metrics of all this
 //
-// A new format of events is a decoder beside plain: it fills an event's fields by
-// the slots of the rules' paths, and its name, user and time.
+// A new format is one more file, as segment.go is one, and its place in Formats: it
+// opens a request's body, says by a layout where an event has its name, user, time, id
+// and properties, and answers what its clients expect.
 //
 // An Ingester is safe for concurrent use. Requests share a pool of scratch memory,
 // and those of a tenant its rules and their handles. The locks on their path are

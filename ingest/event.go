@@ -38,6 +38,9 @@ type event struct {
 	fields   []field // by slot of the rules
 	numbers  []number
 	hasTrace bool // one of the slots of exemplars has a value
+	// idText tells the event from all others of its format; empty where the format has
+	// no ids of its own, or the event has none.
+	idText []byte
 
 	idKey   [2]uint64 // of the tenant
 	scratch []byte    // what transforms make
@@ -57,7 +60,7 @@ const (
 // field is what an event has at a path: its text, a number's as it was written.
 type field struct {
 	kind  fieldKind
-	inner bool // it is of further_data; only a decoder looks at it
+	inner bool // it is of further_data; only the scan of plain events looks at it
 	text  []byte
 }
 
@@ -99,10 +102,11 @@ type clock struct {
 	now       int64 // milliseconds since 1970
 	oldest    int64 // milliseconds since 1970: events before are too old
 	retention time.Duration
+	ahead     int64 // milliseconds by which the client's clock is ahead
 }
 
 func newClock(p tenant.Profile, now int64) clock {
-	c := clock{now, math.MinInt64, time.Duration(p.Retention)}
+	c := clock{now: now, oldest: math.MinInt64, retention: time.Duration(p.Retention)}
 	if c.retention > 0 {
 		c.oldest = now - c.retention.Milliseconds()
 	}
@@ -124,6 +128,7 @@ func (c *clock) read(e *event) *rejection {
 	if !ok {
 		ms, ok = parseTimestamp(string(f.text))
 	}
+	ms -= c.ahead
 	switch {
 	case !ok:
 		return reject(reasonBadTimestamp, "timestamp is %s: neither a number of seconds, milliseconds, microseconds or nanoseconds since 1970 nor a time as in RFC 3339", f)
@@ -179,27 +184,34 @@ func (e *event) begin(rules *ruleset, p tenant.Profile) {
 // reset forgets the event before.
 func (e *event) reset() {
 	clear(e.fields)
-	e.numbers, e.scratch, e.hasTrace = e.numbers[:0], e.scratch[:0], false
+	e.numbers, e.scratch, e.hasTrace, e.idText = e.numbers[:0], e.scratch[:0], false, nil
 }
 
 // id is the hash of what tells the event from all others, keyed by the tenant's secret
-// (I4); ok is false where the event does not have it.
+// (I4): the id that its format defines, else the field that the rules name. ok is
+// false where the event has neither.
 func (e *event) id(rules *ruleset) (id [16]byte, ok bool) {
-	if rules.dedup == 0 {
+	apart, text := uint64(formatIDs), e.idText
+	if len(text) == 0 && rules.dedup != 0 {
+		if f := &e.fields[rules.dedup]; f.isScalar() {
+			apart, text = eventIDs, f.text
+		}
+	}
+	if len(text) == 0 {
 		return id, false
 	}
-	f := &e.fields[rules.dedup]
-	if !f.isScalar() || len(f.text) == 0 {
-		return id, false
-	}
-	lo, hi := siphash.Hash128(e.idKey[0]^eventIDs, e.idKey[1], f.text)
+	lo, hi := siphash.Hash128(e.idKey[0]^apart, e.idKey[1], text)
 	binary.BigEndian.PutUint64(id[:], lo)
 	binary.BigEndian.PutUint64(id[8:], hi)
 	return id, true
 }
 
-// eventIDs sets the hashes of event ids apart from those of user ids.
-const eventIDs = 0x6576656e74206964 // "event id"
+// These set the hashes of ids of events apart from those of users, and ids that
+// formats define from those that rules name.
+const (
+	eventIDs  = 0x6576656e74206964 // "event id"
+	formatIDs = 0x666f726d61742069 // "format i"
+)
 
 // meaning is what a timestamp was understood as, where a date can say it.
 func meaning(ms int64) string {

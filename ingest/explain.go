@@ -58,8 +58,8 @@ type LabelExplanation struct {
 	Value string   `json:"value"`
 }
 
-// Explain says what would become of the one event in raw, without counting it.
-func (g *Ingester) Explain(ctx context.Context, id tenant.ID, raw []byte) (Explanation, error) {
+// Explain says what would become of the one event of a post, without counting it.
+func (g *Ingester) Explain(ctx context.Context, id tenant.ID, post *Post) (Explanation, error) {
 	profile, err := g.store.Tenant(id)
 	if err != nil {
 		return Explanation{}, fmt.Errorf("open tenant %s: %w", id, err)
@@ -68,32 +68,36 @@ func (g *Ingester) Explain(ctx context.Context, id tenant.ID, raw []byte) (Expla
 	if err != nil {
 		return Explanation{}, err
 	}
-	return explain(rules, profile, g.present(ctx), raw), nil
+	return explain(rules, profile, g.present(ctx), post)
 }
 
 // ExplainWith is Explain by the rules of a text, at the present now in
 // milliseconds since 1970.
-func ExplainWith(file string, text, raw []byte, now int64) (Explanation, error) {
+func ExplainWith(file string, text []byte, post *Post, now int64) (Explanation, error) {
 	rules, err := parseRules(file, text)
 	if err != nil {
 		return Explanation{}, err
 	}
-	return explain(rules, tenant.Profile{Settings: tenant.DefaultSettings()}, now, raw), nil
+	return explain(rules, tenant.Profile{Settings: tenant.DefaultSettings()}, now, post)
 }
 
-func explain(rules *ruleset, p tenant.Profile, now int64, raw []byte) Explanation {
+func explain(rules *ruleset, p tenant.Profile, now int64, post *Post) (Explanation, error) {
 	out := Explanation{Version: rules.version, Verdict: "filtered"}
+	raw, err := post.one()
+	if err != nil {
+		return out, err
+	}
 	w := newWorker()
-	w.begin(rules, p, now)
+	w.begin(rules, p, now, post)
 	w.coalescer.dry = true
-	e := &w.decoder.event
-	if r := w.decoder.decode(trimBody(raw)); r != nil {
+	e, r := w.decoder.decode(raw)
+	if r != nil {
 		out.Verdict, out.Reason = "rejected", r.text
-		return out
+		return out, nil
 	}
 	out.Time, out.Window = e.ms, e.ms-e.ms%p.GridMillis()
 	for i := range rules.rules {
-		ex, rejected := w.explainRule(i, out.Window)
+		ex, rejected := w.explainRule(i, e, out.Window)
 		if ex.Counts && out.Verdict == "filtered" {
 			out.Verdict = "accepted"
 		}
@@ -107,12 +111,28 @@ func explain(rules *ruleset, p tenant.Profile, now int64, raw []byte) Explanatio
 			out.Rules[i].Counts, out.Rules[i].Series = false, nil
 		}
 	}
-	return out
+	return out, nil
+}
+
+// one is the text of the only event of a post.
+func (p *Post) one() ([]byte, error) {
+	if p.form != formArray {
+		return p.body, nil
+	}
+	var all [][]byte
+	err := elements(p.body, func(raw []byte) error { all = append(all, raw); return nil })
+	if err == nil && len(all) != 1 {
+		err = fmt.Errorf("one event is explained at a time, these are %d", len(all))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBadRequest, err)
+	}
+	return all[0], nil
 }
 
 // explainRule says what rule i makes of the event.
-func (w *worker) explainRule(i int, window int64) (RuleExplanation, *rejection) {
-	e, c, r := &w.decoder.event, w.coalescer, &w.rules.rules[i]
+func (w *worker) explainRule(i int, e *event, window int64) (RuleExplanation, *rejection) {
+	c, r := w.coalescer, &w.rules.rules[i]
 	kind := r.kind
 	if kind == increment.Buckets {
 		kind = increment.Histogram // as rules have it

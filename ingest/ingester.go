@@ -121,16 +121,16 @@ func New(o Options) (*Ingester, error) {
 	return g, nil
 }
 
-// Events counts the events of body for the tenant. An idempotencyKey that is not
+// Events counts the events of a post for the tenant. An idempotencyKey that is not
 // empty makes the batch count once. The present is that of ctx's scope.
 //
-// The error is nil where body could be read and what it held is stored, be it
+// The error is nil where the body could be read and what it held is stored, be it
 // that every event was rejected; see ErrBadRequest for what else there is. With
 // an error of the store the Result's events are all rejected or filtered.
-func (g *Ingester) Events(ctx context.Context, id tenant.ID, body []byte, contentType, idempotencyKey string) (Result, error) {
+func (g *Ingester) Events(ctx context.Context, id tenant.ID, post *Post, idempotencyKey string) (Result, error) {
 	m := g.metrics.tenant(id)
-	m.batches.Inc()
-	m.bytes.Add(float64(len(body)))
+	m.batches.WithLabelValues(post.format.Name).Inc()
+	m.bytes.Add(float64(post.Bytes()))
 	if n := len(idempotencyKey); n > IdempotencyKeyBytesMax {
 		return Result{}, fmt.Errorf("%w: the idempotency key is %d bytes long, at most %d are allowed", ErrBadRequest, n, IdempotencyKeyBytesMax)
 	}
@@ -148,7 +148,7 @@ func (g *Ingester) Events(ctx context.Context, id tenant.ID, body []byte, conten
 		panic("ingest: the pool holds something else than workers")
 	}
 	defer g.workers.Put(w)
-	err = w.read(ctx, rules, profile, g.present(ctx), body, contentType, g.store.Reserve)
+	err = w.read(ctx, rules, profile, g.present(ctx), post, g.store.Reserve)
 	if err != nil {
 		w.giveUp()
 		return Result{}, err // I3

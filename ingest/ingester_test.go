@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -211,7 +212,7 @@ func newTestIngesterWith(t testing.TB, s Store, rules RuleSource) (*Ingester, *p
 
 func post(t testing.TB, g *Ingester, body, contentType, key string) Result {
 	t.Helper()
-	r, err := g.Events(context.Background(), tenant.Default, []byte(body), contentType, key)
+	r, err := g.Events(context.Background(), tenant.Default, plainPost([]byte(body), contentType), key)
 	if err != nil {
 		t.Fatalf("%s: %v", shorten(body), err)
 	}
@@ -222,7 +223,7 @@ func TestScopeIsThePresent(t *testing.T) {
 	m := newMemory()
 	g, _ := newTestIngester(t, m)
 	ctx := scope.With(context.Background(), scope.Scope{Tenant: tenant.Default, Now: present + 60_000})
-	if _, err := g.Events(ctx, tenant.Default, []byte(`{}`), "", ""); err != nil {
+	if _, err := g.Events(ctx, tenant.Default, plainPost([]byte(`{}`), ""), ""); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := m.lines(), []string{`{__name__="events_total", event="event"} @55000 +1`}; !slices.Equal(got, want) {
@@ -247,7 +248,10 @@ func TestBodiesThatCannotBeRead(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			m := newMemory()
 			g, _ := newTestIngester(t, m)
-			_, err := g.Events(context.Background(), tenant.Default, []byte(tc.body), tc.contentType, "k")
+			p, err := plainFormat.Open(&Request{Header: http.Header{"Content-Type": {tc.contentType}}, Body: []byte(tc.body)})
+			if err == nil {
+				_, err = g.Events(context.Background(), tenant.Default, p, "k")
+			}
 			if !errors.Is(err, ErrBadRequest) || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("got %v, want a bad request that says %q", err, tc.want)
 			}
@@ -279,7 +283,7 @@ func TestIdempotencyKey(t *testing.T) {
 	if r := post(t, g, good, "", ""); r.Accepted != 2 {
 		t.Errorf("no key: %+v, want 2 accepted", r)
 	}
-	_, err := g.Events(context.Background(), tenant.Default, []byte(good), "", strings.Repeat("k", IdempotencyKeyBytesMax+1))
+	_, err := g.Events(context.Background(), tenant.Default, plainPost([]byte(good), ""), strings.Repeat("k", IdempotencyKeyBytesMax+1))
 	if !errors.Is(err, ErrBadRequest) || !strings.Contains(err.Error(), "1025 bytes long") {
 		t.Errorf("long key: %v", err)
 	}
@@ -321,7 +325,7 @@ func TestVerdictsAddUp(t *testing.T) {
 		} else {
 			m.fail = nil
 		}
-		r, err := g.Events(context.Background(), id, body, "", "k"+name)
+		r, err := g.Events(context.Background(), id, plainPost(body, ""), "k"+name)
 		if errors.Is(err, errDisk) != (i == 1) || errors.Is(err, ErrBadRequest) {
 			t.Errorf("tenant %s: %v", name, err)
 		}
@@ -329,7 +333,7 @@ func TestVerdictsAddUp(t *testing.T) {
 			t.Errorf("tenant %s: verdicts %+v on 6 events", name, r)
 		}
 	}
-	if _, err := g.Events(context.Background(), other, body, "", "kd"); err != nil {
+	if _, err := g.Events(context.Background(), other, plainPost(body, ""), "kd"); err != nil {
 		t.Fatal(err)
 	}
 	// Two tenants have a label; c, d and d's duplicate share one.
@@ -357,11 +361,11 @@ func TestVerdictsAddUp(t *testing.T) {
 		t.Error(err)
 	}
 	wantSizes := fmt.Sprintf(`
-# HELP quipu_ingest_batches_total Batches of events received, readable or not.
+# HELP quipu_ingest_batches_total Batches of events received, readable or not, by format.
 # TYPE quipu_ingest_batches_total counter
-quipu_ingest_batches_total{tenant="(other)"} 3
-quipu_ingest_batches_total{tenant="a"} 1
-quipu_ingest_batches_total{tenant="b"} 1
+quipu_ingest_batches_total{format="plain",tenant="(other)"} 3
+quipu_ingest_batches_total{format="plain",tenant="a"} 1
+quipu_ingest_batches_total{format="plain",tenant="b"} 1
 # HELP quipu_ingest_bytes_total Bytes of batches received, after decompression.
 # TYPE quipu_ingest_bytes_total counter
 quipu_ingest_bytes_total{tenant="(other)"} %d
@@ -427,7 +431,7 @@ func TestCancelledRequestStoresNothing(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	for _, body := range []string{strings.Repeat("{}\n", cancelCheckEvents), "[{},{}]"} {
-		_, err := g.Events(ctx, tenant.Default, []byte(body), "", "")
+		_, err := g.Events(ctx, tenant.Default, plainPost([]byte(body), ""), "")
 		if !errors.Is(err, context.Canceled) || errors.Is(err, ErrBadRequest) || m.batches != 0 {
 			t.Errorf("%v, %d batches stored", err, m.batches)
 		}
@@ -448,7 +452,7 @@ func TestConcurrentRequests(t *testing.T) {
 				for e := range events {
 					fmt.Fprintf(&body, `{"event":"e%d","user_id":"u%d-%d-%d","further_data":{"n":%d}}`+"\n", c, c, b, e, c)
 				}
-				r, err := g.Events(context.Background(), tenant.Default, body.Bytes(), "", fmt.Sprintf("%d-%d", c, b))
+				r, err := g.Events(context.Background(), tenant.Default, plainPost(body.Bytes(), ""), fmt.Sprintf("%d-%d", c, b))
 				if err != nil || r.Accepted != events {
 					t.Errorf("client %d: %+v, %v", c, r, err)
 				}
@@ -479,4 +483,13 @@ func TestOptionsAreChecked(t *testing.T) {
 	if _, err := New(Options{Store: newMemory(), Registerer: reg}); err != nil {
 		t.Error(err)
 	}
+}
+
+// plainPost opens a body of plain events that is not empty.
+func plainPost(body []byte, contentType string) *Post {
+	p, err := plainFormat.Open(&Request{Header: http.Header{"Content-Type": {contentType}}, Body: body})
+	if err != nil {
+		panic(err)
+	}
+	return p
 }

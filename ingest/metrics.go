@@ -28,7 +28,8 @@ type metrics struct {
 // zeros from the tenant's first batch on, so that a first rejection is an
 // increase.
 type tenantMetrics struct {
-	batches, bytes, refused       prometheus.Counter
+	batches                       *prometheus.CounterVec // by format
+	bytes, refused                prometheus.Counter
 	accepted, duplicate, filtered prometheus.Counter
 	rejected                      [reasons]prometheus.Counter
 }
@@ -42,8 +43,8 @@ func newMetrics(reg prometheus.Registerer, labelsMax int) (*metrics, error) {
 		}, []string{"tenant", "verdict", "reason"}),
 		batches: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "quipu_ingest_batches_total",
-			Help: "Batches of events received, readable or not.",
-		}, []string{"tenant"}),
+			Help: "Batches of events received, readable or not, by format.",
+		}, []string{"tenant", "format"}),
 		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "quipu_ingest_bytes_total",
 			Help: "Bytes of batches received, after decompression.",
@@ -92,7 +93,7 @@ func (m *metrics) tenant(id tenant.ID) *tenantMetrics {
 
 func (m *metrics) children(label string) *tenantMetrics {
 	t := &tenantMetrics{
-		batches:   m.batches.WithLabelValues(label),
+		batches:   m.batches.MustCurryWith(prometheus.Labels{"tenant": label}),
 		bytes:     m.bytes.WithLabelValues(label),
 		refused:   m.refused.WithLabelValues(label),
 		accepted:  m.events.WithLabelValues(label, "accepted", ""),

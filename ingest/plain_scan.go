@@ -15,7 +15,7 @@ func (d *plain) scan(raw []byte) (ok bool) {
 		return false
 	}
 	d.reset()
-	d.inside, d.further = false, nil
+	d.inside = false
 	rest := skipSpace(raw)
 	inner, wrapped := cutWrapper(rest)
 	if wrapped {
@@ -33,7 +33,6 @@ func (d *plain) scan(raw []byte) (ok bool) {
 	if len(skipSpace(rest)) > 0 {
 		return false
 	}
-	d.findTrace()
 	return true
 }
 

@@ -156,7 +156,7 @@ func FuzzEvents(f *testing.F) {
 		before := bytes.Clone(body)
 		store := &checked{t: t}
 		g, _ := newTestIngester(t, store)
-		r, err := g.Events(context.Background(), tenant.Default, body, contentType, "")
+		r, err := g.Events(context.Background(), tenant.Default, plainPost(body, contentType), "")
 		if err != nil && !errors.Is(err, ErrBadRequest) {
 			t.Fatal(err)
 		}
@@ -215,7 +215,7 @@ metrics:
 		}
 		const runs = 1000
 		w := newWorker()
-		w.begin(rules, newMemory().profile, present)
+		w.begin(rules, newMemory().profile, present, plainPost(raw, ""))
 		if w.event(raw); w.good != 1 {
 			t.Fatalf("%s: %+v", name, w.result)
 		}
@@ -263,7 +263,7 @@ func BenchmarkEvents(b *testing.B) {
 			b.ReportAllocs()
 			n := 0
 			for b.Loop() {
-				if _, err := g.Events(context.Background(), tenant.Default, bodies[n%len(bodies)], "", ""); err != nil {
+				if _, err := g.Events(context.Background(), tenant.Default, plainPost(bodies[n%len(bodies)], ""), ""); err != nil {
 					b.Fatal(err)
 				}
 				n++

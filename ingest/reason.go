@@ -14,6 +14,7 @@ type reason uint8
 const (
 	reasonBadJSON reason = iota
 	reasonNotAnObject
+	reasonBadEnvelope
 	reasonTooLarge
 	reasonBadEventName
 	reasonBadFurtherData
@@ -34,6 +35,7 @@ func (r reason) String() string {
 	return [reasons]string{
 		reasonBadJSON:        "bad_json",
 		reasonNotAnObject:    "not_an_object",
+		reasonBadEnvelope:    "bad_envelope",
 		reasonTooLarge:       "too_large",
 		reasonBadEventName:   "bad_event_name",
 		reasonBadFurtherData: "bad_further_data",

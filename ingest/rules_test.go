@@ -80,7 +80,7 @@ func TestRulesEqualARecount(t *testing.T) {
 			clear(explained.series)
 			g, _ := newTestIngesterWith(t, explained, &memoryRules{text: testRules})
 			verdict := post(t, g, e, "", "")
-			x, err := g.Explain(context.Background(), tenant.Default, []byte(e))
+			x, err := g.Explain(context.Background(), tenant.Default, plainPost([]byte(e), ""))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -164,7 +164,7 @@ func TestRulesAreReloaded(t *testing.T) {
 func TestBadRulesAtTheStart(t *testing.T) {
 	m := newMemory()
 	g, _ := newTestIngesterWith(t, m, &memoryRules{text: "metrics: [{}]"})
-	if _, err := g.Events(context.Background(), tenant.Default, []byte(`{}`), "", ""); err == nil || errors.Is(err, ErrBadRequest) || m.batches > 0 {
+	if _, err := g.Events(context.Background(), tenant.Default, plainPost([]byte(`{}`), ""), ""); err == nil || errors.Is(err, ErrBadRequest) || m.batches > 0 {
 		t.Errorf("%v, %d batches stored", err, m.batches)
 	}
 }
@@ -230,7 +230,7 @@ func TestLabelValuesAreLimited(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		x, err := g.Explain(context.Background(), tenant.Default, []byte(`{"page":"/explained"}`))
+		x, err := g.Explain(context.Background(), tenant.Default, plainPost([]byte(`{"page":"/explained"}`), ""))
 		if err != nil || !strings.Contains(x.Rules[0].Series[0].Series, "/explained") {
 			t.Errorf("%+v, %v", x, err)
 		}

@@ -54,7 +54,7 @@ func TestRuleScripts(t *testing.T) {
 }
 
 func runExplain(t *testing.T, rules, event string) string {
-	x, err := ExplainWith("events.yaml", []byte(rules), []byte(event), present)
+	x, err := ExplainWith("events.yaml", []byte(rules), plainPost([]byte(event), ""), present)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +69,7 @@ func runRules(t *testing.T, rules, body string) string {
 	}
 	m := newMemory()
 	g, _ := newTestIngesterWith(t, m, &memoryRules{text: rules})
-	r, err := g.Events(context.Background(), tenant.Default, []byte(body), "application/x-ndjson", "")
+	r, err := g.Events(context.Background(), tenant.Default, plainPost([]byte(body), "application/x-ndjson"), "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"fmt"
 	"mime"
+	"strconv"
+
+	"github.com/valyala/fastjson"
 )
 
 // form is how a body holds its events.
@@ -71,12 +74,12 @@ func lines(body []byte, f func(raw []byte) error) error {
 func elements(body []byte, f func(raw []byte) error) error {
 	rest := bytes.TrimLeft(body[1:], space)
 	if len(rest) > 0 && rest[0] == ']' {
-		return trailing(rest[1:])
+		return trailing(rest[1:], "array")
 	}
 	for i := 0; ; i++ {
 		n := valueLen(rest)
 		if n <= 0 {
-			return fmt.Errorf("array element %d is missing or not closed: %q", i, shorten(string(rest[:min(len(rest), 2*shownBytesMax)])))
+			return fmt.Errorf("array element %d is missing or not closed: %s", i, start(rest))
 		}
 		if err := f(rest[:n]); err != nil {
 			return fmt.Errorf("array element %d: %w", i, err)
@@ -86,18 +89,68 @@ func elements(body []byte, f func(raw []byte) error) error {
 		case len(rest) > 0 && rest[0] == ',':
 			rest = bytes.TrimLeft(rest[1:], space)
 		case len(rest) > 0 && rest[0] == ']':
-			return trailing(rest[1:])
+			return trailing(rest[1:], "array")
 		default:
 			return fmt.Errorf("the array is not closed after element %d", i)
 		}
 	}
 }
 
-func trailing(rest []byte) error {
+// trailing fails where something follows the array or object.
+func trailing(rest []byte, what string) error {
 	if rest = bytes.TrimLeft(rest, space); len(rest) > 0 {
-		return fmt.Errorf("%d bytes follow the array: %q", len(rest), shorten(string(rest[:min(len(rest), 2*shownBytesMax)])))
+		return fmt.Errorf("%d bytes follow the %s: %s", len(rest), what, start(rest))
 	}
 	return nil
+}
+
+// start is how src begins, for messages.
+func start(src []byte) string {
+	return strconv.Quote(shorten(string(src[:min(len(src), 2*shownBytesMax)])))
+}
+
+// members calls f with the name and the text of each member of the object that body
+// is, found as elements are.
+func members(body []byte, f func(name string, raw []byte) error) error {
+	if len(body) == 0 || body[0] != '{' {
+		return fmt.Errorf("the body is not a JSON object: %s", start(body))
+	}
+	rest := bytes.TrimLeft(body[1:], space)
+	if len(rest) > 0 && rest[0] == '}' {
+		return trailing(rest[1:], "object")
+	}
+	for {
+		n := -1
+		if len(rest) > 0 && rest[0] == '"' {
+			n = stringLen(rest)
+		}
+		if n < 0 {
+			return fmt.Errorf("a name is missing or not closed in the object: %s", start(rest))
+		}
+		name, err := fastjson.ParseBytes(rest[:n])
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, start(rest[:n]))
+		}
+		if rest = bytes.TrimLeft(rest[n:], space); len(rest) == 0 || rest[0] != ':' {
+			return fmt.Errorf("no colon follows the name %s", show(name))
+		}
+		rest = bytes.TrimLeft(rest[1:], space)
+		if n = valueLen(rest); n <= 0 {
+			return fmt.Errorf("%s is missing or not closed: %s", show(name), start(rest))
+		}
+		if err := f(string(name.GetStringBytes()), rest[:n]); err != nil {
+			return err
+		}
+		rest = bytes.TrimLeft(rest[n:], space)
+		switch {
+		case len(rest) > 0 && rest[0] == ',':
+			rest = bytes.TrimLeft(rest[1:], space)
+		case len(rest) > 0 && rest[0] == '}':
+			return trailing(rest[1:], "object")
+		default:
+			return fmt.Errorf("the object is not closed after %s", show(name))
+		}
+	}
 }
 
 // valueLen is the length of the JSON value that src begins with, as far as

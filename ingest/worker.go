@@ -45,80 +45,80 @@ func (v *verdicts) count(m *tenantMetrics) {
 	}
 }
 
+// decoder makes events of the texts of one body. What it returns is good until its next
+// call.
+type decoder interface {
+	decode(raw []byte) (*event, *rejection)
+}
+
 // worker is the scratch memory of one request at a time.
 type worker struct {
 	rules     *ruleset
-	decoder   *plain
+	plain     *plain
+	tracker   *tracker
+	decoder   decoder // one of these
 	coalescer *coalescer
 	hits      []hit
 	verdicts
 	events int // read so far
 	// counted are the good events; what each touched ends where it says.
 	counted []countedEvent
-
-	collecting bool // ids; nothing counts
-
-	// ids are those of the events of a body that have one, and idOf the position of an
-	// event's among them, less one. reserved says which of them were seen before.
+	// ids are those of the good events that have one; reserved says which of them were
+	// seen before.
 	ids      [][16]byte
-	idOf     []int32
 	reserved increment.Reservation
 }
 
 // countedEvent is an event that waits for the store.
 type countedEvent struct {
-	index int // in the body
-	end   int // in coalescer.touched
+	index int   // in the body
+	end   int   // in coalescer.touched
+	id    int32 // position of its id in worker.ids, plus one; 0: it has none
 }
 
 func newWorker() *worker {
-	return &worker{decoder: newPlain(), coalescer: newCoalescer()}
+	return &worker{plain: newPlain(), tracker: newTracker(), coalescer: newCoalescer()}
 }
 
-// read gives the events of body their verdicts, but for the good ones, and
-// coalesces those. It fails where the body as a whole cannot be read.
+// reserveFunc looks up ids as a Store's Reserve does.
+type reserveFunc func(ids [][16]byte) (increment.Reservation, error)
+
+// read gives the events of a post their verdicts, but for the good ones, and coalesces
+// those. It fails where the body as a whole cannot be read.
 //
-// Where the rules say what tells an event from all others, the body is read twice: the
-// ids of all its events are reserved before any event counts.
-func (w *worker) read(ctx context.Context, rules *ruleset, p tenant.Profile, now int64, body []byte, contentType string, reserve func(ids [][16]byte) (increment.Reservation, error)) error {
-	body = trimBody(body)
-	if len(body) == 0 {
-		return fmt.Errorf("%w: the body is empty", ErrBadRequest)
+// An event with an id counts only once the ids of all events are reserved.
+func (w *worker) read(ctx context.Context, rules *ruleset, p tenant.Profile, now int64, post *Post, reserve reserveFunc) error {
+	w.reserved = nil
+	w.begin(rules, p, now, post)
+	if err := w.pass(ctx, rules, p, now, post); err != nil {
+		return err
 	}
-	w.ids, w.idOf, w.reserved = w.ids[:0], w.idOf[:0], nil
-	if rules.dedup != 0 {
-		w.begin(rules, p, now)
-		w.collecting = true
-		err := w.pass(ctx, rules, p, now, body, contentType)
-		w.collecting = false
-		if err != nil {
-			return err
-		}
-		if len(w.ids) > 0 {
-			if w.reserved, err = reserve(w.ids); err != nil {
-				return err
-			}
-		}
+	if len(w.ids) == 0 {
+		return nil
 	}
-	w.begin(rules, p, now)
-	return w.pass(ctx, rules, p, now, body, contentType)
+	var err error
+	if w.reserved, err = reserve(w.ids); err != nil {
+		return err
+	}
+	w.settle()
+	return nil
 }
 
 // pass goes over the events of a body.
-func (w *worker) pass(ctx context.Context, rules *ruleset, p tenant.Profile, now int64, body []byte, contentType string) error {
+func (w *worker) pass(ctx context.Context, rules *ruleset, p tenant.Profile, now int64, post *Post) error {
 	var err error
-	switch detect(body, contentType) {
+	switch post.form {
 	case formLines:
-		err = lines(body, w.line(ctx))
+		err = lines(post.body, w.line(ctx))
 	case formArray:
-		err = elements(body, func(raw []byte) error {
+		err = elements(post.body, func(raw []byte) error {
 			if r := w.event(raw); r != nil && r.reason == reasonBadJSON {
 				return errors.New(r.text)
 			}
 			return ctx.Err()
 		})
 	case formValue:
-		err = w.value(ctx, rules, p, now, body)
+		err = w.value(ctx, rules, p, now, post)
 	}
 	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("%w: read the body: %w", ErrBadRequest, err)
@@ -126,30 +126,34 @@ func (w *worker) pass(ctx context.Context, rules *ruleset, p tenant.Profile, now
 	return err
 }
 
-func (w *worker) begin(rules *ruleset, p tenant.Profile, now int64) {
+func (w *worker) begin(rules *ruleset, p tenant.Profile, now int64, post *Post) {
 	w.rules = rules
-	w.decoder.begin(rules, p, now)
+	if post.layout == nil {
+		w.plain.begin(rules, p, now)
+		w.decoder = w.plain
+	} else {
+		w.tracker.begin(rules, p, now)
+		w.tracker.open(post)
+		w.decoder = w.tracker
+	}
 	w.coalescer.begin(rules, p.GridMillis())
 	w.verdicts = verdicts{result: Result{Errors: []EventError{}}}
-	w.events, w.counted = 0, w.counted[:0]
-	if w.collecting {
-		w.ids, w.idOf = w.ids[:0], w.idOf[:0]
-	}
+	w.events, w.counted, w.ids = 0, w.counted[:0], w.ids[:0]
 }
 
-// value reads a body that looks like one value, or else is lines.
-func (w *worker) value(ctx context.Context, rules *ruleset, p tenant.Profile, now int64, body []byte) error {
-	r := w.event(body)
+// value reads a body that looks like one value, or else, of plain events, is lines.
+func (w *worker) value(ctx context.Context, rules *ruleset, p tenant.Profile, now int64, post *Post) error {
+	r := w.event(post.body)
 	if r == nil || r.reason != reasonBadJSON {
 		return nil
 	}
 	n := 0
-	err := lines(body, func([]byte) error { n++; return nil })
-	if err != nil || n == 1 {
+	err := lines(post.body, func([]byte) error { n++; return nil })
+	if err != nil || n == 1 || post.layout != nil {
 		return errors.New(r.text)
 	}
-	w.begin(rules, p, now)
-	return lines(body, w.line(ctx))
+	w.begin(rules, p, now, post)
+	return lines(post.body, w.line(ctx))
 }
 
 // line returns what is done with each line: a bad one is a rejected event.
@@ -167,17 +171,11 @@ func (w *worker) line(ctx context.Context) func(raw []byte) error {
 func (w *worker) event(raw []byte) *rejection {
 	index := w.events
 	w.events++
-	r := w.decoder.decode(raw)
-	if w.collecting {
-		w.collect(r)
-		return r
+	e, rejected := w.decoder.decode(raw)
+	if rejected == nil {
+		w.hits, rejected = w.rules.match(e, w.hits[:0])
 	}
-	if r != nil {
-		w.reject(index, r) // I2
-		return r
-	}
-	e, rejected := &w.decoder.event, (*rejection)(nil)
-	if w.hits, rejected = w.rules.match(e, w.hits[:0]); rejected != nil {
+	if rejected != nil {
 		w.reject(index, rejected) // I2
 		return rejected
 	}
@@ -185,29 +183,47 @@ func (w *worker) event(raw []byte) *rejection {
 		w.result.Filtered++
 		return nil
 	}
-	if w.reserved != nil && w.idOf[index] > 0 && w.reserved.Duplicate(int(w.idOf[index]-1)) {
-		w.result.Duplicate++
-		return nil
+	c := countedEvent{index: index}
+	if id, ok := e.id(w.rules); ok {
+		w.ids = append(w.ids, id)
+		c.id = int32(len(w.ids))
 	}
 	w.good++
-	w.coalescer.add(e, w.hits)
-	w.counted = append(w.counted, countedEvent{index, len(w.coalescer.touched)})
+	w.coalescer.add(e, w.hits, c.id > 0)
+	c.end = len(w.coalescer.touched)
+	w.counted = append(w.counted, c)
 	return nil
 }
 
-// collect notes the id of an event that was read. One that cannot be counted has none:
-// it does not use it up.
-func (w *worker) collect(rejected *rejection) {
-	at := int32(0)
-	if rejected == nil {
-		if w.hits, rejected = w.rules.match(&w.decoder.event, w.hits[:0]); rejected == nil && len(w.hits) > 0 {
-			if id, ok := w.decoder.event.id(w.rules); ok {
-				w.ids = append(w.ids, id)
-				at = int32(len(w.ids))
+// settle gives the events with ids that were seen before their verdict, and counts the
+// others.
+func (w *worker) settle() {
+	c := w.coalescer
+	counted, touched, later, from := w.counted[:0], c.touched[:0], c.later, 0
+	for _, e := range w.counted {
+		of := c.touched[from:e.end]
+		from = e.end
+		if e.id > 0 {
+			additions := later[:len(of)]
+			later = later[len(of):]
+			if w.reserved.Duplicate(int(e.id - 1)) {
+				w.result.Duplicate++
+				w.good--
+				continue
+			}
+			for i := range additions {
+				c.apply(int(of[i]), &additions[i])
 			}
 		}
+		touched = append(touched, of...)
+		e.end = len(touched)
+		counted = append(counted, e)
 	}
-	w.idOf = append(w.idOf, at)
+	dropped := len(counted) < len(w.counted)
+	w.counted, c.touched = counted, touched
+	if dropped {
+		c.dropUntouched()
+	}
 }
 
 // giveUp settles the ids of a batch that comes to nothing.

@@ -68,9 +68,10 @@ func (c *eventsTestCmd) Run(con *console) error {
 }
 
 type eventsExplainCmd struct {
-	Rules string `placeholder:"FILE" help:"Event rules (default: those of a tenant that has none)."`
-	JSON  bool   `name:"json" help:"Print JSON."`
-	Event string `arg:"" optional:"" help:"The event's JSON (default: standard input)."`
+	Rules  string `placeholder:"FILE" help:"Event rules (default: those of a tenant that has none)."`
+	Format string `default:"plain" help:"Format that the event is in: plain, cloudevents, segment, posthog or plausible."`
+	JSON   bool   `name:"json" help:"Print JSON."`
+	Event  string `arg:"" optional:"" help:"The event's JSON (default: standard input)."`
 }
 
 // Run explains one event.
@@ -90,7 +91,15 @@ func (c *eventsExplainCmd) Run(con *console) error {
 			return fmt.Errorf("read the event: %w", err)
 		}
 	}
-	ex, err := ingest.ExplainWith(name, text, raw, con.now().UnixMilli())
+	format, err := ingest.FormatNamed(c.Format)
+	if err != nil {
+		return fmt.Errorf("--format: %w", err)
+	}
+	post, err := format.Open(&ingest.Request{Body: raw})
+	if err != nil {
+		return err
+	}
+	ex, err := ingest.ExplainWith(name, text, post, con.now().UnixMilli())
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,108 @@
+package ingest
+
+import (
+	"net/http"
+	"strconv"
+
+	"github.com/valyala/fastjson"
+)
+
+// plausibleFormat is Plausible's events API (https://plausible.io/docs/events-api): one
+// event a request, JSON in a body that calls itself text, with names that are long or,
+// from its trackers, of one letter. A visitor is an address, a user agent and a site
+// together, and is kept as a keyed hash as other users are. Events have no ids.
+var plausibleFormat = &Format{
+	Name:  "plausible",
+	Paths: []string{"/api/event"},
+	open:  openPlausible,
+	answer: func(r *Result) Answer {
+		if r.Rejected > 0 {
+			return Answer{Status: http.StatusBadRequest, JSON: r}
+		}
+		return Answer{Status: http.StatusAccepted, Text: "ok"}
+	},
+}
+
+func openPlausible(r *Request) (*Post, error) {
+	p := &Post{layout: plausibleLayout, body: r.Body, form: formValue}
+	var site string
+	err := members(r.Body, func(name string, raw []byte) error {
+		if name == "d" || name == "domain" {
+			site = textIn(raw)
+		}
+		return nil
+	})
+	p.writeKey = site
+	if agent := r.Header.Get("User-Agent"); r.Client != "" || agent != "" {
+		p.user = []byte(r.Client + "\x00" + agent + "\x00" + site)
+	}
+	return p, err
+}
+
+var plausibleLayout = &layout{
+	name: "plausible",
+	read: readPlausible,
+	aliases: []alias{
+		{name: "page", path: []string{"u"}, part: pathOf},
+		{name: "page", path: []string{"url"}, part: pathOf},
+		{name: "url", path: []string{"u"}},
+		{name: "host", path: []string{"u"}, part: hostOf},
+		{name: "host", path: []string{"url"}, part: hostOf},
+		{name: "domain", path: []string{"d"}},
+		{name: "referrer", path: []string{"r"}, part: hostOf, over: true},
+		{name: "referrer", path: []string{"referrer"}, part: hostOf, over: true},
+		{name: "device", path: []string{"w"}, part: deviceOfWidth},
+		{name: "device", path: []string{"screen_width"}, part: deviceOfWidth},
+		{name: "amount", path: []string{"revenue", "amount"}},
+		{name: "currency", path: []string{"revenue", "currency"}},
+	},
+}
+
+func readPlausible(t *tracker, v *fastjson.Value) *rejection {
+	name := either(v, "n", "name")
+	if len(name.GetStringBytes()) == 0 {
+		return reject(reasonBadEventName, "name is %s, an event has a text there", shown(name))
+	}
+	t.set(slotEvent, name)
+	t.setText(slotUser, t.post.user)
+	props := either(v, "p", "props")
+	if props == nil {
+		props = either(v, "m", "meta")
+	}
+	if props != nil && props.Type() == fastjson.TypeString {
+		if props = t.within(props.GetStringBytes()); props == nil {
+			return reject(reasonBadEnvelope, "p is a text that is not JSON")
+		}
+	}
+	t.where = "props"
+	t.objects(props, v)
+	return nil
+}
+
+// either is what v has under one of two names; nil where it has neither.
+func either(v *fastjson.Value, short, long string) *fastjson.Value {
+	if at := v.Get(short); at != nil && at.Type() != fastjson.TypeNull {
+		return at
+	}
+	if at := v.Get(long); at != nil && at.Type() != fastjson.TypeNull {
+		return at
+	}
+	return nil
+}
+
+// deviceOfWidth is the kind of device that a screen of so many pixels has, by the
+// bounds that Plausible uses; nil where it is no number.
+func deviceOfWidth(text []byte) []byte {
+	width, err := strconv.ParseFloat(string(text), 64)
+	switch {
+	case err != nil:
+		return nil
+	case width < 576:
+		return []byte("mobile")
+	case width < 992:
+		return []byte("tablet")
+	case width < 1440:
+		return []byte("laptop")
+	}
+	return []byte("desktop")
+}

@@ -1,0 +1,149 @@
+package ingest
+
+import (
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/valyala/fastjson"
+)
+
+// postHogFormat is PostHog's capture API (https://posthog.com/docs/api/capture), single
+// and batched, as its libraries for servers and browsers send it. An event's uuid counts
+// once.
+var postHogFormat = &Format{
+	Name:  "posthog",
+	Paths: []string{"/batch/", "/batch", "/capture/", "/capture", "/i/v0/e/", "/i/v0/e", "/e/", "/e"},
+	encoding: func(query url.Values) string {
+		if c := query.Get("compression"); c == "gzip-js" || c == "gzip" {
+			return "gzip"
+		}
+		return ""
+	},
+	open: openPostHog,
+	answer: func(r *Result) Answer {
+		status := statusOf(r, http.StatusOK)
+		done := 0
+		if status == http.StatusOK {
+			done = 1
+		}
+		return Answer{Status: status, JSON: struct {
+			Status int `json:"status"`
+			*Result
+		}{done, r}}
+	},
+}
+
+func openPostHog(r *Request) (*Post, error) {
+	body, err := postHogBody(r)
+	if err != nil {
+		return nil, err
+	}
+	p := &Post{layout: postHogLayout, body: body, form: formArray}
+	if body[0] == '[' {
+		p.writeKey = postHogKey(body)
+		return p, nil
+	}
+	p.form = formValue
+	err = members(body, func(name string, raw []byte) error {
+		switch name {
+		case "api_key", "token":
+			p.writeKey = textIn(raw)
+		case "batch":
+			return p.batch(name, raw)
+		case "sent_at":
+			p.sentAt = raw
+		}
+		return nil
+	})
+	if err == nil && p.writeKey == "" {
+		p.writeKey = postHogKey(body)
+	}
+	return p, err
+}
+
+// postHogBody is the JSON of a request: its body, or a field of the form that it is.
+func postHogBody(r *Request) ([]byte, error) {
+	body := r.Body
+	if body[0] != '{' && body[0] != '[' {
+		form, err := url.ParseQuery(string(body))
+		if err != nil || !form.Has("data") {
+			return nil, fmt.Errorf("it is neither JSON nor a form with data: %s", start(body))
+		}
+		body = []byte(form.Get("data"))
+		compression := r.Query.Get("compression")
+		if compression == "" {
+			compression = form.Get("compression")
+		}
+		switch {
+		case compression == "base64" || compression == "" && len(body) > 0 && body[0] != '{' && body[0] != '[':
+			// A form's + is a space where the client did not escape it.
+			if body, err = base64.StdEncoding.DecodeString(strings.ReplaceAll(string(body), " ", "+")); err != nil {
+				return nil, fmt.Errorf("data is no base64: %w", err)
+			}
+		case compression != "":
+			return nil, fmt.Errorf("compression %q of a form is not supported: send base64, or gzip-js as the body", compression)
+		}
+	}
+	if body = trimBody(body); len(body) == 0 || body[0] != '{' && body[0] != '[' {
+		return nil, fmt.Errorf("it has neither an object nor an array: %s", start(body))
+	}
+	return body, nil
+}
+
+// postHogKey is the key that the first event of a body has.
+func postHogKey(body []byte) string {
+	if body[0] == '[' {
+		body = trimBody(body[1:])
+	}
+	n := valueLen(body)
+	if n <= 0 || n > eventBytesMax {
+		return ""
+	}
+	v, err := fastjson.ParseBytes(body[:n])
+	if err != nil {
+		return ""
+	}
+	for _, path := range [][]string{{"api_key"}, {"token"}, {"properties", "token"}} {
+		if key := v.Get(path...).GetStringBytes(); len(key) > 0 {
+			return string(key)
+		}
+	}
+	return ""
+}
+
+var postHogLayout = &layout{
+	name: "posthog",
+	read: readPostHog,
+	aliases: []alias{
+		{name: "page", path: []string{"properties", "$pathname"}},
+		{name: "page", path: []string{"properties", "$current_url"}, part: pathOf},
+		{name: "page", path: []string{"properties", "$screen_name"}},
+		{name: "url", path: []string{"properties", "$current_url"}},
+		{name: "host", path: []string{"properties", "$host"}},
+		{name: "referrer", path: []string{"properties", "$referring_domain"}},
+		{name: "referrer", path: []string{"properties", "$referrer"}, part: hostOf, over: true},
+		{name: "browser", path: []string{"properties", "$browser"}},
+		{name: "os", path: []string{"properties", "$os"}},
+		{name: "device", path: []string{"properties", "$device_type"}},
+		{name: "country", path: []string{"properties", "$geoip_country_code"}},
+		{name: "session_id", path: []string{"properties", "$session_id"}},
+	},
+}
+
+func readPostHog(t *tracker, v *fastjson.Value) *rejection {
+	name, properties := v.Get("event"), v.Get("properties")
+	if len(name.GetStringBytes()) == 0 {
+		return reject(reasonBadEventName, "event is %s, an event has a text there", shown(name))
+	}
+	t.set(slotEvent, name)
+	t.set(slotUser, v.Get("distinct_id"))
+	t.set(slotUser, properties.Get("distinct_id"))
+	t.set(slotTimestamp, v.Get("timestamp"))
+	t.set(slotTimestamp, properties.Get("timestamp"))
+	t.setID(v.Get("uuid"))
+	t.objects(properties, v)
+	return nil
+}
