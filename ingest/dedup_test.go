@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/tenant"
 )
 
@@ -89,5 +92,81 @@ func TestFailedBatchUsesNoID(t *testing.T) {
 	}
 	if r := post(t, g, string(body), "", ""); r.Duplicate != 1 {
 		t.Errorf("and again: %+v", r)
+	}
+}
+
+// Bodies with ids that come again and again, also with none or with another kind of
+// series, count what their first events count alone.
+func TestDuplicatesCountNothing(t *testing.T) {
+	const rules = `
+dedup: event_id
+metrics:
+  - {name: hits_total, type: counter, labels: {page: page}}
+  - {name: amount_total, type: counter, value: amount}
+  - {name: seconds, type: histogram, value: amount, labels: {page: page}}
+  - {name: users, type: distinct, value: user_id, labels: {page: page}}
+  - {name: level, type: gauge, value: amount, labels: {page: page}}
+`
+	seed := uint64(time.Now().UnixNano())
+	r := rand.New(rand.NewPCG(seed, 0))
+	for range 100 {
+		once, often := newMemory(), newMemory()
+		gOnce, _ := newTestIngesterWith(t, once, idRules{rules})
+		gOften, _ := newTestIngesterWith(t, often, idRules{rules})
+		texts, seen := map[int]string{}, map[int]bool{}
+		for range 1 + r.IntN(5) {
+			var body, firsts []string
+			want := Result{}
+			for range 1 + r.IntN(30) {
+				id := r.IntN(40)
+				if id < 3 { // no id: counts each time
+					text := fmt.Sprintf(`{"page":"/%d","amount":%d,"user_id":%d}`, r.IntN(3), r.IntN(9), r.IntN(9))
+					body, firsts = append(body, text), append(firsts, text)
+					want.Accepted++
+					continue
+				}
+				if texts[id] == "" {
+					texts[id] = fmt.Sprintf(`{"event_id":%d,"page":"/%d","amount":%d,"user_id":%d,"timestamp":%d}`, id, r.IntN(8), r.IntN(9), r.IntN(9), present/1000-r.Int64N(60))
+				}
+				body = append(body, texts[id])
+				if want.Duplicate++; !seen[id] {
+					want.Duplicate, want.Accepted, seen[id] = want.Duplicate-1, want.Accepted+1, true
+					firsts = append(firsts, texts[id])
+				}
+			}
+			if got := post(t, gOften, strings.Join(body, "\n"), "application/x-ndjson", ""); !equalResults(got, want) {
+				t.Fatalf("seed %d: %+v, want %+v", seed, got, want)
+			}
+			for _, text := range firsts {
+				post(t, gOnce, strings.ReplaceAll(text, "event_id", "no_id"), "", "")
+			}
+		}
+		if got, want := often.lines(), once.lines(); !slices.Equal(got, want) {
+			t.Fatalf("seed %d: stored\n%s\nwant\n%s", seed, strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+		if often.reserved != 0 {
+			t.Fatalf("seed %d: %d reservations are not settled", seed, often.reserved)
+		}
+	}
+}
+
+// What storage refuses of a batch is said of the right event, also where duplicates
+// before it were dropped.
+func TestRefusalAfterDuplicates(t *testing.T) {
+	m := newMemory()
+	g, _ := newTestIngesterWith(t, m, idRules{countOnce})
+	event := func(id int, page string) string {
+		return fmt.Sprintf(`{"event":"hit","event_id":%d,"page":%q}`, id, page)
+	}
+	post(t, g, event(1, "/a"), "", "")
+	m.refuse = func(inc *increment.Increment) error {
+		if inc.Labels.Get("page") == "/full" {
+			return errDisk
+		}
+		return nil
+	}
+	r := post(t, g, strings.Join([]string{event(1, "/a"), event(2, "/b"), event(3, "/full"), event(4, "/b")}, "\n"), "", "")
+	if want := (Result{Accepted: 2, Duplicate: 1, Rejected: 1}); !equalResults(r, want) || r.Errors[0].Index != 2 {
+		t.Errorf("%+v, want %+v and event 2 rejected", r, want)
 	}
 }

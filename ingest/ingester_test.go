@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -138,10 +139,10 @@ func (m *memory) Append(_ context.Context, _ tenant.ID, b *increment.Batch) (boo
 	return false, nil
 }
 
-// gauge keeps the later value.
+// gauge keeps the later value, of one time the larger.
 func (m *memory) gauge(inc *increment.Increment) {
 	at := fmt.Sprintf("%s @%d", inc.Labels, inc.Time-present)
-	if s, ok := m.series[at]; !ok || s.At <= inc.At {
+	if s, ok := m.series[at]; !ok || s.At < inc.At || s.At == inc.At && math.Float64bits(s.Value) < math.Float64bits(inc.Value) {
 		m.series[at] = &increment.Increment{Series: inc.Series, Time: inc.Time, Value: inc.Value, At: inc.At}
 	}
 }

@@ -53,7 +53,7 @@ var plausibleLayout = &layout{
 		{name: "referrer", path: []string{"referrer"}, part: hostOf, over: true},
 		{name: "device", path: []string{"w"}, part: deviceOfWidth},
 		{name: "device", path: []string{"screen_width"}, part: deviceOfWidth},
-		{name: "amount", path: []string{"revenue", "amount"}},
+		{name: "amount", path: []string{"revenue", "amount"}, number: true},
 		{name: "currency", path: []string{"revenue", "currency"}},
 	},
 }

@@ -21,6 +21,8 @@ type alias struct {
 	// over: it comes before a field of that name, which in this format is something that
 	// no label should have.
 	over bool
+	// number: a text that is a number is one.
+	number bool
 }
 
 // tracker decodes events of the format that its layout is of.
@@ -87,7 +89,7 @@ func (t *tracker) decode(raw []byte) (*event, *rejection) {
 
 // set makes v, if it is there, the value of a slot that has none.
 func (t *tracker) set(slot int, v *fastjson.Value) {
-	if v != nil && t.fields[slot].kind == fieldAbsent {
+	if t.fields[slot].kind == fieldAbsent {
 		t.fields[slot] = t.fieldOf(v)
 	}
 }
@@ -133,9 +135,6 @@ func (t *tracker) alias(a *alias, v *fastjson.Value) (found bool) {
 	if at == nil {
 		at = t.shared.Get(a.path...)
 	}
-	if at == nil {
-		return false
-	}
 	f := t.fieldOf(at)
 	if !f.isScalar() {
 		return false
@@ -145,6 +144,9 @@ func (t *tracker) alias(a *alias, v *fastjson.Value) (found bool) {
 	}
 	if len(f.text) == 0 {
 		return false
+	}
+	if a.number && isNumber(string(f.text)) {
+		f.kind = fieldNumber
 	}
 	t.fields[slot] = f
 	return true

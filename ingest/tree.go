@@ -120,7 +120,11 @@ func (t *tree) field(key []byte, v *fastjson.Value) {
 	}
 }
 
+// fieldOf is a value as a field; nil is none.
 func (t *tree) fieldOf(v *fastjson.Value) field {
+	if v == nil {
+		return field{}
+	}
 	switch v.Type() {
 	case fastjson.TypeNull:
 		return field{}
