@@ -16,13 +16,14 @@ type plain struct {
 	event
 	clock
 
-	rules   *ruleset
-	parser  fastjson.Parser
-	inside  bool // fields of further_data are being visited
-	further *fastjson.Value
-	badData *rejection
-	text    []byte // numbers as text, which fields point into
-	visit   func(key []byte, v *fastjson.Value)
+	rules    *ruleset
+	depthMax int // of JSON
+	parser   fastjson.Parser
+	inside   bool // fields of further_data are being visited
+	further  *fastjson.Value
+	badData  *rejection
+	text     []byte // numbers as text, which fields point into
+	visit    func(key []byte, v *fastjson.Value)
 }
 
 func newPlain() *plain {
@@ -33,7 +34,7 @@ func newPlain() *plain {
 
 // begin sets the rules, the tenant and the present of the events that follow.
 func (d *plain) begin(rules *ruleset, p tenant.Profile, now int64) {
-	d.rules, d.clock = rules, newClock(p, now)
+	d.rules, d.clock, d.depthMax = rules, newClock(p, now), p.Limits.JSONDepth
 	d.event.begin(rules, p)
 }
 
@@ -58,6 +59,9 @@ func (d *plain) decode(raw []byte) *rejection {
 
 // parse reads any JSON.
 func (d *plain) parse(raw []byte) *rejection {
+	if rejected := checkDepth(raw, d.depthMax); rejected != nil {
+		return rejected
+	}
 	v, err := d.parser.ParseBytes(raw)
 	if err != nil {
 		return reject(reasonBadJSON, "%s: %q", shorten(err.Error()), shorten(string(raw)))
@@ -172,6 +176,6 @@ func (d *plain) number(key, text []byte) *rejection {
 	if len(d.numbers) == numbersMax {
 		return reject(reasonTooManyNumbers, "further_data has more than %d numeric fields, %q is one too many", numbersMax, shorten(string(key)))
 	}
-	d.numbers = append(d.numbers, number{key, labelValue(key), f})
+	d.numbers = append(d.numbers, number{key, labelValue(key, d.valueBytesMax), f})
 	return nil
 }

@@ -15,6 +15,7 @@ const (
 	reasonBadJSON reason = iota
 	reasonNotAnObject
 	reasonTooLarge
+	reasonTooDeep
 	reasonBadEventName
 	reasonBadFurtherData
 	reasonBadUserID
@@ -35,6 +36,7 @@ func (r reason) String() string {
 		reasonBadJSON:        "bad_json",
 		reasonNotAnObject:    "not_an_object",
 		reasonTooLarge:       "too_large",
+		reasonTooDeep:        "too_deep",
 		reasonBadEventName:   "bad_event_name",
 		reasonBadFurtherData: "bad_further_data",
 		reasonBadUserID:      "bad_user_id",
