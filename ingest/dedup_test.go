@@ -91,3 +91,18 @@ func TestFailedBatchUsesNoID(t *testing.T) {
 		t.Errorf("and again: %+v", r)
 	}
 }
+
+// A body that cannot be read leaves the ids of the batch before it alone.
+func TestEmptyBodyAfterEventsWithIDs(t *testing.T) {
+	m := newMemory()
+	g, _ := newTestIngesterWith(t, m, idRules{countOnce})
+	for range 10 { // the pool of workers drops some
+		post(t, g, `{"event":"hit","event_id":1}`, "", "")
+		if _, err := g.Events(context.Background(), tenant.Default, []byte(" "), "", ""); !errors.Is(err, ErrBadRequest) {
+			t.Error(err)
+		}
+	}
+	if m.reserved != 0 {
+		t.Errorf("reservations were settled %d times too often", -m.reserved)
+	}
+}

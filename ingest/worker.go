@@ -81,11 +81,11 @@ func newWorker() *worker {
 // Where the rules say what tells an event from all others, the body is read twice: the
 // ids of all its events are reserved before any event counts.
 func (w *worker) read(ctx context.Context, rules *ruleset, p tenant.Profile, now int64, body []byte, contentType string, reserve func(ids [][16]byte) (increment.Reservation, error)) error {
+	w.ids, w.idOf, w.reserved = w.ids[:0], w.idOf[:0], nil
 	body = trimBody(body)
 	if len(body) == 0 {
 		return fmt.Errorf("%w: the body is empty", ErrBadRequest)
 	}
-	w.ids, w.idOf, w.reserved = w.ids[:0], w.idOf[:0], nil
 	if rules.dedup != 0 {
 		w.begin(rules, p, now)
 		w.collecting = true
