@@ -1,9 +1,12 @@
 package ingest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
+	"github.com/quipudb/quipu/internal/increment"
+	"github.com/quipudb/quipu/internal/overload"
 	"github.com/quipudb/quipu/internal/tenant"
 )
 
@@ -20,6 +23,68 @@ func (rs *ruleset) checkLimits(file string, l *tenant.Limits) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Admit returns a tenant's limits before a batch of its is read, or says why none is
+// taken now: a *RateError where the tenant has sent too much.
+func (g *Ingester) Admit(id tenant.ID) (tenant.Limits, error) {
+	profile, err := g.store.Tenant(id)
+	if err != nil {
+		return tenant.Limits{}, fmt.Errorf("open tenant %s: %w", id, err)
+	}
+	c := charge{rates: g.rates, tenant: id, limits: &profile.Limits}
+	return profile.Limits, g.refuse(&c, g.metrics.tenant(id), c.body(0))
+}
+
+// decode reads a body in a slot. The worker that it returns, with what the body held, is
+// the caller's to put back: it waits for the disk outside of the slot.
+func (g *Ingester) decode(ctx context.Context, rules *ruleset, p tenant.Profile, c *charge, body []byte, contentType string) (*worker, error) {
+	if err := c.body(len(body)); err != nil {
+		return nil, err
+	}
+	if g.slots != nil {
+		if err := g.slots.Acquire(ctx); err != nil {
+			return nil, err
+		}
+		defer g.slots.Release()
+	}
+	w, ok := g.workers.Get().(*worker)
+	if !ok {
+		panic("ingest: the pool holds something else than workers")
+	}
+	err := w.read(ctx, rules, p, g.present(ctx), body, contentType, func(ids [][16]byte) (increment.Reservation, error) {
+		if err := c.counted(w.events); err != nil {
+			return nil, err
+		}
+		return g.store.Reserve(ids)
+	})
+	if err == nil {
+		err = c.counted(w.events)
+	}
+	if err != nil {
+		w.giveUp()
+		g.workers.Put(w)
+		return nil, err
+	}
+	return w, nil
+}
+
+// refuse gives back what a batch took that had no effect, and counts it where its
+// tenant's limits are why. It returns the error.
+func (g *Ingester) refuse(c *charge, m *tenantMetrics, err error) error {
+	if err == nil || errors.Is(err, ErrBadRequest) {
+		return err
+	}
+	c.undo()
+	if over := (*RateError)(nil); errors.As(err, &over) {
+		m.overRate[over.Unit].Inc()
+	}
+	return err
+}
+
+func isOverload(err error) bool {
+	over := (*overload.Error)(nil)
+	return errors.As(err, &over)
 }
 
 // checkLimits asks for the tenant's limits.
