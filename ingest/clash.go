@@ -18,6 +18,9 @@ type Stored interface {
 	Kinds(id tenant.ID) (map[string]increment.Kind, error)
 	// LabelValues returns the values of a metric's label.
 	LabelValues(ctx context.Context, id tenant.ID, metric, label string) ([]string, error)
+	// Limits returns the tenant's limits; one that does not exist yet has those that it
+	// would be made with.
+	Limits(id tenant.ID) (tenant.Limits, error)
 }
 
 // classicSuffixes are of the names under which a histogram with buckets shows; no

@@ -170,3 +170,18 @@ func TestRefusalAfterDuplicates(t *testing.T) {
 		t.Errorf("%+v, want %+v and event 2 rejected", r, want)
 	}
 }
+
+// A body that cannot be read leaves the ids of the batch before it alone.
+func TestBadBodyAfterEventsWithIDs(t *testing.T) {
+	m := newMemory()
+	g, _ := newTestIngesterWith(t, m, idRules{countOnce})
+	for range 10 { // the pool of workers drops some
+		post(t, g, `{"event":"hit","event_id":1}`, "", "")
+		if _, err := g.Events(context.Background(), tenant.Default, plainPost([]byte("[{"), ""), ""); !errors.Is(err, ErrBadRequest) {
+			t.Error(err)
+		}
+	}
+	if m.reserved != 0 {
+		t.Errorf("reservations were settled %d times too often", -m.reserved)
+	}
+}

@@ -29,6 +29,9 @@
 //   - rulebook.go: the rules in force of each tenant, and their changes
 //   - explain.go: what would become of an event, and why
 //   - ruletest.go: tests of rules: events in, increments out
+//   - limits.go: a tenant's limits: before a body is read, around it, and of rules
+//   - rates.go: what a tenant may send over time
+//   - depth.go: how deep an event may be
 //   - metrics.go: the process's own metrics of all this
 //
 // A new format is one more file, as segment.go is one, and its place in Formats: it
@@ -37,12 +40,18 @@
 //
 // An Ingester is safe for concurrent use. Requests share a pool of scratch memory,
 // and those of a tenant its rules and their handles. The locks on their path are
-// those of the tables of tenants and of a shard of handles, held for a look-up.
+// those of the tables of tenants and of a shard of handles, held for a look-up. A body
+// is decoded in one of a number of slots and stored outside of it: so decoding takes no
+// more memory than there are slots for, and batches that wait for the disk share an
+// fsync. An id that another batch has reserved is waited for in a slot; that batch has
+// its slot or needs none any more, so the wait ends.
 //
 // Invariants:
 //
 //	I1: every event of a readable body ends in exactly one verdict; what a body
-//	    held is the sum of the verdicts, in the answer and in the metrics.
+//	    held is the sum of the verdicts, in the answer and in the metrics. A batch
+//	    that is refused whole, for its tenant's rate or because the server is
+//	    overloaded, has none: it counts when it is sent again.
 //	I2: an event is validated whole before any of it is coalesced: a rejected
 //	    event leaves no increment.
 //	I3: a batch reaches the store whole or not at all: a body that turns out to

@@ -18,8 +18,8 @@ const (
 	// eventBytesMax bounds one event's text, and with it the tree parsed from it,
 	// which may take 40 times as much.
 	eventBytesMax = 1 << 20
-	// valueBytesMax is the longest event name or label value.
-	valueBytesMax = 1024
+	// nameBytesMax is the longest name of an event.
+	nameBytesMax = 1024
 	// exemplarValueBytesMax is the longest id that an exemplar has.
 	exemplarValueBytesMax = 128
 	// numbersMax is the most numeric fields of one event that are counted together.
@@ -27,8 +27,6 @@ const (
 	// numberMax is the largest magnitude of a number that is counted: the sum
 	// of 10^20 of them is still finite.
 	numberMax = 1e288
-	// futureMax is how far ahead of the present a client's clock may be.
-	futureMax = time.Hour
 )
 
 // event is what a decoder made of one text, whatever its format. Its bytes belong
@@ -42,8 +40,9 @@ type event struct {
 	// no ids of its own, or the event has none.
 	idText []byte
 
-	idKey   [2]uint64 // of the tenant
-	scratch []byte    // what transforms make
+	idKey         [2]uint64 // of the tenant
+	valueBytesMax int       // of a label, the tenant's
+	scratch       []byte    // what transforms make
 }
 
 // fieldKind is what a field holds.
@@ -99,16 +98,21 @@ func (e *event) findTrace() {
 
 // clock is what the time of an event is judged by.
 type clock struct {
-	now       int64 // milliseconds since 1970
-	oldest    int64 // milliseconds since 1970: events before are too old
-	retention time.Duration
-	ahead     int64 // milliseconds by which the client's clock is ahead
+	now    int64         // milliseconds since 1970
+	oldest int64         // milliseconds since 1970: events before are too old
+	age    time.Duration // of oldest
+	by     string        // what of the tenant's settings says so
+	skew   time.Duration // how far ahead of now an event may be
+	ahead  int64         // milliseconds by which the client's clock is ahead
 }
 
 func newClock(p tenant.Profile, now int64) clock {
-	c := clock{now: now, oldest: math.MinInt64, retention: time.Duration(p.Retention)}
-	if c.retention > 0 {
-		c.oldest = now - c.retention.Milliseconds()
+	c := clock{now: now, oldest: math.MinInt64, age: time.Duration(p.Retention), by: "the retention", skew: time.Duration(p.Limits.ClockSkew)}
+	if age := time.Duration(p.Limits.EventAge); age > 0 && (c.age == 0 || age < c.age) {
+		c.age, c.by = age, "limits.event_age"
+	}
+	if c.age > 0 {
+		c.oldest = now - c.age.Milliseconds()
 	}
 	return c
 }
@@ -134,10 +138,10 @@ func (c *clock) read(e *event) *rejection {
 		return reject(reasonBadTimestamp, "timestamp is %s: neither a number of seconds, milliseconds, microseconds or nanoseconds since 1970 nor a time as in RFC 3339", f)
 	case ms < 0:
 		return reject(reasonBadTimestamp, "timestamp is %s, before 1970", f)
-	case ms > c.now+futureMax.Milliseconds():
-		return reject(reasonInTheFuture, "timestamp is %s%s, more than %s after the present", f, meaning(ms), futureMax)
+	case ms > c.now+c.skew.Milliseconds():
+		return reject(reasonInTheFuture, "timestamp is %s%s, more than %s after the present (limits.clock_skew)", f, meaning(ms), c.skew)
 	case ms < c.oldest:
-		return reject(reasonTooOld, "timestamp is %s%s, older than the retention of %s", f, meaning(ms), c.retention)
+		return reject(reasonTooOld, "timestamp is %s%s, older than %s of %s", f, meaning(ms), c.by, c.age)
 	}
 	e.ms = ms
 	return nil
@@ -153,8 +157,8 @@ func (e *event) readName() *rejection {
 	if f.kind != fieldText {
 		return reject(reasonBadEventName, "event is %s, not a string", f)
 	}
-	if f.text = validUTF8(f.text); len(f.text) == 0 || len(f.text) > valueBytesMax {
-		return reject(reasonBadEventName, "event is a string of %d bytes, not of 1 to %d: %s", len(f.text), valueBytesMax, f)
+	if f.text = validUTF8(f.text); len(f.text) == 0 || len(f.text) > nameBytesMax {
+		return reject(reasonBadEventName, "event is a string of %d bytes, not of 1 to %d: %s", len(f.text), nameBytesMax, f)
 	}
 	return nil
 }
@@ -179,6 +183,7 @@ func (e *event) begin(rules *ruleset, p tenant.Profile) {
 		e.fields = e.fields[:n]
 	}
 	e.idKey = [2]uint64{binary.LittleEndian.Uint64(p.IDKey[:8]), binary.LittleEndian.Uint64(p.IDKey[8:])}
+	e.valueBytesMax = p.Limits.LabelValueBytes
 }
 
 // reset forgets the event before.
@@ -222,10 +227,9 @@ func meaning(ms int64) string {
 	return fmt.Sprintf(" (%s)", time.UnixMilli(ms).UTC().Format(time.RFC3339))
 }
 
-// labelValue is b as a label may have it: valid UTF-8 of at most valueBytesMax
-// bytes.
-func labelValue(b []byte) []byte {
-	if b = validUTF8(b); len(b) > valueBytesMax {
+// labelValue is b as a label may have it: valid UTF-8 of at most bytesMax bytes.
+func labelValue(b []byte, bytesMax int) []byte {
+	if b = validUTF8(b); len(b) > bytesMax {
 		return other
 	}
 	return b

@@ -200,12 +200,12 @@ func (l *label) explain(e *event, paths []string, numberName []byte) LabelExplan
 		}
 	}
 	if len(v) == 0 {
-		if v = l.otherwise; v != nil {
+		if v = labelValue(l.otherwise, e.valueBytesMax); v != nil {
 			ex.Steps = append(ex.Steps, fmt.Sprintf("default: %q", v))
 		}
 	} else {
 		var by restriction
-		if v, by = l.allowed.admit(v, true); by != notRestricted {
+		if v, by = l.allowed.admit(v, e.valueBytesMax, true); by != notRestricted {
 			ex.Steps = append(ex.Steps, fmt.Sprintf("%s: %q", by, v))
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/quipudb/quipu/internal/increment"
+	"github.com/quipudb/quipu/internal/overload"
 	"github.com/quipudb/quipu/internal/scope"
 	"github.com/quipudb/quipu/internal/tenant"
 )
@@ -21,8 +22,8 @@ const IdempotencyKeyBytesMax = 1024
 
 // ErrBadRequest is in the chain of errors that only the client can mend: the
 // body as a whole cannot be read, or what came with it is out of bounds. Nothing
-// was counted and no verdict given. All other errors of Events are the store's,
-// and the same request may succeed later.
+// was counted and no verdict given. All other errors of Events are the store's, a
+// *RateError or an *overload.Error, and the same request may succeed later.
 var ErrBadRequest = errors.New("bad request")
 
 // Store keeps tenants and their increments.
@@ -49,6 +50,8 @@ type Options struct {
 	// Now is the present of requests whose context carries no scope; nil: the
 	// system's clock.
 	Now func() time.Time
+	// Slots are where bodies are decoded; nil: as many at once as there are.
+	Slots *overload.Slots
 	// TenantLabelsMax is how many tenants the metrics tell apart; 0: 100.
 	TenantLabelsMax int
 }
@@ -100,7 +103,9 @@ type Ingester struct {
 	now     func() time.Time
 	metrics *metrics
 	book    *ruleBook
-	workers sync.Pool // *worker
+	rates   *rates
+	slots   *overload.Slots // nil: no bound
+	workers sync.Pool       // *worker
 }
 
 // New returns an Ingester.
@@ -116,7 +121,7 @@ func New(o Options) (*Ingester, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Ingester{store: o.Store, logger: o.Logger, now: o.Now, metrics: m, book: book}
+	g := &Ingester{store: o.Store, logger: o.Logger, now: o.Now, metrics: m, book: book, rates: newRates(o.Now), slots: o.Slots}
 	g.workers.New = func() any { return newWorker() }
 	return g, nil
 }
@@ -143,16 +148,12 @@ func (g *Ingester) Events(ctx context.Context, id tenant.ID, post *Post, idempot
 		return Result{}, fmt.Errorf("tenant %s: %w", id, err)
 	}
 
-	w, ok := g.workers.Get().(*worker)
-	if !ok {
-		panic("ingest: the pool holds something else than workers")
+	c := charge{rates: g.rates, tenant: id, limits: &profile.Limits}
+	w, err := g.decode(ctx, rules, profile, &c, post)
+	if err != nil {
+		return Result{}, g.refuse(&c, m, err) // I3
 	}
 	defer g.workers.Put(w)
-	err = w.read(ctx, rules, profile, g.present(ctx), post, g.store.Reserve)
-	if err != nil {
-		w.giveUp()
-		return Result{}, err // I3
-	}
 	batch := increment.Batch{Reservation: w.reserved, SkipRefused: true}
 	w.coalescer.take(&batch)
 	if idempotencyKey != "" {
@@ -160,7 +161,9 @@ func (g *Ingester) Events(ctx context.Context, id tenant.ID, post *Post, idempot
 		batch.HasKey = true
 		copy(batch.Key[:], sum[:])
 	}
-	err = g.append(ctx, id, &batch, w)
+	if err = g.append(ctx, id, &batch, w); isOverload(err) {
+		return Result{}, g.refuse(&c, m, err)
+	}
 	m.refused.Add(float64(len(batch.Refused)))
 	w.count(m)
 	return w.result, err
@@ -185,6 +188,8 @@ func (g *Ingester) append(ctx context.Context, id tenant.ID, b *increment.Batch,
 	}
 	duplicate, err := g.store.Append(ctx, id, b)
 	switch {
+	case isOverload(err):
+		return err // no verdict: the client is to send the batch again
 	case err != nil:
 		v.result.Rejected += v.good
 		v.rejected[reasonStorage] += v.good

@@ -100,9 +100,9 @@ func (l *label) value(e *event, numberName []byte, dry bool) []byte {
 		}
 	}
 	if len(v) == 0 {
-		return l.otherwise
+		return labelValue(l.otherwise, e.valueBytesMax)
 	}
-	v, _ = l.allowed.admit(v, dry)
+	v, _ = l.allowed.admit(v, e.valueBytesMax, dry)
 	return v
 }
 

@@ -18,6 +18,7 @@ type metrics struct {
 	batches   *prometheus.CounterVec
 	bytes     *prometheus.CounterVec
 	refused   *prometheus.CounterVec
+	overRate  *prometheus.CounterVec
 
 	mu      sync.RWMutex
 	tenants map[tenant.ID]*tenantMetrics
@@ -32,6 +33,7 @@ type tenantMetrics struct {
 	bytes, refused                prometheus.Counter
 	accepted, duplicate, filtered prometheus.Counter
 	rejected                      [reasons]prometheus.Counter
+	overRate                      map[string]prometheus.Counter // by unit
 }
 
 func newMetrics(reg prometheus.Registerer, labelsMax int) (*metrics, error) {
@@ -53,9 +55,13 @@ func newMetrics(reg prometheus.Registerer, labelsMax int) (*metrics, error) {
 			Name: "quipu_ingest_refused_increments_total",
 			Help: "Increments of events that storage left out of a batch, such as those of a gauge past its limit of series.",
 		}, []string{"tenant"}),
+		overRate: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "quipu_ingest_refused_batches_total",
+			Help: "Batches refused whole because their tenant is past a limit, by its field. Their events have no verdict.",
+		}, []string{"tenant", "reason"}),
 		tenants: map[tenant.ID]*tenantMetrics{},
 	}
-	for _, c := range []prometheus.Collector{m.events, m.batches, m.bytes, m.refused} {
+	for _, c := range []prometheus.Collector{m.events, m.batches, m.bytes, m.refused, m.overRate} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics of ingest: %w", err)
 		}
@@ -99,6 +105,10 @@ func (m *metrics) children(label string) *tenantMetrics {
 		accepted:  m.events.WithLabelValues(label, "accepted", ""),
 		duplicate: m.events.WithLabelValues(label, "duplicate", ""),
 		filtered:  m.events.WithLabelValues(label, "filtered", ""),
+		overRate:  map[string]prometheus.Counter{},
+	}
+	for _, unit := range []string{unitEvents, unitBytes} {
+		t.overRate[unit] = m.overRate.WithLabelValues(label, (&RateError{Unit: unit}).Limit())
 	}
 	for r := range reasons {
 		t.rejected[r] = m.events.WithLabelValues(label, "rejected", r.String())

@@ -21,7 +21,6 @@ import (
 const (
 	rulesBytesMax = 1 << 20
 	rulesMax      = 1000
-	labelsMax     = 30
 	// limitValuesMax is the largest limit of a label's values, which are in memory.
 	limitValuesMax = 10_000
 )

@@ -9,6 +9,8 @@ import (
 	"github.com/grafana/regexp"
 	"github.com/prometheus/common/model"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/quipudb/quipu/internal/tenant"
 )
 
 // labels compiles a rule's labels.
@@ -19,8 +21,8 @@ func (p *ruleParser) labels(r *rule, n *yaml.Node, path string) {
 			p.fail(k, at, "not a label name: letters, digits and _, no digit and no __ first")
 			return
 		}
-		if len(r.labels) == labelsMax {
-			p.fail(k, at, "one label more than the %d that a metric may have", labelsMax)
+		if len(r.labels) == tenant.LabelsPerSeriesMax {
+			p.fail(k, at, "one label more than the %d that a metric may have", tenant.LabelsPerSeriesMax)
 			return
 		}
 		r.labels = append(r.labels, p.label(name, v, at))
@@ -40,7 +42,7 @@ func (p *ruleParser) label(name string, n *yaml.Node, path string) label {
 		case "path":
 			found, l.source = true, p.source(v, at)
 		case "default":
-			l.otherwise = labelValue([]byte(p.text(v, at)))
+			l.otherwise = validUTF8([]byte(p.text(v, at)))
 		case "transform":
 			l.transforms = p.transforms(v, at)
 		case "values":
@@ -51,7 +53,7 @@ func (p *ruleParser) label(name string, n *yaml.Node, path string) label {
 		case "max_values":
 			l.allowed.limit = &valueLimit{max: p.integer(v, at, limitValuesMax), seen: map[string]struct{}{}}
 		case "max_bytes":
-			l.allowed.bytesMax = p.integer(v, at, valueBytesMax)
+			l.allowed.bytesMax = p.integer(v, at, tenant.LabelValueBytesMax)
 		default:
 			p.fail(k, at, "unknown field: a label has path, default, transform, values, max_values and max_bytes")
 		}

@@ -121,7 +121,7 @@ func (c *checked) Append(_ context.Context, _ tenant.ID, b *increment.Batch) (bo
 			c.t.Errorf("%s is off the grid", at)
 		}
 		inc.Labels.Range(func(l labels.Label) {
-			if !utf8.ValidString(l.Value) || l.Value == "" || len(l.Value) > valueBytesMax {
+			if !utf8.ValidString(l.Value) || l.Value == "" || len(l.Value) > 1024 {
 				c.t.Errorf("label %s=%q", l.Name, l.Value)
 			}
 		})

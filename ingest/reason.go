@@ -16,6 +16,7 @@ const (
 	reasonNotAnObject
 	reasonBadEnvelope
 	reasonTooLarge
+	reasonTooDeep
 	reasonBadEventName
 	reasonBadFurtherData
 	reasonBadUserID
@@ -37,6 +38,7 @@ func (r reason) String() string {
 		reasonNotAnObject:    "not_an_object",
 		reasonBadEnvelope:    "bad_envelope",
 		reasonTooLarge:       "too_large",
+		reasonTooDeep:        "too_deep",
 		reasonBadEventName:   "bad_event_name",
 		reasonBadFurtherData: "bad_further_data",
 		reasonBadUserID:      "bad_user_id",

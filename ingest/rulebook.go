@@ -182,6 +182,9 @@ func (b *ruleBook) load(id tenant.ID, t *tenantRules) {
 	if err == nil {
 		rs, err = b.compile(&text)
 	}
+	if err == nil {
+		err = b.checkLimits(id, text.Name, rs)
+	}
 	var clash error
 	if err == nil {
 		// Where there are no rules in force these are better than none: storage leaves
@@ -276,14 +279,15 @@ func (g *Ingester) Rules(id tenant.ID) (RulesInForce, error) {
 	return out, nil
 }
 
-// CheckRules says what is wrong with the text of rules, which file is the name of
-// in the message, and how many metrics they have.
+// CheckRules says what is wrong with the text of rules for a tenant with the default
+// limits, which file is the name of in the message, and how many metrics they have.
 func CheckRules(file string, text []byte) (metrics int, err error) {
 	rs, err := parseRules(file, text)
 	if err != nil {
 		return 0, err
 	}
-	return len(rs.rules), nil
+	limits := tenant.DefaultLimits()
+	return len(rs.rules), rs.checkLimits(file, &limits)
 }
 
 // CheckedRules is what is known of rules that are right.
@@ -296,6 +300,9 @@ type CheckedRules struct {
 // that is an ErrBadRequest says what is wrong with it.
 func (g *Ingester) CheckRules(id tenant.ID, text []byte) (CheckedRules, error) {
 	rs, err := parseRules(putName, text)
+	if err == nil {
+		err = g.book.checkLimits(id, putName, rs)
+	}
 	if err == nil {
 		err = g.book.clash(id, putName, rs)
 	}

@@ -178,6 +178,8 @@ func (storedKinds) LabelValues(context.Context, tenant.ID, string, string) ([]st
 	return []string{"/stored", increment.Other}, nil
 }
 
+func (storedKinds) Limits(tenant.ID) (tenant.Limits, error) { return tenant.DefaultLimits(), nil }
+
 // Rules that would count what storage has as another type are refused, so that it does
 // not refuse the events.
 func TestRulesMustFitWhatIsStored(t *testing.T) {
@@ -272,5 +274,55 @@ func TestHandlesAreBounded(t *testing.T) {
 	}
 	if lines := m.lines(); len(lines) != 100 || lines[0] != `{__name__="a", page="/0"} @-5000 +6` {
 		t.Errorf("%d series, the first %s", len(lines), lines[0])
+	}
+}
+
+// limitedTo is a Stored of tenants with these limits.
+type limitedTo struct {
+	storedKinds
+	limits tenant.Limits
+}
+
+func (l limitedTo) Limits(tenant.ID) (tenant.Limits, error) { return l.limits, nil }
+
+// Rules that make series of more labels than the tenant may have are wrong, wherever
+// they come from; the offline check knows the default limit.
+func TestRulesMustKeepToTheLimitOfLabels(t *testing.T) {
+	limits := tenant.DefaultLimits()
+	limits.LabelsPerSeries = 2
+	const few = "metrics: [{name: a, type: counter, labels: {x: x, y: y}}]"
+	const many = "metrics:\n  - {name: a, type: counter}\n  - {name: b, type: counter, labels: {x: x, y: y, z: z}}\n"
+	const want = "events.yaml:3: metrics[1].labels: 3 labels, at most 2 are allowed (limits.labels_per_series)"
+	rules, now := &memoryRules{text: few}, time.UnixMilli(present)
+	g, err := New(Options{
+		Store: newMemory(), Registerer: prometheus.NewRegistry(), Rules: rules, Stored: limitedTo{storedKinds{}, limits}, Now: func() time.Time { return now },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := g.Rules(tenant.Default); err != nil || r.Error != "" {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if _, err := g.CheckRules(tenant.Default, []byte(many)); !errors.Is(err, ErrBadRequest) || !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("check: %v, want %s", err, want)
+	}
+	if _, err := g.SetRules(tenant.Default, []byte(many)); !errors.Is(err, ErrBadRequest) || !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("set: %v, want %s", err, want)
+	}
+	rules.text, now = many, now.Add(reloadEvery)
+	if r, err := g.Rules(tenant.Default); err != nil || r.Error != want || r.Text != few {
+		t.Errorf("reloaded: %+v, %v", r, err)
+	}
+
+	if n, err := CheckRules("events.yaml", []byte(many)); err != nil || n != 2 {
+		t.Errorf("offline: %d metrics, %v", n, err)
+	}
+	var labels []string
+	for i := range 31 {
+		labels = append(labels, fmt.Sprintf("l%d: x", i))
+	}
+	_, err = CheckRules("events.yaml", []byte("metrics: [{name: a, type: counter, labels: {"+strings.Join(labels, ", ")+"}}]"))
+	if err == nil || !strings.Contains(err.Error(), "31 labels, at most 30 are allowed") {
+		t.Errorf("offline: %v", err)
 	}
 }

@@ -154,7 +154,11 @@ func (t *ruleTest) run(file string, rs *ruleset, now int64) (string, error) {
 		return "", fmt.Errorf("%s: %s: %w", file, t.Name, err)
 	}
 	w := newWorker()
-	if err := w.read(context.Background(), rs, tenant.Profile{Settings: tenant.DefaultSettings()}, now, &Post{body: body, form: formLines}, reserveNew); err != nil {
+	err = w.read(context.Background(), rs, tenant.Profile{Settings: tenant.DefaultSettings()}, now, &Post{body: body, form: formLines})
+	if err == nil {
+		err = w.reserve(reserveNew)
+	}
+	if err != nil {
 		return "", fmt.Errorf("%s: %s: %w", file, t.Name, err)
 	}
 	var diff strings.Builder

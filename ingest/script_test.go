@@ -9,13 +9,15 @@ import (
 	"testing"
 
 	"github.com/prometheus/common/model"
+
+	"github.com/quipudb/quipu/internal/tenant"
 )
 
 var update = flag.Bool("update", false, "write the expected output of the scripts in testdata")
 
-// The scripts in testdata are cases: a line "=== name", options "content-type: x"
-// and "retention: d" and a blank line, the body, a line "----", and what came of
-// it: the verdicts, the errors, the increments with the start of their window in
+// The scripts in testdata are cases: a line "=== name", options "content-type: x",
+// "retention: d" and "limits: {...}" and a blank line, the body, a line "----", and what
+// came of it: the verdicts, the errors, the increments with the start of their window in
 // milliseconds relative to the present. In a body, \xNN is that byte and {N*x}
 // is x N times.
 func TestScripts(t *testing.T) {
@@ -68,6 +70,12 @@ func runCase(t *testing.T, options, body string) string {
 				t.Fatal(err)
 			}
 			m.profile.Retention = d
+		case "limits":
+			settings, err := tenant.ParseSettings([]byte("limits: "+value), m.profile.Settings)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.profile.Limits = settings.Limits
 		case "":
 		default:
 			t.Fatalf("unknown option %q", name)

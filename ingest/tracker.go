@@ -44,7 +44,7 @@ func newTracker() *tracker {
 // open sets the post that the events come from. REQUIRES: begin was called.
 func (t *tracker) open(p *Post) {
 	t.post, t.shared, t.where = p, nil, "properties"
-	if p.shared != nil {
+	if p.shared != nil && checkDepth(p.shared, t.depthMax) == nil {
 		// What is wrong with it is wrong with the body, and its events say so less well
 		// than they are counted without it.
 		t.shared, _ = t.outer.ParseBytes(p.shared)
@@ -152,9 +152,12 @@ func (t *tracker) alias(a *alias, v *fastjson.Value) (found bool) {
 	return true
 }
 
-// within parses the JSON that is in a text; nil where it is none. The value is good
+// within parses the JSON that is in a text; nil where it is none that is read. The value is good
 // until the next one.
 func (t *tracker) within(text []byte) *fastjson.Value {
+	if checkDepth(text, t.depthMax) != nil {
+		return nil
+	}
 	v, err := t.inner.ParseBytes(text)
 	if err != nil {
 		return nil

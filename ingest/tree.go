@@ -15,14 +15,15 @@ type tree struct {
 	event
 	clock
 
-	rules   *ruleset
-	parser  fastjson.Parser
-	text    []byte // numbers as text, which fields point into
-	visit   func(key []byte, v *fastjson.Value)
-	visited scopeKind
-	further *fastjson.Value // further_data that was come upon
-	where   string          // whose numbers they are, for messages
-	bad     *rejection      // of a number
+	rules    *ruleset
+	depthMax int // of JSON
+	parser   fastjson.Parser
+	text     []byte // numbers as text, which fields point into
+	visit    func(key []byte, v *fastjson.Value)
+	visited  scopeKind
+	further  *fastjson.Value // further_data that was come upon
+	where    string          // whose numbers they are, for messages
+	bad      *rejection      // of a number
 }
 
 // scopeKind says what the fields of an object that is being visited may be.
@@ -39,7 +40,7 @@ func (t *tree) init() { t.visit = t.field } // once: a method value allocates
 
 // begin sets the rules, the tenant and the present of the events that follow.
 func (t *tree) begin(rules *ruleset, p tenant.Profile, now int64) {
-	t.rules, t.clock = rules, newClock(p, now)
+	t.rules, t.clock, t.depthMax = rules, newClock(p, now), p.Limits.JSONDepth
 	t.event.begin(rules, p)
 }
 
@@ -47,6 +48,9 @@ func (t *tree) begin(rules *ruleset, p tenant.Profile, now int64) {
 func (t *tree) parse(raw []byte) (*fastjson.Value, *rejection) {
 	if len(raw) > eventBytesMax {
 		return nil, reject(reasonTooLarge, "the event is %d bytes long, at most %d are read", len(raw), eventBytesMax)
+	}
+	if rejected := checkDepth(raw, t.depthMax); rejected != nil {
+		return nil, rejected
 	}
 	v, err := t.parser.ParseBytes(raw)
 	if err != nil {
@@ -163,6 +167,6 @@ func (t *tree) number(key, text []byte) *rejection {
 	if len(t.numbers) == numbersMax {
 		return reject(reasonTooManyNumbers, "%s has more than %d numeric fields, %q is one too many", t.where, numbersMax, shorten(string(key)))
 	}
-	t.numbers = append(t.numbers, number{key, labelValue(key), f})
+	t.numbers = append(t.numbers, number{key, labelValue(key, t.valueBytesMax), f})
 	return nil
 }

@@ -18,7 +18,7 @@ var other = []byte(increment.Other)
 // valuesAllowed bounds what values a label has; what it does not allow is (other).
 // The zero value allows all.
 type valuesAllowed struct {
-	bytesMax int                 // 0: valueBytesMax
+	bytesMax int                 // 0: what the tenant's labels may have
 	listed   map[string]struct{} // nil: any
 	limit    *valueLimit         // nil: any number
 }
@@ -32,13 +32,19 @@ const (
 	tooLong       restriction = "max_bytes"
 	notListed     restriction = "values"
 	tooMany       restriction = "max_values"
+
+	tooLongForTenant restriction = "limits.label_value_bytes"
 )
 
-// admit returns v or what stands for it. A dry one takes no place within the limit.
-func (a *valuesAllowed) admit(v []byte, dry bool) ([]byte, restriction) {
+// admit returns v or what stands for it, bytesMax being the longest value of the
+// tenant's labels. A dry one takes no place within the limit.
+func (a *valuesAllowed) admit(v []byte, bytesMax int, dry bool) ([]byte, restriction) {
 	v = validUTF8(v)
-	if len(v) > valueBytesMax || a.bytesMax > 0 && len(v) > a.bytesMax {
+	switch {
+	case a.bytesMax > 0 && len(v) > a.bytesMax:
 		return other, tooLong
+	case len(v) > bytesMax:
+		return other, tooLongForTenant
 	}
 	if a.listed != nil {
 		if _, ok := a.listed[string(v)]; !ok {

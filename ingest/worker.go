@@ -80,19 +80,18 @@ func newWorker() *worker {
 	return &worker{plain: newPlain(), tracker: newTracker(), coalescer: newCoalescer()}
 }
 
-// reserveFunc looks up ids as a Store's Reserve does.
-type reserveFunc func(ids [][16]byte) (increment.Reservation, error)
-
 // read gives the events of a post their verdicts, but for the good ones, and coalesces
-// those. It fails where the body as a whole cannot be read.
-//
-// An event with an id counts only once the ids of all events are reserved.
-func (w *worker) read(ctx context.Context, rules *ruleset, p tenant.Profile, now int64, post *Post, reserve reserveFunc) error {
+// those. It fails where the body as a whole cannot be read. Events with ids count once
+// these are reserved.
+func (w *worker) read(ctx context.Context, rules *ruleset, p tenant.Profile, now int64, post *Post) error {
 	w.reserved = nil
 	w.begin(rules, p, now, post)
-	if err := w.pass(ctx, rules, p, now, post); err != nil {
-		return err
-	}
+	return w.pass(ctx, rules, p, now, post)
+}
+
+// reserve looks up the ids of the events that were read, as a Store's Reserve does, and
+// counts those that are new.
+func (w *worker) reserve(reserve func(ids [][16]byte) (increment.Reservation, error)) error {
 	if len(w.ids) == 0 {
 		return nil
 	}

@@ -255,6 +255,19 @@ func (db *DB) Tenant(id tenant.ID) (tenant.Profile, error) {
 	return s.profile, nil
 }
 
+// Settings returns a tenant's settings; those that one would be made with where it does
+// not exist.
+func (db *DB) Settings(id tenant.ID) (tenant.Settings, error) {
+	s, err := db.store(id, false)
+	if err != nil {
+		return tenant.Settings{}, err
+	}
+	if s == nil {
+		return db.opts.Defaults, nil
+	}
+	return s.profile.Settings, nil
+}
+
 // Kinds returns the kind of every metric of a tenant, by name.
 func (db *DB) Kinds(id tenant.ID) (map[string]increment.Kind, error) {
 	s, err := db.store(id, false)

@@ -101,7 +101,7 @@ func newModelRun(t testing.TB, seed uint64) *modelRun {
 	m.retain = []time.Duration{0, 4 * 24 * time.Hour, 35 * 24 * time.Hour}[m.r.IntN(3)]
 	settings := tenant.DefaultSettings()
 	settings.Retention = model.Duration(m.retain)
-	settings.Limits = tenant.Limits{SeriesPerMetric: modelSeriesMax, Exemplars: modelExemplarsMax}
+	settings.Limits.SeriesPerMetric, settings.Limits.Exemplars = modelSeriesMax, modelExemplarsMax
 	m.options = Options{
 		FS: noSyncFS{}, Now: func() time.Time { return time.Unix(0, m.now.Load()) }, MaintainInterval: time.Hour,
 		Logger: slog.New(slog.DiscardHandler), Defaults: settings, DedupWindow: modelDedupWindow, OpenBlocksMax: 1 + m.r.IntN(20),

@@ -71,6 +71,12 @@ func (s stored) LabelValues(ctx context.Context, id tenant.ID, metric, label str
 	return slices.Clone(values), err
 }
 
+// Limits returns those of a tenant, which need not exist.
+func (s stored) Limits(id tenant.ID) (tenant.Limits, error) {
+	settings, err := s.Settings(id)
+	return settings.Limits, err
+}
+
 // SetEventRules replaces the file.
 func (r *ruleFiles) SetEventRules(id tenant.ID, text []byte) error {
 	return vfs.WriteFile(vfs.OS{}, r.path(id), text)

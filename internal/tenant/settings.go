@@ -34,21 +34,12 @@ type Settings struct {
 	Limits    Limits         `yaml:"limits"`
 }
 
-// Limits bound what one tenant may use.
-type Limits struct {
-	// SeriesPerMetric is the most series one metric may have; past it
-	// increments go to series whose labels are replaced by "(other)".
-	SeriesPerMetric int `yaml:"series_per_metric"`
-	// Exemplars is how many exemplars are kept, the newest; 0 keeps none.
-	Exemplars int `yaml:"exemplars"`
-}
-
 // DefaultSettings are those of a new tenant when nothing else is said.
 func DefaultSettings() Settings {
 	return Settings{
 		Grid:        model.Duration(15 * time.Second),
 		IdleTimeout: model.Duration(time.Hour),
-		Limits:      Limits{SeriesPerMetric: 10_000, Exemplars: 10_000},
+		Limits:      DefaultLimits(),
 	}
 }
 
@@ -66,12 +57,8 @@ func (s Settings) Validate() error {
 		return fmt.Errorf("idle_timeout is %s, it must be a multiple of the grid (%s) and at most 1d", s.IdleTimeout, s.Grid)
 	case s.Retention < 0:
 		return fmt.Errorf("retention is %s, it must not be negative", s.Retention)
-	case s.Limits.SeriesPerMetric < 10:
-		return fmt.Errorf("limits.series_per_metric is %d, it must be at least 10", s.Limits.SeriesPerMetric)
-	case s.Limits.Exemplars < 0 || s.Limits.Exemplars > 1_000_000:
-		return fmt.Errorf("limits.exemplars is %d, it must be from 0 to 1000000", s.Limits.Exemplars)
 	}
-	return nil
+	return s.Limits.validate()
 }
 
 // IdleTimeoutFor is the idle timeout where nothing is said: an hour, rounded up to a
@@ -108,13 +95,10 @@ func (s Settings) NewFile() []byte {
 #
 #   idle_timeout: %s          # a series without increments goes stale after this
 #   retention: %s             # age at which data is dropped; 0s keeps all
-#   limits:
-#     series_per_metric: %d   # past it, labels become "(other)"
-#     exemplars: %d           # how many are kept, the newest
-
+%s
 # The width of a window. Fixed when the tenant was made.
 grid: %s
-`, s.IdleTimeout, s.Retention, s.Limits.SeriesPerMetric, s.Limits.Exemplars, s.Grid)
+`, s.IdleTimeout, s.Retention, s.Limits.newFile(), s.Grid)
 }
 
 // Profile is what the write path needs to know of a tenant.

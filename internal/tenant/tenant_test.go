@@ -63,16 +63,49 @@ func TestIdleTimeoutFollowsTheFilesGrid(t *testing.T) {
 
 func TestSettingsErrorsNameTheField(t *testing.T) {
 	for src, want := range map[string]string{
-		"grid: 7s":                          "grid is 7s",
-		"grid: 500ms":                       "grid is 500ms",
-		"grid: 15s\nidle_timeout: 20s":      "idle_timeout is 20s",
-		"gird: 15s":                         "gird",
-		"limits: {series_per_metric: 1}":    "limits.series_per_metric is 1",
-		"retention: tomorrow":               "tomorrow",
-		"limits: {series_per_metrics: 100}": "series_per_metrics",
+		"grid: 7s":                           "grid is 7s",
+		"grid: 500ms":                        "grid is 500ms",
+		"grid: 15s\nidle_timeout: 20s":       "idle_timeout is 20s",
+		"gird: 15s":                          "gird",
+		"limits: {series_per_metric: 1}":     "limits.series_per_metric is 1",
+		"retention: tomorrow":                "tomorrow",
+		"limits: {series_per_metrics: 100}":  "series_per_metrics",
+		"limits: {events_per_second: -1}":    "limits.events_per_second is -1, it must be from 0 to",
+		"limits: {bytes_per_second: -1}":     "limits.bytes_per_second is -1",
+		"limits: {body_bytes: -1}":           "limits.body_bytes is -1",
+		"limits: {decoded_bytes: -1}":        "limits.decoded_bytes is -1",
+		"limits: {json_depth: 2}":            "limits.json_depth is 2, it must be from 3 to 300",
+		"limits: {json_depth: 301}":          "limits.json_depth is 301",
+		"limits: {event_age: -1s}":           "duration",
+		"limits: {event_age: 101y}":          "limits.event_age is 101y",
+		"limits: {clock_skew: 2y}":           "limits.clock_skew is 2y, it must be from 0s to 1y",
+		"limits: {labels_per_series: 0}":     "limits.labels_per_series is 0, it must be from 1 to 100",
+		"limits: {labels_per_series: 101}":   "limits.labels_per_series is 101",
+		"limits: {label_value_bytes: 0}":     "limits.label_value_bytes is 0",
+		"limits: {label_value_bytes: 20000}": "limits.label_value_bytes is 20000",
+		"limits: {series: 9}":                "limits.series is 9, it must be 0, for no limit, or at least 10",
+		"limits: {exemplars: 1000001}":       "limits.exemplars is 1000001",
 	} {
 		if _, err := ParseSettings([]byte(src), DefaultSettings()); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want an error with %q", src, err, want)
 		}
+	}
+}
+
+// What a new tenant's file shows in its comments is what could be set, each field with
+// the value that is in force.
+func TestSettingsFileShowsEveryLimit(t *testing.T) {
+	made := DefaultSettings()
+	made.Limits.EventsPerSecond, made.Limits.EventAge = 123, model.Duration(36*time.Hour)
+	var shown strings.Builder
+	for line := range strings.Lines(string(made.NewFile())) {
+		if text, ok := strings.CutPrefix(line, "#   "); ok {
+			line = text
+		}
+		shown.WriteString(line)
+	}
+	got, err := ParseSettings([]byte(shown.String()), Settings{})
+	if err != nil || got != made {
+		t.Errorf("%v: the file shows %+v, want %+v:\n%s", err, got, made, shown.String())
 	}
 }
