@@ -9,9 +9,10 @@ import (
 // scan reads an event of the common form without making a tree of it: an object,
 // be it in {"data": ...}, of texts without escapes, numbers, truths and nulls, and
 // such an object as further_data. It takes a third of the time. ok is false for
-// everything else, be it right or wrong, which is left to the parser to say.
+// everything else, be it right or wrong, which is left to the parser to say. In what it
+// takes no path with dots leads anywhere, unless it begins with these two objects.
 func (d *plain) scan(raw []byte) (ok bool) {
-	if len(d.rules.dotted) > 0 {
+	if d.rules.intoData {
 		return false
 	}
 	d.reset()

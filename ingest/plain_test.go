@@ -44,6 +44,10 @@ func TestScanEqualsParse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	dotted, err := parseRules("dotted", []byte(`metrics: [{name: a, type: counter, labels: {x: n1.0, y: page.event, z: event.event}}]`))
+	if err != nil {
+		t.Fatal(err)
+	}
 	var events []string
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil {
@@ -68,7 +72,9 @@ func TestScanEqualsParse(t *testing.T) {
 	}
 	t.Logf("seed %d", seed)
 	for _, e := range events {
-		sameAsParse(t, rules, []byte(e))
+		for _, rules := range []*ruleset{rules, dotted} {
+			sameAsParse(t, rules, []byte(e))
+		}
 		for range 200 {
 			b := []byte(e)
 			for range 1 + r.IntN(2) {
@@ -86,6 +92,7 @@ func TestScanEqualsParse(t *testing.T) {
 				}
 			}
 			sameAsParse(t, rules, b)
+			sameAsParse(t, dotted, b)
 		}
 	}
 }

@@ -51,11 +51,13 @@ type ruleset struct {
 	version string        // hash of the text
 	names   [][]namedSlot // by the name's length, of paths without dots
 	dotted  []dottedPath
-	paths   []string // by slot
-	numbers bool     // a rule counts further_data.*
-	dedup   int      // slot of what tells an event from all others; 0: nothing does
-	rules   []rule
-	handles handles
+	// intoData: one of them begins with data or further_data.
+	intoData bool
+	paths    []string // by slot
+	numbers  bool     // a rule counts further_data.*
+	dedup    int      // slot of what tells an event from all others; 0: nothing does
+	rules    []rule
+	handles  handles
 }
 
 // dottedPath is a path into objects within the event.
@@ -123,6 +125,7 @@ func (rs *ruleset) slot(path string, segments []string) int {
 		rs.names[len(path)] = append(rs.names[len(path)], namedSlot{path, n})
 	} else {
 		rs.dotted = append(rs.dotted, dottedPath{n, segments})
+		rs.intoData = rs.intoData || segments[0] == "data" || segments[0] == modelPaths[slotFurtherData]
 	}
 	return n
 }
