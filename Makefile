@@ -6,7 +6,7 @@ export GOTOOLCHAIN := auto
 GO ?= go
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 CHROMIUM := /usr/bin/chromium
-NODE_MODULES := web/test/node_modules/.package-lock.json
+NODE_TESTS := web/test ingest/test
 
 # A test that runs longer than this is stuck.
 TEST_TIMEOUT ?= 9m
@@ -56,15 +56,15 @@ lint: ## gofmt, go vet and staticcheck
 demo: build ## count a real access log and show the answers; DEMO_EXIT=1 stops after them
 	@DEMO_EXIT=$(DEMO_EXIT) bin/quipu demo
 
-test-clients: build $(CHROMIUM) $(NODE_MODULES) ## run the page in Chromium (needs Node >= 20 and npm; installs Chromium on Debian)
-	node --test --test-reporter=spec web/test/page.test.mjs
+test-clients: build $(CHROMIUM) $(NODE_TESTS:=/node_modules/.package-lock.json) ## post with the trackers' own clients, and run the page in Chromium (needs Node >= 20 and npm; installs Chromium on Debian)
+	node --test --test-reporter=spec $(NODE_TESTS:=/*.test.mjs)
 
 $(CHROMIUM):
 	$(SUDO) apt-get update
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y chromium
 
-$(NODE_MODULES): web/test/package.json web/test/package-lock.json
-	npm --prefix web/test ci --no-audit --no-fund
+%/node_modules/.package-lock.json: %/package.json %/package-lock.json
+	npm --prefix $* ci --no-audit --no-fund --ignore-scripts
 	@touch $@
 
 # One test binary a package: its fuzz targets share it. Making inputs smaller
@@ -90,7 +90,7 @@ bench-tsdb: ## print what storage costs beside Prometheus's own; BENCH_SCALE=1 f
 	@bin/bench-tsdb -scale $(BENCH_SCALE)
 
 clean: ## remove what make built
-	rm -rf bin web/test/node_modules
+	rm -rf bin $(NODE_TESTS:=/node_modules)
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1: \2/p' Makefile

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, afterEach, before, beforeEach, test } from "node:test";
 import { chromium } from "playwright-core";
-import { startProxy, startServer } from "./server.mjs";
+import { startProxy, startServer } from "../../internal/testserver/server.mjs";
 
 const HOUR = 3_600_000;
 const TIMEOUT_MS = 15_000;

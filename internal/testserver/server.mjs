@@ -23,7 +23,7 @@ async function freePort() {
 
 // startServer returns { url, stop } of a server that is ready.
 export async function startServer() {
-  const dir = await mkdtemp(path.join(tmpdir(), "quipu-web-"));
+  const dir = await mkdtemp(path.join(tmpdir(), "quipu-test-"));
   const listen = `127.0.0.1:${await freePort()}`;
   const args = ["serve", "--data.dir", dir, "--listen", listen, "--tenant.header=X-Scope-OrgID"];
   const child = spawn(BINARY, args, { stdio: ["ignore", "pipe", "pipe"] });
