@@ -1,6 +1,7 @@
 package load
 
 import (
+	"bytes"
 	"math"
 	"math/rand/v2"
 	"net/http"
@@ -255,4 +256,22 @@ func newBatch(o *Options, f format, base *url.URL, seed, connection, run uint64)
 	}
 	b.places = places
 	return b
+}
+
+// Bodies returns n different bodies of batches, of the present, for who measures without
+// a server. Of the options it reads those that say what the events are.
+func Bodies(o Options, n int) ([][]byte, error) {
+	o.Server, o.Connections, o.Count = "http://localhost", 1, 1
+	base, f, err := o.validate()
+	if err != nil {
+		return nil, err
+	}
+	b := newBatch(&o, f, base, o.Seed, 0, 0)
+	out := make([][]byte, n)
+	for i := range out {
+		b.next(time.Now())
+		_, body, _ := bytes.Cut(b.request, []byte("\r\n\r\n"))
+		out[i] = bytes.Clone(body)
+	}
+	return out, nil
 }

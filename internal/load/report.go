@@ -38,7 +38,8 @@ type Report struct {
 	ServerErr      error
 	ServerCPU      time.Duration
 	ServerResident float64 // bytes, the most that was seen
-	ServerEvents   int     // that the server counted by verdicts, whoever sent them
+	serverMallocs  float64
+	ServerEvents   int // that the server counted by verdicts, whoever sent them
 }
 
 func (r *Report) merge(o *Report) {
@@ -100,6 +101,11 @@ func (r *Report) RequestsPerSecond() float64 { return float64(r.Answered) / r.Wa
 // ServerCPUPerMillion is CPU seconds of the server for a million events.
 func (r *Report) ServerCPUPerMillion() float64 {
 	return r.ServerCPU.Seconds() / float64(r.Events-r.Unanswered) * 1e6
+}
+
+// ServerAllocations is how many objects the server allocated for an event, whatever for.
+func (r *Report) ServerAllocations() float64 {
+	return r.serverMallocs / float64(r.Events-r.Unanswered)
 }
 
 // OwnCPUPerMillion is the same of the generator.

@@ -57,11 +57,11 @@ type runner struct {
 // measured is the phase that the report is about.
 func (r *runner) measured(ctx context.Context) *Report {
 	before, serverErr := scrape(ctx, r.base)
-	ownBefore, ownErr := ownCPU()
+	ownBefore, ownErr := OwnCPU()
 	sampler := sampleResident(ctx, r.base)
 	report := r.phase(ctx, r.options.Duration, r.options.Count)
 	resident := sampler.end()
-	ownAfter, err := ownCPU()
+	ownAfter, err := OwnCPU()
 	if ownErr == nil && err == nil {
 		report.OwnCPU = ownAfter - ownBefore
 	}
@@ -70,6 +70,7 @@ func (r *runner) measured(ctx context.Context) *Report {
 		if after, serverErr = scrape(ctx, r.base); serverErr == nil {
 			report.ServerCPU = time.Duration((after.cpuSeconds - before.cpuSeconds) * float64(time.Second))
 			report.ServerResident = max(resident, after.residentBytes, before.residentBytes)
+			report.serverMallocs = after.allocations - before.allocations
 			report.ServerEvents = int(after.events - before.events)
 		}
 	}

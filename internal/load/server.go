@@ -20,6 +20,7 @@ const sampleEvery = time.Second
 type serverMetrics struct {
 	cpuSeconds    float64
 	residentBytes float64
+	allocations   float64
 	events        float64 // by all verdicts, of all tenants
 }
 
@@ -51,6 +52,8 @@ func scrape(ctx context.Context, base *url.URL) (m serverMetrics, err error) {
 		case "process_resident_memory_bytes":
 			m.residentBytes = value
 			found++
+		case "go_memstats_mallocs_total":
+			m.allocations = value
 		case "quipu_ingest_events_total":
 			m.events += value
 		}

@@ -7,6 +7,7 @@ import (
 	"time"
 )
 
-func ownCPU() (time.Duration, error) {
+// OwnCPU is not known here.
+func OwnCPU() (time.Duration, error) {
 	return 0, errors.New("the CPU time of this process is not read on this operating system")
 }

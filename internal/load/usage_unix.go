@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// ownCPU is the user and system time that this process has taken so far.
-func ownCPU() (time.Duration, error) {
+// OwnCPU is the user and system time that this process has taken so far.
+func OwnCPU() (time.Duration, error) {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
 		return 0, fmt.Errorf("read the CPU time of this process: %w", err)
