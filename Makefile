@@ -28,7 +28,7 @@ FUZZTIME ?= 3s
 # 1 it replays 24 million increments and holds 1 million series.
 BENCH_SCALE ?= 0.2
 
-.PHONY: build test test-model lint demo test-clients fuzz soak bench-tsdb clean help
+.PHONY: build test test-model lint demo test-clients fuzz soak bench-tsdb bench-ingest clean help
 
 build: ## build bin/quipu (the default)
 	@[ -e bin/quipu ] || echo "building bin/quipu: the first build compiles Prometheus and takes minutes"
@@ -88,6 +88,10 @@ soak: ## run the tests SOAK_COUNT times in random order, more seeds of TestModel
 bench-tsdb: ## print what storage costs beside Prometheus's own; BENCH_SCALE=1 for the full size
 	@CGO_ENABLED=0 $(GO) build -o bin/bench-tsdb ./bench/tsdb
 	@bin/bench-tsdb -scale $(BENCH_SCALE)
+
+bench-ingest: build ## print what taking events costs the server, under load
+	@CGO_ENABLED=0 $(GO) build -o bin/bench-ingest ./bench/ingest
+	@bin/bench-ingest
 
 clean: ## remove what make built
 	rm -rf bin $(NODE_TESTS:=/node_modules)

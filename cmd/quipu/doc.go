@@ -6,6 +6,7 @@
 //	serve.go     "quipu serve"
 //	import.go    "quipu import accesslog"
 //	query.go     "quipu query"
+//	bench.go     "quipu bench"
 //	when.go      instants and durations as they are written on the command line
 //	demo.go      "quipu demo", what "make demo" runs: the story it tells
 //	demo_hours.go, demo_server.go  its table of hours; the server that it runs

@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -40,6 +42,7 @@ type serveCmd struct {
 	WALBudget    sizeFlag       `name:"wal.budget" default:"512MiB" help:"Size of the write-ahead log past which it is flushed to blocks; bounds disk and the time a restart takes."`
 	WALFsync     string         `name:"wal.fsync" default:"always" enum:"always,interval" help:"When the write-ahead log is synced: always, before a batch is acknowledged; or at an interval, which is faster and lets a power loss take what was acknowledged since."`
 	WALInterval  model.Duration `name:"wal.fsync-interval" default:"1s" help:"With --wal.fsync=interval: how often."`
+	CPUProfile   string         `name:"debug.cpuprofile" hidden:"" type:"path" help:"File to write a CPU profile of the whole run to."`
 	LogLevel     slog.Level     `name:"log.level" default:"info" help:"debug, info, warn or error."`
 }
 
@@ -109,6 +112,11 @@ func (c *serveCmd) Run(con *console) error {
 	if err := errors.Join(err, c.checkTenantHeader(), c.checkListen(logger)); err != nil {
 		return err
 	}
+	stopProfile, err := c.profile()
+	if err != nil {
+		return err
+	}
+	defer stopProfile()
 	// The port is taken before the data is: a second server on it fails at once.
 	listener, err := net.Listen("tcp", c.Listen)
 	if err != nil {
@@ -146,6 +154,25 @@ func (c *serveCmd) Run(con *console) error {
 	err = errors.Join(err, db.Close())
 	logger.Info("stopped")
 	return err
+}
+
+// profile begins a CPU profile where one is asked for: there is no address to get one
+// from, because who may read one learns of every tenant.
+func (c *serveCmd) profile() (stop func(), err error) {
+	if c.CPUProfile == "" {
+		return func() {}, nil
+	}
+	f, err := os.Create(c.CPUProfile)
+	if err != nil {
+		return nil, fmt.Errorf("--debug.cpuprofile: %w", err)
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(fmt.Errorf("--debug.cpuprofile: %w", err), f.Close())
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		f.Close() // a profile that is cut says so when it is read
+	}, nil
 }
 
 // checkListen refuses what would let anyone on the network choose a tenant.
