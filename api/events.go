@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strconv"
 
 	"github.com/prometheus/prometheus/util/httputil"
 
 	"github.com/quipudb/quipu/ingest"
+	"github.com/quipudb/quipu/internal/overload"
 	"github.com/quipudb/quipu/internal/scope"
 	"github.com/quipudb/quipu/internal/tenant"
 )
@@ -15,6 +17,9 @@ import (
 // EventSink takes batches of events; *ingest.Ingester is one. It keeps nothing of a
 // body that it was given.
 type EventSink interface {
+	// Admit returns the tenant's limits before a body is read; it fails, as Events
+	// would, where none is taken now.
+	Admit(id tenant.ID) (tenant.Limits, error)
 	Events(ctx context.Context, id tenant.ID, body []byte, contentType, idempotencyKey string) (ingest.Result, error)
 }
 
@@ -40,8 +45,8 @@ func (a *api) eventsOptions(w http.ResponseWriter, r *http.Request) {
 }
 
 // events answers POST /api/v1/events. The status tells a client what to do with
-// its batch: 200 nothing, 4xx not to send it again, 503 to send it again with
-// the same Idempotency-Key.
+// its batch: 200 nothing, 429 and 503 to send it again with the same Idempotency-Key
+// after the time in Retry-After, any other 4xx not to send it again.
 func (a *api) events(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", "POST, OPTIONS")
@@ -57,26 +62,61 @@ func (a *api) events(w http.ResponseWriter, r *http.Request) {
 		respondError(w, a.logger, http.StatusBadRequest, errorBadData, "the request has more than one Idempotency-Key")
 		return
 	}
-	buf := a.bodies.buffer()
-	defer a.bodies.put(buf)
-	body, bad := a.bodies.readInto(buf, w, r)
-	if bad != nil {
-		respondError(w, a.logger, bad.code, errorBadData, bad.Error())
+	limits, err := a.sink.Admit(s.Tenant)
+	if err != nil {
+		a.bodies.discard(w, r)
+		a.respondNotTaken(w, r, err)
 		return
 	}
+	body, bad := a.bodies.read(w, r, a.bodies.bounds().of(&limits))
+	if bad != nil {
+		a.respondBadBody(w, bad)
+		return
+	}
+	defer body.release()
 
-	result, err := a.sink.Events(r.Context(), s.Tenant, body, r.Header.Get("Content-Type"), r.Header.Get("Idempotency-Key"))
+	result, err := a.sink.Events(r.Context(), s.Tenant, body.bytes, r.Header.Get("Content-Type"), r.Header.Get("Idempotency-Key"))
 	switch {
-	case errors.Is(err, ingest.ErrBadRequest):
-		respondError(w, a.logger, http.StatusBadRequest, errorBadData, err.Error())
-	case err != nil && r.Context().Err() != nil:
-		respondError(w, a.logger, statusClientClosed, errorUnavailable, err.Error())
 	case err != nil:
-		w.Header().Set("Retry-After", retryAfterSeconds)
-		respondError(w, a.logger, http.StatusServiceUnavailable, errorUnavailable, err.Error())
+		a.respondNotTaken(w, r, err)
 	case result.Rejected > 0 && result.Accepted+result.Duplicate+result.Filtered == 0:
 		respondJSON(w, a.logger, http.StatusBadRequest, result)
 	default:
 		respondJSON(w, a.logger, http.StatusOK, result)
 	}
+}
+
+// respondNotTaken says why a batch was not taken, and when to send it again.
+func (a *api) respondNotTaken(w http.ResponseWriter, r *http.Request, err error) {
+	var rate *ingest.RateError
+	switch {
+	case errors.Is(err, ingest.ErrBadRequest):
+		respondError(w, a.logger, http.StatusBadRequest, errorBadData, err.Error())
+	case errors.As(err, &rate):
+		w.Header().Set("Retry-After", strconv.FormatInt(rate.RetryAfter(), 10))
+		respondError(w, a.logger, http.StatusTooManyRequests, errorTooMany, err.Error())
+	case r.Context().Err() != nil:
+		respondError(w, a.logger, statusClientClosed, errorUnavailable, err.Error())
+	default:
+		a.respondUnavailable(w, err)
+	}
+}
+
+// respondBadBody says why a body was not read.
+func (a *api) respondBadBody(w http.ResponseWriter, bad *bodyError) {
+	if bad.code == http.StatusServiceUnavailable {
+		a.respondUnavailable(w, bad)
+		return
+	}
+	respondError(w, a.logger, bad.code, errorBadData, bad.Error())
+}
+
+// respondUnavailable answers what may succeed when it is sent again, and counts it where
+// the server is overloaded.
+func (a *api) respondUnavailable(w http.ResponseWriter, err error) {
+	if over := (*overload.Error)(nil); errors.As(err, &over) {
+		a.metrics.shed.WithLabelValues(over.Reason).Inc()
+	}
+	w.Header().Set("Retry-After", retryAfterSeconds)
+	respondError(w, a.logger, http.StatusServiceUnavailable, errorUnavailable, err.Error())
 }
