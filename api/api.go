@@ -18,12 +18,14 @@ import (
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/util/httputil"
 
+	"github.com/quipudb/quipu/internal/overload"
 	"github.com/quipudb/quipu/internal/tenant"
 )
 
 const (
 	bodyBytesMaxDefault    = 32 << 20
 	decodedBytesMaxDefault = 128 << 20
+	heldBytesMaxDefault    = 256 << 20
 )
 
 // Tenants knows what a tenant has.
@@ -62,6 +64,11 @@ type Options struct {
 	// BodyBytesMax bounds a posted body, 0: 32 MiB; DecodedBytesMax what it may
 	// become when it is decompressed, 0: 128 MiB.
 	BodyBytesMax, DecodedBytesMax int64
+	// HeldBytesMax bounds the bytes of all bodies that are held, 0: 256 MiB. No body may
+	// be larger than a quarter of it, nor become larger than half.
+	HeldBytesMax int64
+	// Slots are where bodies are decompressed; nil: as many at once as there are.
+	Slots *overload.Slots
 }
 
 func (o *Options) validate() error {
@@ -70,6 +77,12 @@ func (o *Options) validate() error {
 	}
 	if o.BodyBytesMax < 0 || o.DecodedBytesMax < 0 {
 		return fmt.Errorf("bodies of at most %d bytes, %d decoded: neither can be negative", o.BodyBytesMax, o.DecodedBytesMax)
+	}
+	if o.HeldBytesMax != 0 && o.HeldBytesMax < heldBytesMin {
+		return fmt.Errorf("bodies may take %d bytes together: that is too little, at least %d are needed", o.HeldBytesMax, heldBytesMin)
+	}
+	if o.HeldBytesMax == 0 {
+		o.HeldBytesMax = heldBytesMaxDefault
 	}
 	if o.BodyBytesMax == 0 {
 		o.BodyBytesMax = bodyBytesMaxDefault
@@ -108,13 +121,14 @@ func New(o Options) (http.Handler, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	m, err := newRequestMetrics(o.Registry)
+	bodies := newBodyReader(&o)
+	m, err := newRequestMetrics(o.Registry, bodies.budget)
 	if err != nil {
 		return nil, err
 	}
 	a := &api{
 		logger: o.Logger, sink: o.Events, rules: o.Rules, tenants: o.Tenants, tenantHeader: o.TenantHeader, now: o.Now, isReady: o.Ready,
-		bodies:  &bodyReader{bodyBytesMax: o.BodyBytesMax, decodedBytesMax: o.DecodedBytesMax},
+		bodies:  bodies,
 		metrics: m,
 		// Prometheus's default, in the very spelling that it answers with "*".
 		corsOrigin: regexp.MustCompile("^(?:.*)$"),

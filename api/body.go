@@ -2,15 +2,21 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/quipudb/quipu/internal/overload"
+	"github.com/quipudb/quipu/internal/tenant"
 )
 
 // zstdWindowMax is the largest window of a zstd frame: that of the encoders in
@@ -33,12 +39,56 @@ func badBody(code int, format string, args ...any) *bodyError {
 // bodyReader reads bodies of requests within bounds.
 type bodyReader struct {
 	bodyBytesMax, decodedBytesMax int64
+	budget                        *heldBudget
+	slots                         *overload.Slots // for decompression; nil: no bound
+	// stall and bytesPerSecond are what a client is given time for: see pacedBody.
+	stall          time.Duration
+	bytesPerSecond int64
 	// zstd decoders are kept because one allocates its window anew. They decode
 	// on the caller's goroutine and so may be dropped without being closed.
 	zstd sync.Pool
 	// buffers hold bodies of events: making one anew for each, by doubling, was a
 	// tenth of the server's time.
 	buffers sync.Pool
+}
+
+const (
+	// bodyStall and bodyBytesPerSecond are the slowest client: half a minute to begin
+	// with, and then a modem of the last century.
+	bodyStall          = 30 * time.Second
+	bodyBytesPerSecond = 4 << 10
+)
+
+// newBodyReader reads what fits into the budget: a body at most a quarter and what it
+// becomes at most half, so that what is within bounds can be taken.
+func newBodyReader(o *Options) *bodyReader {
+	return &bodyReader{
+		bodyBytesMax: min(o.BodyBytesMax, o.HeldBytesMax/4), decodedBytesMax: min(o.DecodedBytesMax, o.HeldBytesMax/2),
+		budget: &heldBudget{max: o.HeldBytesMax}, slots: o.Slots, stall: bodyStall, bytesPerSecond: bodyBytesPerSecond,
+	}
+}
+
+// bodyBounds are those of one body, and the fields that say so; "": the server.
+type bodyBounds struct {
+	body, decoded     int64
+	bodyBy, decodedBy string
+	encoding          string // where the header names none
+}
+
+// bounds are the server's.
+func (b *bodyReader) bounds() bodyBounds {
+	return bodyBounds{body: b.bodyBytesMax, decoded: b.decodedBytesMax}
+}
+
+// of are the bounds of a tenant's bodies: its own where they are narrower.
+func (b bodyBounds) of(l *tenant.Limits) bodyBounds {
+	if n := l.BodyBytes; n > 0 && n < b.body {
+		b.body, b.bodyBy = n, " (limits.body_bytes)"
+	}
+	if n := l.DecodedBytes; n > 0 && n < b.decoded {
+		b.decoded, b.decodedBy = n, " (limits.decoded_bytes)"
+	}
+	return b
 }
 
 // bufferBytesMax is the largest buffer that is kept for another body.
@@ -60,52 +110,87 @@ func (b *bodyReader) put(buf *bytes.Buffer) {
 	}
 }
 
-// read returns the decompressed body of r.
-func (b *bodyReader) read(w http.ResponseWriter, r *http.Request) ([]byte, *bodyError) {
-	return b.readInto(new(bytes.Buffer), w, r, "")
-}
-
-// readInto is read into a buffer whose bytes it returns. A body whose header names no
-// encoding has the one given.
-func (b *bodyReader) readInto(buf *bytes.Buffer, w http.ResponseWriter, r *http.Request, otherwise string) ([]byte, *bodyError) {
-	if r.ContentLength > b.bodyBytesMax {
-		return nil, b.tooLong()
+// read returns the decompressed body of r, which the caller releases. What is not
+// compressed is bounded as such and as what it would become.
+func (b *bodyReader) read(w http.ResponseWriter, r *http.Request, bounds bodyBounds) (*heldBody, *bodyError) {
+	if r.ContentLength > bounds.body {
+		return nil, bounds.tooLong()
 	}
-	src := http.MaxBytesReader(w, r.Body, b.bodyBytesMax)
 	encoding := strings.ToLower(strings.TrimSpace(strings.Join(r.Header.Values("Content-Encoding"), ",")))
 	if encoding == "" {
-		encoding = otherwise
+		encoding = bounds.encoding
 	}
 	switch encoding {
-	case "", "identity":
-		return b.readAll(buf, src, encoding)
-	case "gzip":
-		z, err := gzip.NewReader(src)
-		if err != nil {
-			return nil, b.failed(err, encoding)
-		}
-		defer z.Close()
-		return b.readAll(buf, z, encoding)
-	case "zstd":
-		z, err := b.zstdReader(src)
-		if err != nil {
-			return nil, b.failed(err, encoding)
-		}
-		defer b.release(z)
-		return b.readAll(buf, z, encoding)
+	case "", "identity", "gzip", "zstd":
+	default:
+		return nil, badBody(http.StatusUnsupportedMediaType, "content encoding %q is not supported: send identity, gzip or zstd", encoding)
 	}
-	return nil, badBody(http.StatusUnsupportedMediaType, "content encoding %q is not supported: send identity, gzip or zstd", encoding)
+	h := &heldBody{reader: b}
+	paced := newPacedBody(w, r.Body, b.stall, b.bytesPerSecond)
+	sent, err := h.fill(http.MaxBytesReader(w, paced, bounds.body), r.ContentLength, bounds.body)
+	if over := (*overload.Error)(nil); errors.As(err, &over) {
+		b.discard(w, r)
+	}
+	if err == nil {
+		paced.done()
+		h.bytes, err = b.decode(r.Context(), h, sent, encoding, bounds)
+	}
+	if err != nil {
+		h.release()
+		return nil, bounds.failed(err, encoding)
+	}
+	return h, nil
 }
 
-func (b *bodyReader) readAll(buf *bytes.Buffer, src io.Reader, encoding string) ([]byte, *bodyError) {
-	n, err := buf.ReadFrom(io.LimitReader(src, b.decodedBytesMax+1))
+// discard reads a body of which nothing is wanted: many clients read no answer before
+// they have sent all of it, and take a connection that is closed meanwhile for a
+// failure.
+func (b *bodyReader) discard(w http.ResponseWriter, r *http.Request) {
+	paced := newPacedBody(w, r.Body, b.stall, b.bytesPerSecond)
+	if _, err := io.Copy(io.Discard, http.MaxBytesReader(w, paced, b.bodyBytesMax)); err == nil {
+		paced.done()
+	}
+}
+
+// decode returns what a body is when it is decompressed. That is done when all of it is
+// there, and in a slot: a client that is slow holds what it has sent, but no decoder.
+func (b *bodyReader) decode(ctx context.Context, h *heldBody, sent *bytes.Buffer, encoding string, bounds bodyBounds) ([]byte, error) {
+	if encoding == "" || encoding == "identity" {
+		if int64(sent.Len()) > bounds.decoded {
+			return nil, bounds.tooLongDecoded()
+		}
+		return sent.Bytes(), nil
+	}
+	if b.slots != nil {
+		if err := b.slots.Acquire(ctx); err != nil {
+			return nil, err
+		}
+		defer b.slots.Release()
+	}
+	var src io.Reader
+	if encoding == "gzip" {
+		z, err := gzip.NewReader(sent)
+		if err != nil {
+			return nil, err
+		}
+		defer z.Close()
+		src = z
+	} else {
+		z, err := b.zstdReader(sent)
+		if err != nil {
+			return nil, err
+		}
+		defer b.release(z)
+		src = z
+	}
+	decoded, err := h.fill(src, -1, bounds.decoded)
 	switch {
 	case err != nil:
-		return nil, b.failed(err, encoding)
-	case n > b.decodedBytesMax:
-		return nil, b.tooLongDecoded()
+		return nil, err
+	case int64(decoded.Len()) > bounds.decoded:
+		return nil, bounds.tooLongDecoded()
 	}
-	return buf.Bytes(), nil
+	return decoded.Bytes(), nil
 }
 
 func (b *bodyReader) zstdReader(src io.Reader) (*zstd.Decoder, error) {
@@ -122,11 +207,21 @@ func (b *bodyReader) release(z *zstd.Decoder) {
 	}
 }
 
-func (b *bodyReader) failed(err error, encoding string) *bodyError {
+func (b bodyBounds) failed(err error, encoding string) *bodyError {
+	var known *bodyError
+	var over *overload.Error
 	var tooLong *http.MaxBytesError
 	switch {
+	case errors.As(err, &known):
+		return known
+	case errors.As(err, &over):
+		return &bodyError{http.StatusServiceUnavailable, err}
 	case errors.As(err, &tooLong):
 		return b.tooLong()
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return badBody(http.StatusRequestTimeout, "the body did not arrive in time: a client has %s, and a second more for every %d bytes", bodyStall, bodyBytesPerSecond)
+	case errors.Is(err, context.Canceled):
+		return badBody(statusClientClosed, "read the body: %w", err)
 	case errors.Is(err, zstd.ErrWindowSizeExceeded):
 		return badBody(http.StatusRequestEntityTooLarge, "the zstd body needs a window of more than %d bytes: compress without --long", int64(zstdWindowMax))
 	case errors.Is(err, zstd.ErrDecoderSizeExceeded):
@@ -137,10 +232,10 @@ func (b *bodyReader) failed(err error, encoding string) *bodyError {
 	return badBody(http.StatusBadRequest, "decompress the %s body: %w", encoding, err)
 }
 
-func (b *bodyReader) tooLong() *bodyError {
-	return badBody(http.StatusRequestEntityTooLarge, "the body is longer than %d bytes: send the events in several requests", b.bodyBytesMax)
+func (b bodyBounds) tooLong() *bodyError {
+	return badBody(http.StatusRequestEntityTooLarge, "the body is longer than %d bytes%s: send the events in several requests", b.body, b.bodyBy)
 }
 
-func (b *bodyReader) tooLongDecoded() *bodyError {
-	return badBody(http.StatusRequestEntityTooLarge, "the body is longer than %d bytes after decompression: send the events in several requests", b.decodedBytesMax)
+func (b bodyBounds) tooLongDecoded() *bodyError {
+	return badBody(http.StatusRequestEntityTooLarge, "the body is longer than %d bytes after decompression%s: send the events in several requests", b.decoded, b.decodedBy)
 }

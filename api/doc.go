@@ -21,6 +21,7 @@
 //   - events.go: posting events in any format, and the status of each outcome
 //   - event_rules.go: what is counted: read, replaced, checked, explained
 //   - body.go: bounded reading and decompression of a body
+//   - held.go: the memory of all bodies together, and the time one may take
 //   - prometheus.go: the making of Prometheus's handlers
 //   - absent.go: what those handlers ask for and Quipu does not have
 //   - metadata.go: types and help of metrics, by way of those handlers
@@ -35,5 +36,10 @@
 //	I2: no answer under /api/ names another tenant. The process's own metrics
 //	    do, so they are not gathered there.
 //	I3: a body is read up to BodyBytesMax from the network and decompressed up to
-//	    DecodedBytesMax, whatever its headers promise.
+//	    DecodedBytesMax, whatever its headers promise; less where the tenant's limits
+//	    say so.
+//	I4: the bodies of all requests take HeldBytesMax together, reserved before they
+//	    are read and given back when they are answered, and none is waited for
+//	    longer than a slow client needs. Buffers have up to twice the bytes that
+//	    they are reserved for, where a body's length was not known.
 package api

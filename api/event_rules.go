@@ -12,6 +12,7 @@ import (
 )
 
 // EventRules says what is counted of a tenant's events; *ingest.Ingester does.
+// It keeps nothing of a text that it was given.
 type EventRules interface {
 	Rules(id tenant.ID) (ingest.RulesInForce, error)
 	// SetRules fails with an ingest.ErrBadRequest where the rules are wrong.
@@ -30,12 +31,13 @@ func (a *api) eventRules(w http.ResponseWriter, r *http.Request) {
 	case http.MethodGet, http.MethodHead:
 		rules, err = a.rules.Rules(tenantOf(r))
 	case http.MethodPut:
-		body, bad := a.bodies.read(w, r)
+		body, bad := a.bodies.read(w, r, a.bodies.bounds())
 		if bad != nil {
-			respondError(w, a.logger, bad.code, errorBadData, bad.Error())
+			a.respondBadBody(w, bad)
 			return
 		}
-		rules, err = a.rules.SetRules(tenantOf(r), body)
+		defer body.release()
+		rules, err = a.rules.SetRules(tenantOf(r), body.bytes)
 	default:
 		a.wrongMethod(w, r, "GET, HEAD, PUT, OPTIONS", "event rules are read with GET and replaced with PUT")
 		return
@@ -50,7 +52,8 @@ func (a *api) checkEventRules(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	checked, err := a.rules.CheckRules(tenantOf(r), body)
+	defer body.release()
+	checked, err := a.rules.CheckRules(tenantOf(r), body.bytes)
 	a.respondRules(w, checked, err)
 }
 
@@ -61,6 +64,7 @@ func (a *api) explainEvent(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
+	defer body.release()
 	name := r.URL.Query().Get("format")
 	if name == "" {
 		name = "plain"
@@ -69,7 +73,7 @@ func (a *api) explainEvent(w http.ResponseWriter, r *http.Request) {
 	format, err := ingest.FormatNamed(name)
 	if err == nil {
 		var post *ingest.Post
-		if post, err = format.Open(&ingest.Request{Header: r.Header, Query: r.URL.Query(), Client: clientOf(r), Body: body}); err == nil {
+		if post, err = format.Open(&ingest.Request{Header: r.Header, Query: r.URL.Query(), Client: clientOf(r), Body: body.bytes}); err == nil {
 			explained, err = a.rules.Explain(r.Context(), tenantOf(r), post)
 		}
 	}
@@ -89,15 +93,16 @@ func (a *api) respondRules(w http.ResponseWriter, data any, err error) {
 	}
 }
 
-// posted returns the body of a POST; otherwise it has answered.
-func (a *api) posted(w http.ResponseWriter, r *http.Request, how string) ([]byte, bool) {
+// posted returns the body of a POST, which the caller releases; otherwise it has
+// answered.
+func (a *api) posted(w http.ResponseWriter, r *http.Request, how string) (*heldBody, bool) {
 	if r.Method != http.MethodPost {
 		a.wrongMethod(w, r, "POST, OPTIONS", how)
 		return nil, false
 	}
-	body, bad := a.bodies.read(w, r)
+	body, bad := a.bodies.read(w, r, a.bodies.bounds())
 	if bad != nil {
-		respondError(w, a.logger, bad.code, errorBadData, bad.Error())
+		a.respondBadBody(w, bad)
 		return nil, false
 	}
 	return body, true

@@ -6,8 +6,10 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 
 	"github.com/quipudb/quipu/ingest"
+	"github.com/quipudb/quipu/internal/overload"
 	"github.com/quipudb/quipu/internal/scope"
 	"github.com/quipudb/quipu/internal/tenant"
 )
@@ -15,6 +17,9 @@ import (
 // EventSink takes batches of events; *ingest.Ingester is one. It keeps nothing of a
 // post that it was given.
 type EventSink interface {
+	// Admit returns the tenant's limits before a body is read; it fails, as Events
+	// would, where none is taken now.
+	Admit(id tenant.ID) (tenant.Limits, error)
 	Events(ctx context.Context, id tenant.ID, post *ingest.Post, idempotencyKey string) (ingest.Result, error)
 }
 
@@ -80,8 +85,8 @@ func setPostCORS(w http.ResponseWriter, r *http.Request) {
 }
 
 // events answers a POST of events in one of the formats. The status tells a client what
-// to do with its batch: 2xx nothing, 4xx not to send it again, 503 to send it again as
-// it is.
+// to do with its batch: 2xx nothing, 429 and 503 to send it again as it is after the
+// time in Retry-After, any other 4xx not to send it again.
 func (a *api) events(w http.ResponseWriter, r *http.Request, formats []*ingest.Format) {
 	if r.Method != http.MethodPost {
 		a.wrongMethod(w, r, "POST, OPTIONS", "events are sent with POST")
@@ -94,15 +99,12 @@ func (a *api) events(w http.ResponseWriter, r *http.Request, formats []*ingest.F
 	}
 	request := &ingest.Request{Path: r.URL.Path, Header: r.Header, Query: r.URL.Query(), Client: clientOf(r)}
 	format := formats[slices.IndexFunc(formats, func(f *ingest.Format) bool { return f.Claims(request) })]
-
-	buf := a.bodies.buffer()
-	defer a.bodies.put(buf)
-	body, bad := a.bodies.readInto(buf, w, r, format.ContentEncoding(request.Query))
-	if bad != nil {
-		respondError(w, a.logger, bad.code, errorBadData, bad.Error())
+	body, ok := a.admitted(w, r, format.ContentEncoding(request.Query))
+	if !ok {
 		return
 	}
-	request.Body = body
+	defer body.release()
+	request.Body = body.bytes
 	post, err := format.Open(request)
 	if err != nil {
 		respondError(w, a.logger, http.StatusBadRequest, errorBadData, err.Error())
@@ -116,31 +118,39 @@ func (a *api) events(w http.ResponseWriter, r *http.Request, formats []*ingest.F
 	r = r.WithContext(scope.With(r.Context(), s))
 	result, err := a.sink.Events(r.Context(), s.Tenant, post, r.Header.Get("Idempotency-Key"))
 	if err != nil {
-		a.respondFailed(w, r, err)
+		a.respondNotTaken(w, r, err)
 		return
 	}
-	a.respond(w, format.Answer(&result))
-}
-
-// respondFailed answers where no event was given its verdict, or none was stored.
-func (a *api) respondFailed(w http.ResponseWriter, r *http.Request, err error) {
-	switch {
-	case errors.Is(err, ingest.ErrBadRequest):
-		respondError(w, a.logger, http.StatusBadRequest, errorBadData, err.Error())
-	case r.Context().Err() != nil:
-		respondError(w, a.logger, statusClientClosed, errorUnavailable, err.Error())
-	default:
-		w.Header().Set("Retry-After", retryAfterSeconds)
-		respondError(w, a.logger, http.StatusServiceUnavailable, errorUnavailable, err.Error())
-	}
-}
-
-func (a *api) respond(w http.ResponseWriter, answer ingest.Answer) {
-	if answer.JSON != nil {
+	if answer := format.Answer(&result); answer.JSON != nil {
 		respondJSON(w, a.logger, answer.Status, answer.JSON)
-		return
+	} else {
+		a.respondText(w, answer.Status, answer.Text)
 	}
-	a.respondText(w, answer.Status, answer.Text)
+}
+
+// admitted reads a body within the limits of the tenant that the headers name, where it
+// takes any now; otherwise it has answered. The encoding is that of a body whose header
+// names none.
+func (a *api) admitted(w http.ResponseWriter, r *http.Request, encoding string) (*heldBody, bool) {
+	s, err := a.authenticate(r, "")
+	if err != nil {
+		respondError(w, a.logger, http.StatusBadRequest, errorBadData, err.Error())
+		return nil, false
+	}
+	limits, err := a.sink.Admit(s.Tenant)
+	if err != nil {
+		a.bodies.discard(w, r)
+		a.respondNotTaken(w, r, err)
+		return nil, false
+	}
+	bounds := a.bodies.bounds().of(&limits)
+	bounds.encoding = encoding
+	body, bad := a.bodies.read(w, r, bounds)
+	if bad != nil {
+		a.respondBadBody(w, bad)
+		return nil, false
+	}
+	return body, true
 }
 
 // clientOf is the address of who sent r, without its port.
@@ -150,4 +160,39 @@ func clientOf(r *http.Request) string {
 		return r.RemoteAddr
 	}
 	return host
+}
+
+// respondNotTaken says why a batch was not taken, and when to send it again.
+func (a *api) respondNotTaken(w http.ResponseWriter, r *http.Request, err error) {
+	var rate *ingest.RateError
+	switch {
+	case errors.Is(err, ingest.ErrBadRequest):
+		respondError(w, a.logger, http.StatusBadRequest, errorBadData, err.Error())
+	case errors.As(err, &rate):
+		w.Header().Set("Retry-After", strconv.FormatInt(rate.RetryAfter(), 10))
+		respondError(w, a.logger, http.StatusTooManyRequests, errorTooMany, err.Error())
+	case r.Context().Err() != nil:
+		respondError(w, a.logger, statusClientClosed, errorUnavailable, err.Error())
+	default:
+		a.respondUnavailable(w, err)
+	}
+}
+
+// respondBadBody says why a body was not read.
+func (a *api) respondBadBody(w http.ResponseWriter, bad *bodyError) {
+	if bad.code == http.StatusServiceUnavailable {
+		a.respondUnavailable(w, bad)
+		return
+	}
+	respondError(w, a.logger, bad.code, errorBadData, bad.Error())
+}
+
+// respondUnavailable answers what may succeed when it is sent again, and counts it where
+// the server is overloaded.
+func (a *api) respondUnavailable(w http.ResponseWriter, err error) {
+	if over := (*overload.Error)(nil); errors.As(err, &over) {
+		a.metrics.shed.WithLabelValues(over.Reason).Inc()
+	}
+	w.Header().Set("Retry-After", retryAfterSeconds)
+	respondError(w, a.logger, http.StatusServiceUnavailable, errorUnavailable, err.Error())
 }

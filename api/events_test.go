@@ -210,6 +210,8 @@ func TestReceivedIsTheSumOfVerdicts(t *testing.T) {
 // waiting is an EventSink that ends with its request.
 type waiting struct{ began, ended chan struct{} }
 
+func (waiting) Admit(tenant.ID) (tenant.Limits, error) { return tenant.DefaultLimits(), nil }
+
 func (s waiting) Events(ctx context.Context, _ tenant.ID, _ *ingest.Post, _ string) (ingest.Result, error) {
 	close(s.began)
 	<-ctx.Done()
@@ -243,13 +245,22 @@ func FuzzBody(f *testing.F) {
 	}
 	f.Add([]byte("\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff\x01\x00\x00\xff\xff\x00\x00\x00\x00\x00\x00\x00\x00"), "gzip")
 	f.Add([]byte("\x28\xb5\x2f\xfd\x04\x00\x29\x00\x00hello\x8c\x11\x8f\x7a"), "zstd")
-	b := &bodyReader{bodyBytesMax: 1000, decodedBytesMax: 2000}
+	b := newBodyReader(&Options{BodyBytesMax: 1000, DecodedBytesMax: 2000, HeldBytesMax: heldBytesMin})
 	f.Fuzz(func(t *testing.T, body []byte, encoding string) {
 		r := httptest.NewRequest("POST", "/", bytes.NewReader(body))
 		r.Header["Content-Encoding"] = []string{encoding}
-		got, err := b.read(httptest.NewRecorder(), r)
-		if len(got) > 2000 || err != nil && (err.Error() == "" || err.code < 400 || err.code > 415) {
-			t.Errorf("%d bytes, %+v", len(got), err)
+		got, err := b.read(httptest.NewRecorder(), r, b.bounds())
+		if err != nil && (err.Error() == "" || err.code < 400 || err.code > 415) {
+			t.Errorf("%+v", err)
+		}
+		if err == nil {
+			if len(got.bytes) > 2000 {
+				t.Errorf("%d bytes", len(got.bytes))
+			}
+			got.release()
+		}
+		if n := b.budget.held.Load(); n != 0 {
+			t.Errorf("%d bytes are held by nobody", n)
 		}
 	})
 }

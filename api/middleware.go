@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/prometheus/util/httputil"
 
+	"github.com/quipudb/quipu/internal/overload"
 	"github.com/quipudb/quipu/internal/scope"
 	"github.com/quipudb/quipu/internal/tenant"
 )
@@ -20,9 +21,10 @@ import (
 type requestMetrics struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
+	shed     *prometheus.CounterVec
 }
 
-func newRequestMetrics(reg prometheus.Registerer) (*requestMetrics, error) {
+func newRequestMetrics(reg prometheus.Registerer, budget *heldBudget) (*requestMetrics, error) {
 	m := &requestMetrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "quipu_api_requests_total",
@@ -33,8 +35,18 @@ func newRequestMetrics(reg prometheus.Registerer) (*requestMetrics, error) {
 			Help:    "Time that HTTP requests took by the route that answered.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 120},
 		}, []string{"handler"}),
+		shed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "quipu_ingest_shed_requests_total",
+			Help: "Requests refused with 503 because the server is overloaded, by what there was too little of.",
+		}, []string{"reason"}),
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.seconds} {
+	for _, reason := range []string{overload.ReasonMemory, overload.ReasonBusy, overload.ReasonLog, overload.ReasonMemtables} {
+		m.shed.WithLabelValues(reason)
+	}
+	held := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "quipu_ingest_held_bytes", Help: "Bytes of bodies that are held until their requests are answered.",
+	}, func() float64 { return float64(budget.held.Load()) })
+	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.shed, held} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics of the api: %w", err)
 		}

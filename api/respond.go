@@ -12,6 +12,7 @@ const (
 	errorInternal    = "internal"
 	errorNotFound    = "not_found"
 	errorUnavailable = "unavailable"
+	errorTooMany     = "too_many_requests"
 )
 
 // failure is an error in the form of Prometheus's API.

@@ -3,14 +3,17 @@ package tsdb
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/quipudb/quipu/internal/increment"
+	"github.com/quipudb/quipu/internal/tenant"
 )
 
 // KindError says that a metric name is already used for another kind.
@@ -31,14 +34,18 @@ func (e *FamilyError) Error() string {
 	return fmt.Sprintf("metric %q cannot be beside histogram %q, whose buckets, sum and count show under such names", e.Metric, e.Histogram)
 }
 
-// LimitError says that a metric is at its limit of series and that values of its
-// kind cannot be folded into one.
+// LimitError says that a metric, or its tenant, is at its limit of series and that
+// values of its kind cannot be folded into one.
 type LimitError struct {
 	Metric string
 	Limit  int
+	All    bool // of all metrics together
 }
 
 func (e *LimitError) Error() string {
+	if e.All {
+		return fmt.Sprintf("the tenant is at its limit of %d series (limits.series), and values of gauges and samples do not add up: no new series of %q is taken", e.Limit, e.Metric)
+	}
 	return fmt.Sprintf("metric %q is at its limit of %d series (limits.series_per_metric), and values of gauges and samples do not add up: no new series is taken", e.Metric, e.Limit)
 }
 
@@ -56,22 +63,30 @@ func (e *AgeError) Error() string {
 // admission decides which series new increments go to: a metric has at most
 // limit series stored, counted over memtables and live blocks. The last
 // hundredth is reserved for folded series, and the very last one takes what even
-// that cannot hold, so that sums stay exact whatever is posted. Folded series have
+// that cannot hold, so that sums stay exact whatever is posted. All metrics together
+// have a limit too, past which each is as if it were at its own; the very last series
+// of each may be beyond it. Folded series have
 // all label names of their rule, whichever the increment had. Safe for concurrent
 // use: a decision and its reservation are one step.
 type admission struct {
 	versions *versions
 	limit    int
+	buckets  atomic.Pointer[[]string] // names of the kind Buckets, sorted; replaced under mu, never changed
 
 	mu      sync.Mutex
 	metrics map[string]*hashSet // label hashes by metric name, loaded at the first new series
+	total   seriesTotal
 	kinds   map[string]increment.Kind
-	buckets []string                 // names of the kind Buckets, sorted; replaced, never changed
 	last    map[string]labels.Labels // the series of the last slot, by metric name
 }
 
-func newAdmission(v *versions, limit int) *admission {
-	return &admission{versions: v, limit: limit, metrics: map[string]*hashSet{}, kinds: map[string]increment.Kind{}, last: map[string]labels.Labels{}}
+func newAdmission(v *versions, l *tenant.Limits) *admission {
+	a := &admission{
+		versions: v, limit: l.SeriesPerMetric, total: seriesTotal{limit: l.Series},
+		metrics: map[string]*hashSet{}, kinds: map[string]increment.Kind{}, last: map[string]labels.Labels{},
+	}
+	a.buckets.Store(new([]string))
+	return a
 }
 
 // setKind records the kind of a metric that is already stored.
@@ -99,19 +114,17 @@ func (a *admission) checkKind(name string, k increment.Kind) error {
 				return &FamilyError{Metric: name + suffix, Histogram: name}
 			}
 		}
-		i, _ := slices.BinarySearch(a.buckets, name)
-		a.buckets = slices.Insert(slices.Clone(a.buckets), i, name)
+		i, _ := slices.BinarySearch(a.withBuckets(), name)
+		with := slices.Insert(slices.Clone(a.withBuckets()), i, name)
+		a.buckets.Store(&with)
 	}
 	a.kinds[name] = k
 	return nil
 }
 
 // withBuckets are the names of the histograms with buckets, sorted; not to be changed.
-func (a *admission) withBuckets() []string {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.buckets
-}
+// Readers do not wait for series that are counted.
+func (a *admission) withBuckets() []string { return *a.buckets.Load() }
 
 // kindsByName returns a copy of the kinds of all metrics.
 func (a *admission) kindsByName() map[string]increment.Kind {
@@ -124,11 +137,13 @@ func (a *admission) kindsByName() map[string]increment.Kind {
 	return out
 }
 
-// forget drops what was counted, after data went away.
+// forget drops what was counted, after data went away. No batch may be on its way: the
+// series that it was granted would not be counted.
 func (a *admission) forget() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	clear(a.metrics)
+	a.total.forget()
 }
 
 // admit returns the labels under which a series that no memtable of its range has
@@ -148,17 +163,26 @@ func (a *admission) admit(ctx context.Context, series *increment.Series) (out la
 		}
 		a.metrics[name] = known
 	}
-	reserved := max(1, a.limit/100)
-	if a.take(known, ls, a.limit-reserved) {
+	if known.has(ls.Hash()) {
+		return ls, false, nil
+	}
+	if err := a.countAll(ctx); err != nil {
+		return labels.EmptyLabels(), false, fmt.Errorf("count the series of all metrics: %w", err)
+	}
+	free := a.limit - reservedSeries(a.limit)
+	if a.take(known, ls, free, a.total.free()) {
 		return ls, false, nil
 	}
 	if kind == increment.Gauge || kind == increment.Sample {
-		return labels.EmptyLabels(), false, &LimitError{Metric: name, Limit: a.limit}
+		if known.len() >= free {
+			return labels.EmptyLabels(), false, &LimitError{Metric: name, Limit: a.limit}
+		}
+		return labels.EmptyLabels(), false, &LimitError{Metric: name, Limit: a.total.limit, All: true}
 	}
 	if shape == nil {
 		shape = shapeOf(ls)
 	}
-	if out = fold(ls, shape.Names, shape.Keep); a.take(known, out, a.limit-1) {
+	if out = fold(ls, shape.Names, shape.Keep); a.take(known, out, a.limit-1, a.total.most()) {
 		return out, true, nil
 	}
 	// One series for all the rest, the same whatever shapes come after.
@@ -166,22 +190,28 @@ func (a *admission) admit(ctx context.Context, series *increment.Series) (out la
 	if !ok {
 		last = fold(ls, shape.Names, nil)
 		a.last[name] = last
-		a.take(known, last, a.limit)
+		a.take(known, last, a.limit, math.MaxInt)
 	}
 	return last, true, nil
 }
 
-// take reports whether ls is among known or still fits below limit, and then adds
-// it.
-func (a *admission) take(known *hashSet, ls labels.Labels, limit int) bool {
+// reservedSeries is how many of a limit are for folded series.
+func reservedSeries(limit int) int { return max(1, limit/100) }
+
+// take reports whether ls is among known or still fits below the limits of its metric
+// and of all, and then adds it.
+//
+// REQUIRES: a.mu
+func (a *admission) take(known *hashSet, ls labels.Labels, limit, all int) bool {
 	h := ls.Hash()
 	if known.has(h) {
 		return true
 	}
-	if known.len() >= limit {
+	if known.len() >= limit || a.total.n >= all {
 		return false
 	}
 	known.add(h)
+	a.total.n++
 	return true
 }
 
@@ -227,7 +257,7 @@ func (a *admission) load(ctx context.Context, name string) (*hashSet, error) {
 		}
 	}
 	for _, b := range v.blocks {
-		if err := b.addHashes(ctx, name, known); err != nil {
+		if err := b.addHashes(ctx, name, func(_ string, hash uint64) { known.add(hash) }); err != nil {
 			return nil, err
 		}
 	}

@@ -252,11 +252,12 @@ func (b *block) readSeries(ctx context.Context, files *blockFiles) (out []*selec
 	return out, p.Err()
 }
 
-// addHashes adds the label hashes of one metric's series to known. Those of a block
-// that is damaged are not counted: new series are to be had whatever happened to old
-// ones, and past their limit sums are exact too.
-func (b *block) addHashes(ctx context.Context, metric string, known *hashSet) error {
-	err := readMapped(func() error { return b.readHashes(ctx, metric, known) })
+// addHashes calls add with the metric name and the hash of the labels of every series of
+// one metric, of all where that is "". Those of a block that is damaged are not counted:
+// new series are to be had whatever happened to old ones, and past their limit sums are
+// exact too.
+func (b *block) addHashes(ctx context.Context, metric string, add func(metric string, hash uint64)) error {
+	err := readMapped(func() error { return b.readHashes(ctx, metric, add) })
 	if err == nil {
 		return nil
 	}
@@ -266,13 +267,17 @@ func (b *block) addHashes(ctx context.Context, metric string, known *hashSet) er
 	return nil
 }
 
-func (b *block) readHashes(ctx context.Context, metric string, known *hashSet) error {
+func (b *block) readHashes(ctx context.Context, metric string, add func(metric string, hash uint64)) error {
 	files, err := b.cache.acquire(b)
 	if err != nil {
 		return err
 	}
 	defer b.cache.release(b)
-	p, err := files.index.Postings(ctx, model.MetricNameLabel, metric)
+	name, value := model.MetricNameLabel, metric
+	if metric == "" {
+		name, value = index.AllPostingsKey()
+	}
+	p, err := files.index.Postings(ctx, name, value)
 	if err != nil {
 		return err
 	}
@@ -281,7 +286,8 @@ func (b *block) readHashes(ctx context.Context, metric string, known *hashSet) e
 		if err := files.index.Series(p.At(), &builder, nil); err != nil {
 			return err
 		}
-		known.add(builder.Labels().Hash())
+		ls := builder.Labels()
+		add(ls.Get(model.MetricNameLabel), ls.Hash())
 	}
 	return p.Err()
 }

@@ -107,7 +107,7 @@ func writeBlock(ctx context.Context, fsys vfs.FS, spec *blockSpec) (bi blockInfo
 	}
 	return blockInfo{
 		ULID: spec.id, MinTime: meta.MinTime, MaxTime: meta.MaxTime, Bytes: spec.bytes + size.Size(),
-		MetaSum: crc32.Checksum(src, castagnoli), Seq: spec.seq, Samples: spec.samples(),
+		MetaSum: crc32.Checksum(src, castagnoli), Seq: spec.seq, Samples: spec.samples(), Series: meta.Stats.NumSeries,
 	}, true, nil
 }
 

@@ -172,6 +172,9 @@ func (c *blockChecker) checkTotals() {
 	if n := c.bytes + c.index.Size(); n != c.block.Bytes {
 		c.bad("", "the manifest says %d bytes of chunks and index, there are %d", c.block.Bytes, n)
 	}
+	if n := c.block.Series; n != 0 && n != c.series {
+		c.bad("", "the manifest says %d series, there are %d", n, c.series)
+	}
 	times := map[string][2]int64{"the manifest": {c.block.MinTime, c.block.MaxTime}}
 	if c.meta != nil {
 		s := c.meta.Stats

@@ -34,6 +34,7 @@
 //	compact_plan.go, compact.go     merging of blocks
 //	version.go       immutable states of a tenant's data, pinned by readers
 //	admission.go     kinds and limits of series, folding into "(other)"
+//	admission_total.go  how many series there are of all metrics
 //	keys.go          batch keys that were seen, in memory and on disk
 //	event_ids.go     ids of events that were counted, by way of package dedup
 //	notes.go         exemplars and metadata

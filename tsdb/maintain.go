@@ -29,7 +29,9 @@ func (s *store) retain(now time.Time) error {
 	if err := s.replaceBlocks(drop, nil); err != nil {
 		return fmt.Errorf("drop old blocks of tenant %s: %w", s.id, err)
 	}
+	s.barrier.Lock()
 	s.admission.forget()
+	s.barrier.Unlock()
 	s.db.metrics.blocksDropped.Add(float64(len(drop)))
 	return nil
 }

@@ -76,6 +76,8 @@ type blockInfo struct {
 	Seq uint64 `json:"seq,omitempty"`
 	// Samples: the block has series of samples, for which order matters.
 	Samples bool `json:"samples,omitempty"`
+	// Series is how many the block has; 0: not recorded.
+	Series uint64 `json:"series,omitempty"`
 }
 
 // keyFile names a file of batch keys.

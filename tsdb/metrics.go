@@ -60,7 +60,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}),
 		blockDamage: f.NewCounter(prometheus.CounterOpts{Name: "quipu_tsdb_block_damage_total", Help: "Blocks in which something could not be read because it is damaged or missing."}),
 		folded: f.NewCounterVec(prometheus.CounterOpts{
-			Name: "quipu_tsdb_folded_increments_total", Help: "Increments whose label values were replaced by (other) because their metric is at its limit of series.",
+			Name: "quipu_tsdb_folded_increments_total", Help: "Increments whose label values were replaced by (other) because their metric, or their tenant, is at its limit of series.",
 		}, []string{"tenant", "metric"}),
 	}
 }

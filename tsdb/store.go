@@ -163,7 +163,7 @@ func openStore(db *DB, id tenant.ID) (*store, error) {
 		blocks[i] = newBlock(db.blocks, db.opts.FS, s.dir, bi)
 	}
 	s.versions = newVersions(db.opts.Logger, blocks)
-	s.admission = newAdmission(s.versions, s.profile.Limits.SeriesPerMetric)
+	s.admission = newAdmission(s.versions, &s.profile.Limits)
 	for _, b := range blocks {
 		kinds, err := b.kinds()
 		if err != nil {

@@ -46,13 +46,21 @@ func (b *bench) alone() error {
 	if err := b.event("obvious_means", "encoding/json into maps, WithLabelValues, a map of users; nothing is stored", bodies, o.batch); err != nil {
 		return err
 	}
+	plain, err := ingest.FormatNamed("plain")
+	if err != nil {
+		return err
+	}
 	for _, of := range []struct{ name, rules string }{{"ingest_alone", rules}, {"ingest_alone_dedup", "dedup: event_id\n" + rules}} {
 		g, err := ingest.New(ingest.Options{Store: nowhere{}, Rules: fixedRules(of.rules), Registerer: prometheus.NewRegistry()})
 		if err != nil {
 			return err
 		}
 		if err := b.event(of.name, "decoded, matched and coalesced, then dropped", bodies, func(body []byte) error {
-			r, err := g.Events(b.ctx, tenant.Default, body, "application/json", "")
+			post, err := plain.Open(&ingest.Request{Body: body})
+			if err != nil {
+				return err
+			}
+			r, err := g.Events(b.ctx, tenant.Default, post, "")
 			if err == nil && r.Accepted != batchEvents {
 				err = fmt.Errorf("%+v", r)
 			}

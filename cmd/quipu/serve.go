@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"runtime"
 	"runtime/pprof"
 	"slices"
 	"strings"
@@ -24,6 +25,7 @@ import (
 	"github.com/quipudb/quipu/api"
 	"github.com/quipudb/quipu/ingest"
 	"github.com/quipudb/quipu/internal/increment"
+	"github.com/quipudb/quipu/internal/overload"
 	"github.com/quipudb/quipu/internal/tenant"
 	"github.com/quipudb/quipu/promql"
 	"github.com/quipudb/quipu/tsdb"
@@ -32,6 +34,10 @@ import (
 
 // stopTimeMax bounds how long requests under way may hold up a stop.
 const stopTimeMax = 20 * time.Second
+
+// slotWaitMax is how long a batch waits for a processor before its client is told to
+// come again.
+const slotWaitMax = time.Second
 
 type serveCmd struct {
 	DataDir      string         `name:"data.dir" default:"./data" help:"Directory of the data; made if it does not exist."`
@@ -43,6 +49,7 @@ type serveCmd struct {
 	WALFsync     string         `name:"wal.fsync" default:"always" enum:"always,interval" help:"When the write-ahead log is synced: always, before a batch is acknowledged; or at an interval, which is faster and lets a power loss take what was acknowledged since."`
 	WALInterval  model.Duration `name:"wal.fsync-interval" default:"1s" help:"With --wal.fsync=interval: how often."`
 	CPUProfile   string         `name:"debug.cpuprofile" hidden:"" type:"path" help:"File to write a CPU profile of the whole run to."`
+	IngestMemory sizeFlag       `name:"ingest.memory" default:"256MiB" help:"Memory for the bodies of requests that are under way. What does not fit is refused with 503; no body may be larger than a quarter of it, nor become larger than half when it is decompressed."`
 	LogLevel     slog.Level     `name:"log.level" default:"info" help:"debug, info, warn or error."`
 }
 
@@ -217,7 +224,8 @@ func (c *serveCmd) open(logger *slog.Logger, settings tenant.Settings) (*tsdb.DB
 }
 
 func (c *serveCmd) handler(db *tsdb.DB, logger *slog.Logger, reg *prometheus.Registry) (http.Handler, error) {
-	ingester, err := ingest.New(ingest.Options{Store: db, Rules: &ruleFiles{c.DataDir}, Stored: stored{db}, Registerer: reg, Logger: logger})
+	slots := overload.NewSlots(2*runtime.GOMAXPROCS(0), slotWaitMax)
+	ingester, err := ingest.New(ingest.Options{Store: db, Rules: &ruleFiles{c.DataDir}, Stored: stored{db}, Registerer: reg, Logger: logger, Slots: slots})
 	if err != nil {
 		return nil, err
 	}
@@ -234,6 +242,8 @@ func (c *serveCmd) handler(db *tsdb.DB, logger *slog.Logger, reg *prometheus.Reg
 		Registry:     reg,
 		UI:           web.Handler(),
 		Version:      version(),
+		HeldBytesMax: int64(c.IngestMemory),
+		Slots:        slots,
 	})
 }
 
