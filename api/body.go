@@ -62,19 +62,29 @@ func (b *bodyReader) put(buf *bytes.Buffer) {
 
 // read returns the decompressed body of r.
 func (b *bodyReader) read(w http.ResponseWriter, r *http.Request) ([]byte, *bodyError) {
-	return b.readInto(new(bytes.Buffer), w, r, "")
+	return b.readInto(new(bytes.Buffer), w, r)
 }
 
-// readInto is read into a buffer whose bytes it returns. A body whose header names no
-// encoding has the one given.
-func (b *bodyReader) readInto(buf *bytes.Buffer, w http.ResponseWriter, r *http.Request, otherwise string) ([]byte, *bodyError) {
+// gzipStart is how gzip begins (RFC 1952, section 2.3.1), and no text does.
+var gzipStart = []byte{0x1f, 0x8b}
+
+// readInto is read into a buffer whose bytes it returns. A body that begins as gzip does
+// is gzip where no header names its encoding: pages cannot name one without a preflight,
+// and so their trackers do not.
+func (b *bodyReader) readInto(buf *bytes.Buffer, w http.ResponseWriter, r *http.Request) ([]byte, *bodyError) {
 	if r.ContentLength > b.bodyBytesMax {
 		return nil, b.tooLong()
 	}
-	src := http.MaxBytesReader(w, r.Body, b.bodyBytesMax)
+	var src io.Reader = http.MaxBytesReader(w, r.Body, b.bodyBytesMax)
 	encoding := strings.ToLower(strings.TrimSpace(strings.Join(r.Header.Values("Content-Encoding"), ",")))
 	if encoding == "" {
-		encoding = otherwise
+		if _, err := buf.ReadFrom(io.LimitReader(src, int64(len(gzipStart)))); err != nil {
+			return nil, b.failed(err, encoding)
+		}
+		if bytes.Equal(buf.Bytes(), gzipStart) {
+			buf.Reset()
+			encoding, src = "gzip", io.MultiReader(bytes.NewReader(gzipStart), src)
+		}
 	}
 	switch encoding {
 	case "", "identity":
@@ -97,12 +107,13 @@ func (b *bodyReader) readInto(buf *bytes.Buffer, w http.ResponseWriter, r *http.
 	return nil, badBody(http.StatusUnsupportedMediaType, "content encoding %q is not supported: send identity, gzip or zstd", encoding)
 }
 
+// readAll reads what is left of a body after what is in the buffer.
 func (b *bodyReader) readAll(buf *bytes.Buffer, src io.Reader, encoding string) ([]byte, *bodyError) {
-	n, err := buf.ReadFrom(io.LimitReader(src, b.decodedBytesMax+1))
+	_, err := buf.ReadFrom(io.LimitReader(src, b.decodedBytesMax+1))
 	switch {
 	case err != nil:
 		return nil, b.failed(err, encoding)
-	case n > b.decodedBytesMax:
+	case int64(buf.Len()) > b.decodedBytesMax:
 		return nil, b.tooLongDecoded()
 	}
 	return buf.Bytes(), nil

@@ -97,7 +97,7 @@ func (a *api) events(w http.ResponseWriter, r *http.Request, formats []*ingest.F
 
 	buf := a.bodies.buffer()
 	defer a.bodies.put(buf)
-	body, bad := a.bodies.readInto(buf, w, r, format.ContentEncoding(request.Query))
+	body, bad := a.bodies.readInto(buf, w, r)
 	if bad != nil {
 		respondError(w, a.logger, bad.code, errorBadData, bad.Error())
 		return

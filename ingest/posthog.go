@@ -16,13 +16,7 @@ import (
 var postHogFormat = &Format{
 	Name:  "posthog",
 	Paths: []string{"/batch/", "/batch", "/capture/", "/capture", "/i/v0/e/", "/i/v0/e", "/e/", "/e"},
-	encoding: func(query url.Values) string {
-		if c := query.Get("compression"); c == "gzip-js" || c == "gzip" {
-			return "gzip"
-		}
-		return ""
-	},
-	open: openPostHog,
+	open:  openPostHog,
 	answer: func(r *Result) Answer {
 		status := statusOf(r, http.StatusOK)
 		done := 0
