@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/valyala/fastjson"
@@ -137,6 +138,10 @@ func readPostHog(t *tracker, v *fastjson.Value) *rejection {
 	t.set(slotUser, properties.Get("distinct_id"))
 	t.set(slotTimestamp, v.Get("timestamp"))
 	t.set(slotTimestamp, properties.Get("timestamp"))
+	if offset := v.GetInt64("offset"); offset != 0 {
+		// Of older trackers for browsers: how long ago it was, in milliseconds.
+		t.setText(slotTimestamp, strconv.AppendInt(nil, t.now+t.ahead-offset, 10))
+	}
 	t.setID(v.Get("uuid"))
 	t.objects(properties, v)
 	return nil
