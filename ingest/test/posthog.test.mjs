@@ -220,3 +220,12 @@ test("an event whose time is said as an offset was that long ago", async () => {
   assert.equal(response.status, 200);
   assert.deepEqual(await quipu.query(`sum by (event) (${increase("", "15s")})`, WINDOW_END), { order: 1 });
 });
+
+test("an event without a uuid counts each time", async () => {
+  quipu.begin("no-uuid");
+  const post = () => fetch(`${quipu.url}/capture/`, { method: "POST", body: JSON.stringify({ api_key: "key", event: "order", distinct_id: "u1" }) });
+  const verdicts = await quipu.moved(2, async () => {
+    for (const response of [await post(), await post()]) assert.equal(response.status, 200);
+  });
+  assert.deepEqual(verdicts, { accepted: 2 });
+});
