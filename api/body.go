@@ -72,7 +72,6 @@ func newBodyReader(o *Options) *bodyReader {
 type bodyBounds struct {
 	body, decoded     int64
 	bodyBy, decodedBy string
-	encoding          string // where the header names none
 }
 
 // bounds are the server's.
@@ -110,16 +109,18 @@ func (b *bodyReader) put(buf *bytes.Buffer) {
 	}
 }
 
+// gzipStart is how gzip begins (RFC 1952, section 2.3.1), and no text does.
+var gzipStart = []byte{0x1f, 0x8b}
+
 // read returns the decompressed body of r, which the caller releases. What is not
-// compressed is bounded as such and as what it would become.
+// compressed is bounded as such and as what it would become. A body that begins as gzip
+// does is gzip where no header names its encoding: pages cannot name one without a
+// preflight, and so their trackers do not.
 func (b *bodyReader) read(w http.ResponseWriter, r *http.Request, bounds bodyBounds) (*heldBody, *bodyError) {
 	if r.ContentLength > bounds.body {
 		return nil, bounds.tooLong()
 	}
 	encoding := strings.ToLower(strings.TrimSpace(strings.Join(r.Header.Values("Content-Encoding"), ",")))
-	if encoding == "" {
-		encoding = bounds.encoding
-	}
 	switch encoding {
 	case "", "identity", "gzip", "zstd":
 	default:
@@ -133,6 +134,9 @@ func (b *bodyReader) read(w http.ResponseWriter, r *http.Request, bounds bodyBou
 	}
 	if err == nil {
 		paced.done()
+		if encoding == "" && bytes.HasPrefix(sent.Bytes(), gzipStart) {
+			encoding = "gzip"
+		}
 		h.bytes, err = b.decode(r.Context(), h, sent, encoding, bounds)
 	}
 	if err != nil {

@@ -99,7 +99,7 @@ func (a *api) events(w http.ResponseWriter, r *http.Request, formats []*ingest.F
 	}
 	request := &ingest.Request{Path: r.URL.Path, Header: r.Header, Query: r.URL.Query(), Client: clientOf(r)}
 	format := formats[slices.IndexFunc(formats, func(f *ingest.Format) bool { return f.Claims(request) })]
-	body, ok := a.admitted(w, r, format.ContentEncoding(request.Query))
+	body, ok := a.admitted(w, r)
 	if !ok {
 		return
 	}
@@ -129,9 +129,8 @@ func (a *api) events(w http.ResponseWriter, r *http.Request, formats []*ingest.F
 }
 
 // admitted reads a body within the limits of the tenant that the headers name, where it
-// takes any now; otherwise it has answered. The encoding is that of a body whose header
-// names none.
-func (a *api) admitted(w http.ResponseWriter, r *http.Request, encoding string) (*heldBody, bool) {
+// takes any now; otherwise it has answered.
+func (a *api) admitted(w http.ResponseWriter, r *http.Request) (*heldBody, bool) {
 	s, err := a.authenticate(r, "")
 	if err != nil {
 		respondError(w, a.logger, http.StatusBadRequest, errorBadData, err.Error())
@@ -143,9 +142,7 @@ func (a *api) admitted(w http.ResponseWriter, r *http.Request, encoding string) 
 		a.respondNotTaken(w, r, err)
 		return nil, false
 	}
-	bounds := a.bodies.bounds().of(&limits)
-	bounds.encoding = encoding
-	body, bad := a.bodies.read(w, r, bounds)
+	body, bad := a.bodies.read(w, r, a.bodies.bounds().of(&limits))
 	if bad != nil {
 		a.respondBadBody(w, bad)
 		return nil, false

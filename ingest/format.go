@@ -20,10 +20,9 @@ type Format struct {
 	// a request has it.
 	Paths []string
 
-	claims   func(r *Request) bool           // nil: every request
-	encoding func(query url.Values) string   // nil: the header says it
-	open     func(r *Request) (*Post, error) // given a trimmed body that is not empty
-	answer   func(result *Result) Answer
+	claims func(r *Request) bool           // nil: every request
+	open   func(r *Request) (*Post, error) // given a trimmed body that is not empty
+	answer func(result *Result) Answer
 }
 
 // Formats are all that there are, in the order in which they claim requests.
@@ -83,14 +82,6 @@ func (p *Post) Bytes() int { return p.size }
 
 // Claims reports whether a request to one of the format's paths is of the format.
 func (f *Format) Claims(r *Request) bool { return f.claims == nil || f.claims(r) }
-
-// ContentEncoding is that of a body whose query says it; "" where the header does.
-func (f *Format) ContentEncoding(query url.Values) string {
-	if f.encoding == nil {
-		return ""
-	}
-	return f.encoding(query)
-}
 
 // Open reads what surrounds the events of a request. Its errors are ErrBadRequests.
 func (f *Format) Open(r *Request) (*Post, error) {

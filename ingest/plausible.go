@@ -1,7 +1,9 @@
 package ingest
 
 import (
+	"bytes"
 	"net/http"
+	"net/url"
 	"strconv"
 
 	"github.com/valyala/fastjson"
@@ -51,6 +53,12 @@ var plausibleLayout = &layout{
 		{name: "domain", path: []string{"d"}},
 		{name: "referrer", path: []string{"r"}, part: hostOf, over: true},
 		{name: "referrer", path: []string{"referrer"}, part: hostOf, over: true},
+		{name: "utm_source", path: []string{"u"}, part: parameterOf("utm_source")},
+		{name: "utm_source", path: []string{"url"}, part: parameterOf("utm_source")},
+		{name: "utm_medium", path: []string{"u"}, part: parameterOf("utm_medium")},
+		{name: "utm_medium", path: []string{"url"}, part: parameterOf("utm_medium")},
+		{name: "utm_campaign", path: []string{"u"}, part: parameterOf("utm_campaign")},
+		{name: "utm_campaign", path: []string{"url"}, part: parameterOf("utm_campaign")},
 		{name: "device", path: []string{"w"}, part: deviceOfWidth},
 		{name: "device", path: []string{"screen_width"}, part: deviceOfWidth},
 		{name: "amount", path: []string{"revenue", "amount"}, number: true},
@@ -88,6 +96,19 @@ func either(v *fastjson.Value, short, long string) *fastjson.Value {
 		return at
 	}
 	return nil
+}
+
+// parameterOf finds a parameter in the query of a URL.
+func parameterOf(name string) func(text []byte) []byte {
+	return func(text []byte) []byte {
+		text, _, _ = bytes.Cut(text, []byte("#"))
+		_, query, _ := bytes.Cut(text, []byte("?"))
+		if !bytes.Contains(query, []byte(name)) {
+			return nil // as most have none
+		}
+		values, _ := url.ParseQuery(string(query)) // without what it cannot read
+		return []byte(values.Get(name))
+	}
 }
 
 // deviceOfWidth is the kind of device that a screen of so many pixels has, by the

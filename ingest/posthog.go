@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/valyala/fastjson"
@@ -16,13 +17,7 @@ import (
 var postHogFormat = &Format{
 	Name:  "posthog",
 	Paths: []string{"/batch/", "/batch", "/capture/", "/capture", "/i/v0/e/", "/i/v0/e", "/e/", "/e"},
-	encoding: func(query url.Values) string {
-		if c := query.Get("compression"); c == "gzip-js" || c == "gzip" {
-			return "gzip"
-		}
-		return ""
-	},
-	open: openPostHog,
+	open:  openPostHog,
 	answer: func(r *Result) Answer {
 		status := statusOf(r, http.StatusOK)
 		done := 0
@@ -143,6 +138,10 @@ func readPostHog(t *tracker, v *fastjson.Value) *rejection {
 	t.set(slotUser, properties.Get("distinct_id"))
 	t.set(slotTimestamp, v.Get("timestamp"))
 	t.set(slotTimestamp, properties.Get("timestamp"))
+	if offset := v.GetInt64("offset"); offset != 0 {
+		// Of older trackers for browsers: how long ago it was, in milliseconds.
+		t.setText(slotTimestamp, strconv.AppendInt(nil, t.now+t.ahead-offset, 10))
+	}
 	t.setID(v.Get("uuid"))
 	t.objects(properties, v)
 	return nil

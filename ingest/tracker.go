@@ -105,9 +105,12 @@ func (t *tracker) setText(slot int, text []byte) {
 func (t *tracker) setID(parts ...*fastjson.Value) {
 	t.id = append(t.id[:0], t.post.layout.name...)
 	for _, v := range parts {
+		if v == nil {
+			return // an event without an id
+		}
 		f := t.fieldOf(v)
 		if !f.isScalar() || len(f.text) == 0 {
-			return // an event without an id
+			return
 		}
 		t.id = append(append(t.id, 0), f.text...)
 	}

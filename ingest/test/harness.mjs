@@ -87,6 +87,12 @@ class Quipu {
     answer.pipe(response);
   }
 
+  // again posts what was posted with a request, and returns the status.
+  async again({ path, headers, body }) {
+    const kept = Object.entries(headers).filter(([name]) => name.startsWith("content-") && name !== "content-length");
+    return (await fetch(this.url + path, { method: "POST", headers: Object.fromEntries(kept), body })).status;
+  }
+
   // statuses are those of the requests so far.
   statuses() {
     return this.requests.map((request) => request.status);
