@@ -33,7 +33,7 @@
 //
 // An Ingester is safe for concurrent use. Requests share a pool of scratch memory,
 // and those of a tenant its rules and their handles. The locks on their path are
-// those of the tables of tenants and of a shard of handles, held for a look-up.
+// those of the tables of tenants, held for a look-up, and of handles that are made.
 //
 // Invariants:
 //
