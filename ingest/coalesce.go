@@ -36,6 +36,7 @@ type coalescer struct {
 	builder labels.ScratchBuilder
 	create  func(h *handle) // once: a method value allocates
 	handles []*handle       // for resolve
+	read    byte            // of memory that is needed next; means nothing
 
 	// touched are the positions in increments that each event added to, one after the
 	// other.
@@ -48,7 +49,8 @@ type coalescer struct {
 // slot is what the table knows of an increment.
 type slot struct {
 	hash, mixed uint64 // of the key; of the key and the window
-	start, end  int    // in keys
+	window      int64
+	start, end  int // in keys
 	exemplified bool
 }
 
@@ -104,6 +106,11 @@ func (c *coalescer) resolve() {
 	c.handles = c.handles[:0]
 	for i := range c.slots {
 		c.handles = append(c.handles, t.first(c.slots[i].hash))
+	}
+	for _, h := range c.handles {
+		if h != nil {
+			c.read ^= h.key[0]
+		}
 	}
 	for i, h := range c.handles {
 		s := &c.slots[i]
@@ -188,7 +195,7 @@ func (c *coalescer) at(i int, window int64, e *event, numberName []byte) int {
 	for ; c.table[place] != 0; place = (place + 1) & mask {
 		at := c.table[place] - 1
 		s := &c.slots[at]
-		if s.mixed == mixed && c.increments[at].Time == window && string(c.keys[s.start:s.end]) == string(c.key) {
+		if s.mixed == mixed && s.window == window && string(c.keys[s.start:s.end]) == string(c.key) {
 			return int(at)
 		}
 	}
@@ -196,7 +203,7 @@ func (c *coalescer) at(i int, window int64, e *event, numberName []byte) int {
 	if r.kind == increment.Histogram || r.kind == increment.Buckets {
 		inc.Hist = &increment.Hist{Bounds: r.buckets}
 	}
-	c.slots = append(c.slots, slot{hash: hash, mixed: mixed, start: len(c.keys), end: len(c.keys) + len(c.key)})
+	c.slots = append(c.slots, slot{hash: hash, mixed: mixed, window: window, start: len(c.keys), end: len(c.keys) + len(c.key)})
 	c.keys = append(c.keys, c.key...)
 	c.increments = append(c.increments, inc)
 	c.table[place] = int32(len(c.increments))
