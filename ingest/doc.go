@@ -40,9 +40,9 @@
 //
 // An Ingester is safe for concurrent use. Requests share a pool of scratch memory,
 // and those of a tenant its rules and their handles. The locks on their path are
-// those of the tables of tenants and of a shard of handles, held for a look-up. A body
-// is decoded in one of a number of slots and stored outside of it: so decoding takes no
-// more memory than there are slots for, and batches that wait for the disk share an
+// those of the tables of tenants, held for a look-up, and of handles that are made. A
+// body is decoded in one of a number of slots and stored outside of it: so decoding takes
+// no more memory than there are slots for, and batches that wait for the disk share an
 // fsync. An id that another batch has reserved is waited for in a slot; that batch has
 // its slot or needs none any more, so the wait ends.
 //

@@ -144,7 +144,7 @@ func (w *worker) explainRule(i int, e *event, window int64) (RuleExplanation, *r
 		hits = nil
 	}
 	for _, h := range hits {
-		s := SeriesExplanation{Series: seriesText(c.increments[c.at(i, window, e, h.name)].Labels), From: r.from(e, w.rules.paths, h.name)}
+		s := SeriesExplanation{Series: seriesText(c.series(c.at(i, window, e, h.name)).Labels), From: r.from(e, w.rules.paths, h.name)}
 		if r.kind != increment.Distinct {
 			s.Value = &h.value
 		}

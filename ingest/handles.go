@@ -9,10 +9,11 @@ import (
 )
 
 const (
-	handleShards = 16
-	// handlesPerShard bounds how many handles a tenant has, 64 Ki. A shard that is full
-	// starts again, empty.
-	handlesPerShard = 4096
+	// handlesMax bounds how many handles a tenant has. A table that is full starts
+	// again, empty.
+	handlesMax = 256 << 10
+	// handlePlaces is how many places a table begins with.
+	handlePlaces = 64
 	// handleBytes is about what one takes beside its key and its labels.
 	handleBytes = 300
 	// handleBytesMax is what those of all tenants take together, about.
@@ -20,53 +21,136 @@ const (
 )
 
 // handles are the series that a ruleset has made, by rule and label values, for
-// all workers. A worker comes here once for a series and window of a batch, so a
-// lock of one shard is seldom waited for.
+// all workers. Who looks one up takes no lock.
 type handles struct {
 	seed   maphash.Seed
 	budget *handleBudget // nil: none
-	shards [handleShards]handleShard
+	table  atomic.Pointer[handleTable]
+	mu     sync.Mutex // one handle is put in at a time
 }
 
-type handleShard struct {
-	mu     sync.RWMutex
-	series map[string]*increment.Series
+// handle is a series and the key it is found by, in one cache line.
+type handle struct {
+	increment.Series
+	key string
 }
 
-// get returns the series of key, whose hash is given, and makes it where it is
-// not there.
-func (h *handles) get(key []byte, hash uint64, create func() *increment.Series) *increment.Series {
-	s := &h.shards[hash%handleShards]
-	s.mu.RLock()
-	series := s.series[string(key)]
-	s.mu.RUnlock()
-	if series != nil {
-		return series
+// handleTable is an open hash table of handles. At least half of its places are
+// empty. One that was superseded stays right for what it has.
+type handleTable struct {
+	places []handlePlace // a power of two
+	n      int           // guarded by handles.mu
+}
+
+// handlePlace is empty where its handle is nil. The hash is set after the handle.
+type handlePlace struct {
+	hash   atomic.Uint64
+	handle atomic.Pointer[handle]
+}
+
+// first returns a handle that most probably has the key of this hash, nil where there
+// is none: where two keys have one hash, it is that of either.
+func (t *handleTable) first(hash uint64) *handle {
+	if t == nil {
+		return nil
 	}
-	made := create()
-	if h.budget != nil {
-		h.budget.take(handleBytes + len(key) + int(made.Labels.ByteSize()))
+	mask := uint64(len(t.places) - 1)
+	for i := hash & mask; ; i = (i + 1) & mask {
+		p := &t.places[i]
+		if p.hash.Load() == hash {
+			return p.handle.Load() // nil where the hash is 0 and the place empty
+		}
+		if p.handle.Load() == nil {
+			return nil
+		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if series = s.series[string(key)]; series != nil {
-		return series
+}
+
+// find returns the handle of key.
+func (t *handleTable) find(key []byte, hash uint64) *handle {
+	if t == nil {
+		return nil
 	}
-	if s.series == nil || len(s.series) >= handlesPerShard {
-		s.series = map[string]*increment.Series{}
+	mask := uint64(len(t.places) - 1)
+	for i := hash & mask; ; i = (i + 1) & mask {
+		h := t.places[i].handle.Load()
+		if h == nil || t.places[i].hash.Load() == hash && h.key == string(key) {
+			return h
+		}
 	}
-	s.series[string(key)] = made
+}
+
+// put puts in a handle that is not there. Only one does at a time.
+func (t *handleTable) put(h *handle, hash uint64) {
+	mask := uint64(len(t.places) - 1)
+	i := hash & mask
+	for t.places[i].handle.Load() != nil {
+		i = (i + 1) & mask
+	}
+	t.places[i].handle.Store(h)
+	t.places[i].hash.Store(hash)
+	t.n++
+}
+
+// get returns the handle of key, whose hash is given, and makes it where it is not
+// there.
+func (hs *handles) get(key []byte, hash uint64, create func(h *handle)) *handle {
+	if h := hs.table.Load().find(key, hash); h != nil {
+		return h
+	}
+	made := &handle{}
+	create(made)
+	if hs.budget != nil {
+		hs.budget.take(handleBytes + len(key) + int(made.Labels.ByteSize()))
+	}
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	t := hs.table.Load()
+	if h := t.find(key, hash); h != nil {
+		return h
+	}
+	switch {
+	case t == nil || t.n >= handlesMax:
+		t = newHandleTable(handlePlaces)
+		hs.table.Store(t)
+	case 2*t.n >= len(t.places):
+		t = t.grown()
+		hs.table.Store(t)
+	}
+	t.put(made, hash)
 	return made
 }
 
-// drop forgets all.
-func (h *handles) drop() {
-	for i := range h.shards {
-		s := &h.shards[i]
-		s.mu.Lock()
-		s.series = nil
-		s.mu.Unlock()
+func newHandleTable(places int) *handleTable {
+	return &handleTable{places: make([]handlePlace, places)}
+}
+
+// grown is a table of the same handles with twice the places.
+func (t *handleTable) grown() *handleTable {
+	out := newHandleTable(2 * len(t.places))
+	for i := range t.places {
+		if h := t.places[i].handle.Load(); h != nil {
+			out.put(h, t.places[i].hash.Load())
+		}
 	}
+	return out
+}
+
+// len is how many handles there are.
+func (hs *handles) len() int {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	if t := hs.table.Load(); t != nil {
+		return t.n
+	}
+	return 0
+}
+
+// drop forgets all.
+func (hs *handles) drop() {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	hs.table.Store(nil)
 }
 
 // handleBudget bounds what the handles of all tenants take: past it all are dropped,
@@ -78,9 +162,9 @@ type handleBudget struct {
 	drop func()
 }
 
-// take notes that a handle was made. The caller holds no lock of a shard.
+// take notes that a handle was made. The caller holds no lock.
 func (b *handleBudget) take(bytes int) {
-	// What shards forgot that were full still counts, and what is made while others
+	// What tables forgot that were full still counts, and what is made while others
 	// drop may not: it is about the order of magnitude.
 	if used := b.used.Add(int64(bytes)); used > b.max && b.used.CompareAndSwap(used, 0) {
 		b.drop()

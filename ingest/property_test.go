@@ -221,7 +221,7 @@ metrics:
 		}
 		w.counted, w.coalescer.touched = slices.Grow(w.counted, 2*runs), slices.Grow(w.coalescer.touched, 10*runs)
 		for i := range w.coalescer.increments {
-			if inc := &w.coalescer.increments[i]; inc.Kind == increment.Distinct {
+			if inc := &w.coalescer.increments[i]; w.coalescer.series(i).Kind == increment.Distinct {
 				inc.IDs = slices.Grow(inc.IDs, 2*runs)
 			}
 		}

@@ -309,6 +309,13 @@ func (s *store) memtable(t int64) *memtable {
 	return m
 }
 
+// memtableAt is memtable where it is there already, or else nil.
+func (s *store) memtableAt(t int64) *memtable {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.routing[floorTo(t, tenant.BlockRange.Milliseconds())]
+}
+
 // replay applies a logged record that the watermark does not cover.
 func (s *store) replay(pos position, rec *walRecord) error {
 	covered := pos.before(s.man.Watermark)

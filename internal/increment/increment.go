@@ -78,7 +78,15 @@ type Series struct {
 
 // NewSeries returns the series with these labels, which it keeps.
 func NewSeries(ls labels.Labels, k Kind, shape *Shape) *Series {
-	return &Series{Labels: ls, Kind: k, Shape: shape, hash: ls.Hash()}
+	s := new(Series)
+	s.Name(ls, k, shape)
+	return s
+}
+
+// Name makes a zero Series the one with these labels, which it keeps, for who has it as
+// a part of something.
+func (s *Series) Name(ls labels.Labels, k Kind, shape *Shape) {
+	s.Labels, s.Kind, s.Shape, s.hash = ls, k, shape, ls.Hash()
 }
 
 // Hash is that of the labels.
