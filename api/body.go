@@ -123,7 +123,11 @@ func (b *bodyReader) read(w http.ResponseWriter, r *http.Request, bounds bodyBou
 	}
 	h := &heldBody{reader: b}
 	paced := newPacedBody(w, r.Body, b.stall, b.bytesPerSecond)
-	sent, err := h.fill(http.MaxBytesReader(w, paced, bounds.body), r.ContentLength, bounds.body)
+	var sent *bytes.Buffer
+	err := h.reserve(max(0, heldRequestBytes-max(0, r.ContentLength)))
+	if err == nil {
+		sent, err = h.fill(http.MaxBytesReader(w, paced, bounds.body), r.ContentLength, bounds.body)
+	}
 	if over := (*overload.Error)(nil); errors.As(err, &over) {
 		b.discard(w, r)
 	}
