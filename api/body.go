@@ -144,8 +144,11 @@ func (b *bodyReader) read(w http.ResponseWriter, r *http.Request, bounds bodyBou
 
 // discard reads a body of which nothing is wanted: many clients read no answer before
 // they have sent all of it, and take a connection that is closed meanwhile for a
-// failure.
+// failure. One that asks first whether to send it is told so instead.
 func (b *bodyReader) discard(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Expect") != "" {
+		return
+	}
 	paced := newPacedBody(w, r.Body, b.stall, b.bytesPerSecond)
 	if _, err := io.Copy(io.Discard, http.MaxBytesReader(w, paced, b.bodyBytesMax)); err == nil {
 		paced.done()
