@@ -79,7 +79,7 @@ func (o *Options) validate() error {
 		return fmt.Errorf("bodies of at most %d bytes, %d decoded: neither can be negative", o.BodyBytesMax, o.DecodedBytesMax)
 	}
 	if o.HeldBytesMax != 0 && o.HeldBytesMax < heldBytesMin {
-		return fmt.Errorf("bodies may take %d bytes together: that is too little, at least %d are needed", o.HeldBytesMax, heldBytesMin)
+		return fmt.Errorf("bodies may take %d bytes together (--ingest.memory): that is too little, at least %d are needed", o.HeldBytesMax, heldBytesMin)
 	}
 	if o.HeldBytesMax == 0 {
 		o.HeldBytesMax = heldBytesMaxDefault

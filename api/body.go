@@ -128,7 +128,11 @@ func (b *bodyReader) read(w http.ResponseWriter, r *http.Request, bounds bodyBou
 	}
 	h := &heldBody{reader: b}
 	paced := newPacedBody(w, r.Body, b.stall, b.bytesPerSecond)
-	sent, err := h.fill(http.MaxBytesReader(w, paced, bounds.body), r.ContentLength, bounds.body)
+	var sent *bytes.Buffer
+	err := h.reserve(max(0, heldRequestBytes-max(0, r.ContentLength)))
+	if err == nil {
+		sent, err = h.fill(http.MaxBytesReader(w, paced, bounds.body), r.ContentLength, bounds.body)
+	}
 	if over := (*overload.Error)(nil); errors.As(err, &over) {
 		b.discard(w, r)
 	}
@@ -148,8 +152,11 @@ func (b *bodyReader) read(w http.ResponseWriter, r *http.Request, bounds bodyBou
 
 // discard reads a body of which nothing is wanted: many clients read no answer before
 // they have sent all of it, and take a connection that is closed meanwhile for a
-// failure.
+// failure. One that asks first whether to send it is told so instead.
 func (b *bodyReader) discard(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Expect") != "" {
+		return
+	}
 	paced := newPacedBody(w, r.Body, b.stall, b.bytesPerSecond)
 	if _, err := io.Copy(io.Discard, http.MaxBytesReader(w, paced, b.bodyBytesMax)); err == nil {
 		paced.done()

@@ -18,6 +18,9 @@ const (
 	// heldStep is how far ahead of what was read memory is reserved where a body's
 	// length is not known.
 	heldStep = 64 << 10
+	// heldRequestBytes is the least that a request counts for: it has a goroutine and
+	// buffers of its connection, however short its body is.
+	heldRequestBytes = 16 << 10
 )
 
 // heldBudget bounds the bytes of all bodies that are held, from before they are read

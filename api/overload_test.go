@@ -170,8 +170,8 @@ func TestDecompressionIsBounded(t *testing.T) {
 	if bad != nil || len(first.bytes) != heldBytesMin/2 {
 		t.Fatalf("half of the budget: %v", bad)
 	}
-	if got := b.budget.held.Load(); got != int64(len(most)+heldBytesMin/2) {
-		t.Errorf("%d bytes are held, want %d", got, len(most)+heldBytesMin/2)
+	if got := b.budget.held.Load(); got != heldRequestBytes+heldBytesMin/2 {
+		t.Errorf("%d bytes are held, want %d", got, heldRequestBytes+heldBytesMin/2)
 	}
 	if _, bad = send(most); bad == nil || bad.code != 503 {
 		t.Errorf("as much again: %v", bad)
@@ -224,6 +224,35 @@ func TestStalledClientHoldsNothing(t *testing.T) {
 	resp.Body.Close()
 	if held := b.budget.held.Load(); resp.StatusCode != http.StatusRequestTimeout || held != 0 {
 		t.Errorf("%s, %d bytes are held", resp.Status, held)
+	}
+}
+
+// A client that asks whether to send a body is told that it is not wanted; one that does
+// not ask sends all of it and then gets its answer.
+func TestRefusedBodies(t *testing.T) {
+	rate := &ingest.RateError{Tenant: tenant.Default, Unit: "events", PerSecond: 5, Wait: time.Second}
+	_, srv := newWorld(t, func(o *Options) { o.Events, o.BodyBytesMax = &cannedSink{refuse: rate}, 1<<30 })
+	conn, err := net.Dial("tcp", srv.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	const head = "POST /api/v1/events HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 10000000\r\n\r\n"
+	if _, err := io.WriteString(conn, head); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusTooManyRequests {
+		t.Errorf("got %s", resp.Status)
+	}
+	for range 3 {
+		if code, got, _ := call(t, srv, "POST", "/api/v1/events", strings.Repeat(" ", 10_000_000)); code != http.StatusTooManyRequests {
+			t.Errorf("got %d %s", code, got)
+		}
 	}
 }
 

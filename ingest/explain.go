@@ -200,7 +200,7 @@ func (l *label) explain(e *event, paths []string, numberName []byte) LabelExplan
 		}
 	}
 	if len(v) == 0 {
-		if v = labelValue(l.otherwise, e.valueBytesMax); v != nil {
+		if v = l.fallback(e); v != nil {
 			ex.Steps = append(ex.Steps, fmt.Sprintf("default: %q", v))
 		}
 	} else {

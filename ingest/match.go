@@ -100,10 +100,18 @@ func (l *label) value(e *event, numberName []byte, dry bool) []byte {
 		}
 	}
 	if len(v) == 0 {
-		return labelValue(l.otherwise, e.valueBytesMax)
+		return l.fallback(e)
 	}
 	v, _ = l.allowed.admit(v, e.valueBytesMax, dry)
 	return v
+}
+
+// fallback is the label's where e has none.
+func (l *label) fallback(e *event) []byte {
+	if len(l.otherwise) > e.valueBytesMax {
+		return other
+	}
+	return l.otherwise
 }
 
 // found is what e has at the label's path; nil where that is no value of a label.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -256,4 +257,27 @@ func TestSlotIsFreeWhileStoring(t *testing.T) {
 		t.Fatal(err)
 	}
 	post(t, g, "{}", "", "")
+}
+
+// The length of values bounds a label's default too, and explain says what replaced a
+// value.
+func TestLabelValueLimitInRules(t *testing.T) {
+	const rules = "metrics: [{name: n, type: counter, labels: {page: {path: page, default: unknown}, plan: {path: plan, default: none}}}]"
+	m, g, _, _ := limited(t, rules, func(l *tenant.Limits) { l.LabelValueBytes = 5 })
+	post(t, g, `{"page":"/1234"}`+"\n"+`{"plan":"premium"}`, "", "")
+	want := []string{`{__name__="n", page="(other)", plan="(other)"} @-5000 +1`, `{__name__="n", page="/1234", plan="none"} @-5000 +1`}
+	if got := m.lines(); !slices.Equal(got, want) {
+		t.Errorf("stored %q, want %q", got, want)
+	}
+	x, err := g.Explain(context.Background(), tenant.Default, []byte(`{"plan":"premium"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text strings.Builder
+	x.Write(&text)
+	for _, want := range []string{`page: page is missing, default: "(other)"`, `plan: plan is "premium", limits.label_value_bytes: "(other)"`} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("explained\n%s\nwithout %s", text.String(), want)
+		}
+	}
 }

@@ -126,8 +126,10 @@ type DB struct {
 	stores map[tenant.ID]*store
 	failed map[tenant.ID]*failedTenant // never one of stores
 
-	// pinned is how many bytes of the log only failed tenants need.
-	pinned atomic.Int64
+	// pinned is how many bytes of the log only tenants need that failed or cannot be
+	// flushed.
+	pinned   atomic.Int64
+	pressure pressure
 
 	kick       chan struct{} // wakes background work early
 	stop       context.CancelFunc
@@ -141,6 +143,7 @@ func Open(opts Options) (db *DB, err error) {
 		return nil, err
 	}
 	db = &DB{opts: opts, skipped: map[tenant.ID]int{}, metrics: newMetrics(opts.Registerer), stores: map[tenant.ID]*store{}, failed: map[tenant.ID]*failedTenant{}, kick: make(chan struct{}, 1), maintained: make(chan struct{})}
+	db.pressure.begin(&opts)
 	db.blocks = newBlockCache(opts.OpenBlocksMax, opts.Logger, db.metrics)
 	walDir := filepath.Join(opts.Dir, walDirName)
 	if err := opts.FS.MkdirAll(walDir); err != nil {
@@ -202,7 +205,7 @@ func (db *DB) registerGauges() {
 		db.opts.Registerer.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f))
 	}
 	gauge("quipu_tsdb_wal_size_bytes", "Bytes of the write-ahead log on disk.", func() float64 { return float64(db.wal.size()) })
-	gauge("quipu_tsdb_memtable_bytes", "Bytes of increments in memory, about.", func() float64 { return float64(db.memBytes()) })
+	gauge("quipu_tsdb_memtable_bytes", "Bytes of increments in memory, about.", func() float64 { return float64(db.pressure.memory.Load()) })
 	gauge("quipu_tsdb_open_blocks", "Blocks whose files are open; more than the bound only while all are being read.", func() float64 { return float64(db.blocks.count()) })
 	gauge("quipu_tsdb_failed_tenants", "Tenants that could not be opened when they were last tried: their requests are refused.", func() float64 { return float64(db.failedCount()) })
 	gauge("quipu_ingest_dedup_window_seconds", "For how long the ids of events are known: the de-duplication window, or less where there were too many.", func() float64 {
@@ -227,7 +230,7 @@ func (db *DB) Close() error {
 // Append applies a batch durably and settles its reservation: when it returns nil, a crash does not lose it.
 // duplicate reports that its key was applied within the de-duplication window,
 // and then nothing was done. A *KindError refuses the batch whole; ErrReadOnly
-// says that storage takes no writes.
+// says that storage takes no writes, an *overload.Error that it takes none now.
 func (db *DB) Append(ctx context.Context, id tenant.ID, b *increment.Batch) (duplicate bool, err error) {
 	logged := false
 	if ids := reservationOf(b); ids != nil {
@@ -360,15 +363,6 @@ func (db *DB) openStores() []*store {
 	return out
 }
 
-// memBytes is about what all memtables take.
-func (db *DB) memBytes() int64 {
-	n := int64(0)
-	for _, s := range db.openStores() {
-		n += s.memBytes()
-	}
-	return n
-}
-
 // replay applies a logged batch. One that its tenant cannot take puts that tenant
 // out of service, not the others.
 func (db *DB) replay(pos position, rec *walRecord) {
@@ -391,9 +385,13 @@ func (db *DB) replay(pos position, rec *walRecord) {
 	}
 }
 
-// logGrown wakes background work when the log is past its budget.
+// logGrown wakes background work when the log or memtables are past their budget.
 func (db *DB) logGrown(size int64) {
-	if size-db.pinned.Load() <= db.opts.WALBytesMax {
+	log := size - db.pinned.Load()
+	db.pressure.log.Store(log)
+	// What fails to be flushed is tried again at every tick, not at every batch.
+	memory := db.pressure.memory.Load() > db.opts.MemtableBytesMax && db.pressure.stuck.Load() == 0
+	if log <= db.opts.WALBytesMax && !memory {
 		return
 	}
 	select {

@@ -30,6 +30,7 @@
 //	failed.go        tenants that cannot be opened, and the log they need
 //	flush.go         memtables to blocks
 //	relog.go         small tenants logged again instead of flushed
+//	pressure.go      what is refused while flushes are behind
 //	maintain.go      retention and background work
 //	compact_plan.go, compact.go     merging of blocks
 //	version.go       immutable states of a tenant's data, pinned by readers

@@ -62,6 +62,9 @@ func (db *DB) failReplay(id tenant.ID, s *store, pos position, cause error) {
 	db.mu.Lock()
 	delete(db.stores, id)
 	db.mu.Unlock()
+	v := s.versions.pin()
+	db.pressure.forget(v.mems)
+	s.versions.unpin(v)
 	s.versions.close()
 }
 

@@ -24,6 +24,7 @@ func (s *store) flush(ctx context.Context) (err error) {
 		if err != nil {
 			result = "failed"
 		}
+		s.db.pressure.noteFlush(s, err != nil && ctx.Err() == nil)
 		s.db.metrics.flushes.WithLabelValues(result).Inc()
 	}()
 
@@ -58,6 +59,7 @@ func (s *store) flush(ctx context.Context) (err error) {
 		return fmt.Errorf("flush tenant %s: %w", s.id, errors.Join(err, s.discard(&next)))
 	}
 	s.versions.replace(nil, s.frozen, blocks, nil)
+	s.db.pressure.forget(s.frozen)
 	s.frozen = nil
 	s.hold.flushed()
 	return nil

@@ -208,6 +208,11 @@ func (db *DB) releaseSegments() error {
 	}
 	db.mu.RUnlock()
 	err := db.wal.release(keep)
-	db.pinned.Store(db.wal.size() - db.wal.sizeFrom(needed))
+	if stuck := db.stuckStores(); len(stuck) > 0 {
+		needed = db.neededSegment(stuck)
+	}
+	counted := db.wal.sizeFrom(needed)
+	db.pinned.Store(db.wal.size() - counted)
+	db.pressure.log.Store(counted)
 	return err
 }

@@ -23,7 +23,8 @@ type memtable struct {
 	id         uint32 // of no other memtable of its DB
 	start, end int64  // window starts are in [start, end), milliseconds since 1970
 	bytes      atomic.Int64
-	lastAppend atomic.Int64 // milliseconds since 1970
+	total      *atomic.Int64 // bytes of all memtables of the DB
+	lastAppend atomic.Int64  // milliseconds since 1970
 	// mint is when the first window begins, maxt when the last one ends.
 	mint, maxt atomic.Int64
 
@@ -74,8 +75,8 @@ const (
 	chainsMin = 4
 )
 
-func newMemtable(id uint32, start, end int64) *memtable {
-	m := &memtable{id: id, start: start, end: end}
+func newMemtable(id uint32, start, end int64, total *atomic.Int64) *memtable {
+	m := &memtable{id: id, start: start, end: end, total: total}
 	m.shards.Store(newShards(1))
 	m.mint.Store(math.MaxInt64)
 	m.maxt.Store(math.MinInt64)
@@ -124,7 +125,7 @@ func (m *memtable) getOrCreate(hash uint64, ls labels.Labels, kind increment.Kin
 	} else {
 		m.shard(hash).insert(s)
 	}
-	m.bytes.Add(int64(ls.ByteSize()) + seriesBytes)
+	m.grow(int64(ls.ByteSize()) + seriesBytes)
 	return s
 }
 
@@ -182,7 +183,12 @@ func (m *memtable) wrote(mint, maxt int64, grown int) {
 	}
 	for old := m.maxt.Load(); maxt > old && !m.maxt.CompareAndSwap(old, maxt); old = m.maxt.Load() {
 	}
-	m.bytes.Add(int64(grown))
+	m.grow(int64(grown))
+}
+
+func (m *memtable) grow(bytes int64) {
+	m.bytes.Add(bytes)
+	m.total.Add(bytes)
 }
 
 // span returns when the first window of all series begins and the last one ends; ok is

@@ -84,6 +84,7 @@ func (s *store) forgetMemory() {
 		m.dropped = true
 	}
 	s.versions.replace(nil, v.mems, nil, nil)
+	s.db.pressure.forget(v.mems)
 	s.notes.reset()
 	s.hold.moved(0)
 }

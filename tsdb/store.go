@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -41,7 +42,8 @@ type store struct {
 	barrier sync.RWMutex
 	hold    logHold
 
-	compactAfter time.Time // owned by the goroutine that merges blocks
+	compactAfter time.Time   // owned by the goroutine that merges blocks
+	stuck        atomic.Bool // the last flush failed
 
 	keys      *keySet
 	versions  *versions
@@ -259,6 +261,9 @@ type routed struct {
 // append logs and applies a batch. duplicate says that its key was applied
 // before, and then nothing is done; logged that a replay would count it, error or not.
 func (s *store) append(ctx context.Context, b *increment.Batch) (duplicate, logged bool, err error) {
+	if err := s.db.pressure.refuse(s); err != nil {
+		return false, false, err
+	}
 	now := s.db.opts.Now().UnixMilli()
 	key := batchKey{hash: b.Key, time: now}
 	s.barrier.RLock()
@@ -302,7 +307,7 @@ func (s *store) memtable(t int64) *memtable {
 	defer s.mu.Unlock()
 	m := s.routing[start]
 	if m == nil {
-		m = newMemtable(s.db.memtables.Add(1), start, start+tenant.BlockRange.Milliseconds())
+		m = newMemtable(s.db.memtables.Add(1), start, start+tenant.BlockRange.Milliseconds(), &s.db.pressure.memory)
 		s.routing[start] = m
 		s.versions.replace([]*memtable{m}, nil, nil, nil)
 	}

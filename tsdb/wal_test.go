@@ -81,7 +81,7 @@ func (b *sampleRecord) batch() []byte { return encodeBatch(nil, &b.head, b.incs,
 // tenantRecord is the record of a memtable that has the batch's increments.
 func (b *sampleRecord) tenantRecord(t testing.TB) []byte {
 	t.Helper()
-	m := newMemtable(1, math.MinInt64, math.MaxInt64)
+	m := newMemtable(1, math.MinInt64, math.MaxInt64, new(atomic.Int64))
 	refs := uint64(0)
 	for i := range b.incs {
 		inc := &b.incs[i]

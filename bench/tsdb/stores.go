@@ -43,7 +43,7 @@ func (withoutSync) SyncDir(string) error { return nil }
 // options are those of our storage here: nothing is flushed unless asked for.
 func (e env) options() tsdb.Options {
 	defaults := tenant.DefaultSettings()
-	defaults.Limits.SeriesPerMetric = 10_000_000
+	defaults.Limits.SeriesPerMetric, defaults.Limits.Series = 10_000_000, 0
 	return tsdb.Options{
 		Dir:      filepath.Join(e.dir, "ours"),
 		Now:      func() time.Time { return present },
