@@ -269,7 +269,7 @@ func TestLabelValueLimitInRules(t *testing.T) {
 	if got := m.lines(); !slices.Equal(got, want) {
 		t.Errorf("stored %q, want %q", got, want)
 	}
-	x, err := g.Explain(context.Background(), tenant.Default, []byte(`{"plan":"premium"}`))
+	x, err := g.Explain(context.Background(), tenant.Default, plainPost([]byte(`{"plan":"premium"}`), ""))
 	if err != nil {
 		t.Fatal(err)
 	}
