@@ -18,7 +18,8 @@ type plain struct {
 
 	rules   *ruleset
 	parser  fastjson.Parser
-	inside  bool // fields of further_data are being visited
+	ahead   *byte // where the event that fields are of begins; nil: they are of none ahead
+	inside  bool  // fields of further_data are being visited
 	further *fastjson.Value
 	badData *rejection
 	text    []byte // numbers as text, which fields point into
@@ -33,7 +34,7 @@ func newPlain() *plain {
 
 // begin sets the rules, the tenant and the present of the events that follow.
 func (d *plain) begin(rules *ruleset, p tenant.Profile, now int64) {
-	d.rules, d.clock = rules, newClock(p, now)
+	d.rules, d.clock, d.ahead = rules, newClock(p, now), nil
 	d.event.begin(rules, p)
 }
 

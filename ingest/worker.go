@@ -111,7 +111,7 @@ func (w *worker) pass(ctx context.Context, rules *ruleset, p tenant.Profile, now
 	case formLines:
 		err = lines(body, w.line(ctx))
 	case formArray:
-		err = elements(body, func(raw []byte) error {
+		err = elements(body, w.decoder.elementLen, func(raw []byte) error {
 			if r := w.event(raw); r != nil && r.reason == reasonBadJSON {
 				return errors.New(r.text)
 			}
