@@ -81,10 +81,10 @@ func elements(body []byte, length func(src []byte) int, f func(raw []byte) error
 		if err := f(rest[:n]); err != nil {
 			return fmt.Errorf("array element %d: %w", i, err)
 		}
-		rest = bytes.TrimLeft(rest[n:], space)
+		rest = skipSpace(rest[n:])
 		switch {
 		case len(rest) > 0 && rest[0] == ',':
-			rest = bytes.TrimLeft(rest[1:], space)
+			rest = skipSpace(rest[1:])
 		case len(rest) > 0 && rest[0] == ']':
 			return trailing(rest[1:])
 		default:

@@ -41,7 +41,9 @@ func (v *verdicts) count(m *tenantMetrics) {
 	m.duplicate.Add(float64(v.result.Duplicate))
 	m.filtered.Add(float64(v.result.Filtered))
 	for r, n := range v.rejected {
-		m.rejected[r].Add(float64(n))
+		if n > 0 {
+			m.rejected[r].Add(float64(n))
+		}
 	}
 }
 
