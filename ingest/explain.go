@@ -120,7 +120,7 @@ func (p *Post) one() ([]byte, error) {
 		return p.body, nil
 	}
 	var all [][]byte
-	err := elements(p.body, func(raw []byte) error { all = append(all, raw); return nil })
+	err := elements(p.body, valueLen, func(raw []byte) error { all = append(all, raw); return nil })
 	if err == nil && len(all) != 1 {
 		err = fmt.Errorf("one event is explained at a time, these are %d", len(all))
 	}

@@ -4,6 +4,8 @@ import (
 	"net/http"
 
 	"github.com/valyala/fastjson"
+
+	"github.com/quipudb/quipu/internal/tenant"
 )
 
 // plainFormat is Quipu's own: the event model, one object, an array or lines.
@@ -19,7 +21,8 @@ var plainFormat = &Format{
 // plain decodes plain events, one JSON text at a time.
 type plain struct {
 	tree
-	inside bool // fields of further_data are being scanned
+	inside bool  // fields of further_data are being scanned
+	ahead  *byte // where the event that fields are of begins; nil: they are of none ahead
 }
 
 func newPlain() *plain {
@@ -27,6 +30,12 @@ func newPlain() *plain {
 	d.init()
 	d.where = "further_data"
 	return d
+}
+
+// begin is tree's.
+func (d *plain) begin(rules *ruleset, p tenant.Profile, now int64) {
+	d.ahead = nil
+	d.tree.begin(rules, p, now)
 }
 
 // decode reads one event, or says why it is none. The event is good until the next one.

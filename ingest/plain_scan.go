@@ -12,29 +12,48 @@ import (
 // everything else, be it right or wrong, which is left to the parser to say. In what it
 // takes no path with dots leads anywhere, unless it begins with these two objects.
 func (d *plain) scan(raw []byte) (ok bool) {
+	if d.ahead != nil && &raw[0] == d.ahead {
+		d.ahead = nil
+		return true
+	}
+	rest, ok := d.scanned(raw)
+	return ok && len(skipSpace(rest)) == 0
+}
+
+// elementLen is valueLen of an element of an array, which src begins with. One of the
+// common form is scanned at once, so that its brackets and quotes are looked at once:
+// finding its end first took a tenth of the server's time.
+func (d *plain) elementLen(src []byte) int {
+	d.ahead = nil
+	if rest, ok := d.scanned(src); ok {
+		d.ahead = &src[0]
+		return len(src) - len(rest)
+	}
+	return valueLen(src)
+}
+
+// scanned is scan of the event that src begins with, and what follows it.
+func (d *plain) scanned(src []byte) (rest []byte, ok bool) {
 	if d.rules.intoData {
-		return false
+		return nil, false
 	}
 	d.reset()
 	d.inside = false
-	rest := skipSpace(raw)
+	rest = skipSpace(src)
 	inner, wrapped := cutWrapper(rest)
 	if wrapped {
 		rest = inner
 	}
 	if rest, ok = d.scanObject(rest); !ok {
-		return false
+		return nil, false
 	}
 	if wrapped {
 		if rest = skipSpace(rest); len(rest) == 0 || rest[0] != '}' {
-			return false
+			return nil, false
 		}
 		rest = rest[1:]
 	}
-	if len(skipSpace(rest)) > 0 {
-		return false
-	}
-	return true
+	return rest, true
 }
 
 // cutWrapper returns what follows {"data": at the start of src.
@@ -52,6 +71,13 @@ func cutWrapper(src []byte) (rest []byte, ok bool) {
 }
 
 func skipSpace(src []byte) []byte {
+	if len(src) > 0 && src[0] > ' ' {
+		return src // usually
+	}
+	return skipSpaces(src)
+}
+
+func skipSpaces(src []byte) []byte {
 	for len(src) > 0 && (src[0] == ' ' || src[0] == '\t' || src[0] == '\r' || src[0] == '\n') {
 		src = src[1:]
 	}
@@ -135,11 +161,15 @@ func (d *plain) scanField(key, src []byte) (rest []byte, ok bool) {
 		}
 	case c == '-' || '0' <= c && c <= '9':
 		n := 1
-		for n < len(src) && (src[n] >= '0' && src[n] <= '9' || src[n] == '.' || src[n] == '-' || src[n] == '+' || src[n]|0x20 == 'e') {
+		for n < len(src) && src[n]-'0' < 10 {
+			n++
+		}
+		whole := n
+		for n < len(src) && (src[n]-'0' < 10 || src[n] == '.' || src[n] == '-' || src[n] == '+' || src[n]|0x20 == 'e') {
 			n++
 		}
 		f.kind, f.text, rest = fieldNumber, src[:n:n], src[n:]
-		if _, short := parseShort(f.text); !short && !isNumber(string(f.text)) {
+		if (n > whole || c == '-' || c == '0') && !isJSONNumber(f.text) {
 			return nil, false
 		}
 		if d.inside && d.rules.numbers && d.number(key, f.text) != nil {
@@ -171,4 +201,10 @@ func (d *plain) scanField(key, src []byte) (rest []byte, ok bool) {
 		*have = f
 	}
 	return rest, true
+}
+
+// isJSONNumber is isNumber, most of the time by a shorter way.
+func isJSONNumber(text []byte) bool {
+	_, short := parseShort(text)
+	return short || isNumber(string(text))
 }

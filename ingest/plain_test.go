@@ -18,6 +18,13 @@ func sameAsParse(t *testing.T, rules *ruleset, raw []byte) {
 	fast, slow := newPlain(), newPlain()
 	fast.begin(rules, newMemory().profile, present)
 	slow.begin(rules, newMemory().profile, present)
+	for _, after := range []string{"", `,{"event":"next"}]`, " ]"} {
+		element := append(bytes.TrimLeft(raw, space), after...)
+		if n, want := fast.elementLen(element), valueLen(element); n != want {
+			t.Errorf("%q is an element of %d bytes, by brackets and quotes of %d", element, n, want)
+		}
+	}
+	fast.ahead = nil
 	if !fast.scan(raw) {
 		return
 	}

@@ -70,24 +70,24 @@ func lines(body []byte, f func(raw []byte) error) error {
 // elements calls f with the text of each element of the array that body is. The
 // elements are found by their brackets and quotes alone and one is parsed at a
 // time, so that a body of millions of small values does not become a tree of
-// them, many times its size.
-func elements(body []byte, f func(raw []byte) error) error {
+// them, many times its size. length is valueLen, or does the same.
+func elements(body []byte, length func(src []byte) int, f func(raw []byte) error) error {
 	rest := bytes.TrimLeft(body[1:], space)
 	if len(rest) > 0 && rest[0] == ']' {
 		return trailing(rest[1:], "array")
 	}
 	for i := 0; ; i++ {
-		n := valueLen(rest)
+		n := length(rest)
 		if n <= 0 {
 			return fmt.Errorf("array element %d is missing or not closed: %s", i, start(rest))
 		}
 		if err := f(rest[:n]); err != nil {
 			return fmt.Errorf("array element %d: %w", i, err)
 		}
-		rest = bytes.TrimLeft(rest[n:], space)
+		rest = skipSpace(rest[n:])
 		switch {
 		case len(rest) > 0 && rest[0] == ',':
-			rest = bytes.TrimLeft(rest[1:], space)
+			rest = skipSpace(rest[1:])
 		case len(rest) > 0 && rest[0] == ']':
 			return trailing(rest[1:], "array")
 		default:

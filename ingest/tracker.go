@@ -87,6 +87,8 @@ func (t *tracker) decode(raw []byte) (*event, *rejection) {
 	return &t.event, t.finish()
 }
 
+func (t *tracker) elementLen(src []byte) int { return valueLen(src) }
+
 // set makes v, if it is there, the value of a slot that has none.
 func (t *tracker) set(slot int, v *fastjson.Value) {
 	if t.fields[slot].kind == fieldAbsent {

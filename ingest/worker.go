@@ -41,7 +41,9 @@ func (v *verdicts) count(m *tenantMetrics) {
 	m.duplicate.Add(float64(v.result.Duplicate))
 	m.filtered.Add(float64(v.result.Filtered))
 	for r, n := range v.rejected {
-		m.rejected[r].Add(float64(n))
+		if n > 0 {
+			m.rejected[r].Add(float64(n))
+		}
 	}
 }
 
@@ -49,6 +51,9 @@ func (v *verdicts) count(m *tenantMetrics) {
 // call.
 type decoder interface {
 	decode(raw []byte) (*event, *rejection)
+	// elementLen is the length of the element of an array that src begins with, as
+	// valueLen finds it. The text of that length is decoded next.
+	elementLen(src []byte) int
 }
 
 // worker is the scratch memory of one request at a time.
@@ -110,7 +115,7 @@ func (w *worker) pass(ctx context.Context, rules *ruleset, p tenant.Profile, now
 	case formLines:
 		err = lines(post.body, w.line(ctx))
 	case formArray:
-		err = elements(post.body, func(raw []byte) error {
+		err = elements(post.body, w.decoder.elementLen, func(raw []byte) error {
 			if r := w.event(raw); r != nil && r.reason == reasonBadJSON {
 				return errors.New(r.text)
 			}
