@@ -112,8 +112,8 @@ func TestLogIsKeptForIDs(t *testing.T) {
 	}
 }
 
-// A batch that is refused, is a duplicate by its key, or cannot be logged uses up no
-// id.
+// A batch that is refused, of which nothing is left, is a duplicate by its key, or cannot
+// be logged uses up no id, and no key.
 func TestRefusedBatchUsesNoID(t *testing.T) {
 	fault := &faultFS{}
 	db := openTestDB(t, "", func(o *Options) { o.FS = fault })
@@ -136,11 +136,15 @@ func TestRefusedBatchUsesNoID(t *testing.T) {
 	if err := post(&increment.Batch{Increments: []increment.Increment{wrong}}, 1); !errors.As(err, &kind) {
 		t.Errorf("a refused batch: %v", err)
 	}
+	left := &increment.Batch{SkipRefused: true, HasKey: true, Key: [16]byte{7}, Increments: []increment.Increment{wrong}}
+	if err := post(left, 1); err != nil || len(left.Refused) != 1 {
+		t.Errorf("a batch of which nothing is left: %v, %v", err, left.Refused)
+	}
 	key := func() *increment.Batch {
 		return &increment.Batch{HasKey: true, Key: [16]byte{7}, Increments: []increment.Increment{counterInc("c_total", testStart, 1)}}
 	}
-	if _, err := db.Append(context.Background(), tenant.Default, key()); err != nil {
-		t.Fatal(err)
+	if duplicate, err := db.Append(context.Background(), tenant.Default, key()); err != nil || duplicate {
+		t.Fatalf("duplicate %v, %v", duplicate, err)
 	}
 	if err := post(key(), 1); err != nil {
 		t.Errorf("a duplicate by its key: %v", err)

@@ -259,7 +259,8 @@ type routed struct {
 }
 
 // append logs and applies a batch. duplicate says that its key was applied
-// before, and then nothing is done; logged that a replay would count it, error or not.
+// before, and then nothing is done; logged that a replay would count it, error or not. A
+// batch of which every increment is refused uses up neither its key nor its ids.
 func (s *store) append(ctx context.Context, b *increment.Batch) (duplicate, logged bool, err error) {
 	if err := s.db.pressure.refuse(s); err != nil {
 		return false, false, err
@@ -281,6 +282,9 @@ func (s *store) append(ctx context.Context, b *increment.Batch) (duplicate, logg
 	work.holds = append(work.holds, &s.hold)
 	if err := work.route(ctx, s, b, now); err != nil {
 		return false, false, err
+	}
+	if len(b.Increments) == 0 && len(b.Refused) > 0 && len(b.Metadata) == 0 {
+		return false, false, nil // nothing to apply, and what it is called may come again
 	}
 	head := recordHead{tenant: s.id, generation: s.generation, step: s.grid(), exemplars: b.Exemplars, metadata: b.Metadata}
 	if b.HasKey {
