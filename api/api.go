@@ -140,12 +140,34 @@ func New(o Options) (http.Handler, error) {
 			r.register(root, prefix)
 		}
 	}
+	posts := postHandlers(routes)
 	notFound := a.route("not_found", http.NotFoundHandler())
 	root.NotFoundHandler, root.MethodNotAllowedHandler = notFound, notFound
 	if o.UI != nil {
 		root.Methods(http.MethodGet, http.MethodHead).PathPrefix("/").Handler(a.route("ui", o.UI))
 	}
-	return root, nil
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			if h := posts[r.URL.Path]; h != nil {
+				h.ServeHTTP(w, r)
+				return
+			}
+		}
+		root.ServeHTTP(w, r)
+	}), nil
+}
+
+// postHandlers are, by path, the handlers that root would find for a POST to it. Trying
+// one route after the other, and all below /prometheus first, took a twentieth of what a
+// request of one event does.
+func postHandlers(routes []endpoint) map[string]http.Handler {
+	out := map[string]http.Handler{}
+	for _, r := range routes {
+		if !r.below && len(r.methods) == 0 && !strings.Contains(r.path, "{") && out[r.path] == nil {
+			out[r.path] = r.handler
+		}
+	}
+	return out
 }
 
 // endpoint is a handler and where it is served below a prefix.

@@ -6,9 +6,10 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strconv"
+	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/prometheus/util/httputil"
 
 	"github.com/quipudb/quipu/internal/overload"
@@ -57,10 +58,39 @@ func newRequestMetrics(reg prometheus.Registerer, budget *heldBudget) (*requestM
 // route is what every request passes on its way to h; name is how its metrics
 // call it.
 func (a *api) route(name string, h http.Handler) http.Handler {
-	label := prometheus.Labels{"handler": name}
-	h = a.recovered(h)
-	h = promhttp.InstrumentHandlerCounter(a.metrics.requests.MustCurryWith(label), h)
-	return promhttp.InstrumentHandlerDuration(a.metrics.seconds.MustCurryWith(label), h)
+	m := &routeMetrics{
+		requests: a.metrics.requests.MustCurryWith(prometheus.Labels{"handler": name}),
+		seconds:  a.metrics.seconds.WithLabelValues(name),
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		began := time.Now()
+		tracked := &trackedWriter{ResponseWriter: w}
+		a.recovered(h, tracked, r)
+		m.count(tracked.code, time.Since(began))
+	})
+}
+
+// routeMetrics are those of one route. promhttp's handlers look their labels up in maps
+// for each request, which took as long as reading an event.
+type routeMetrics struct {
+	requests *prometheus.CounterVec // by code
+	seconds  prometheus.Observer
+	ok       atomic.Pointer[prometheus.Counter] // of code 200, once there was one
+}
+
+func (m *routeMetrics) count(code int, took time.Duration) {
+	m.seconds.Observe(took.Seconds())
+	if code != 0 && code != http.StatusOK {
+		m.requests.WithLabelValues(strconv.Itoa(code)).Inc()
+		return
+	}
+	ok := m.ok.Load()
+	if ok == nil {
+		c := m.requests.WithLabelValues("200") // also where nothing was written
+		ok = &c
+		m.ok.Store(ok)
+	}
+	(*ok).Inc()
 }
 
 // scoped is a route under /api/.
@@ -137,40 +167,41 @@ func pinTime(next http.Handler) http.Handler {
 // recovered turns a panic of h into a status 500 and a line in the log; where
 // the answer has begun, into a broken connection, so that no client takes half
 // an answer for a whole one.
-func (a *api) recovered(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		tracked := &trackedWriter{ResponseWriter: w}
-		defer func() {
-			cause := recover()
-			if cause == nil {
-				return
-			}
-			if err, ok := cause.(error); !ok || !errors.Is(err, http.ErrAbortHandler) {
-				a.logger.Error("a request panicked", "method", r.Method, "path", r.URL.Path, "panic", fmt.Sprint(cause), "stack", string(debug.Stack()))
-			}
-			if tracked.begun {
-				panic(http.ErrAbortHandler)
-			}
-			w.Header().Del("Content-Encoding")
-			respondError(w, a.logger, http.StatusInternalServerError, errorInternal, "the request failed inside the server, its log says how")
-		}()
-		h.ServeHTTP(tracked, r)
-	})
+func (a *api) recovered(h http.Handler, w *trackedWriter, r *http.Request) {
+	defer func() {
+		cause := recover()
+		if cause == nil {
+			return
+		}
+		if err, ok := cause.(error); !ok || !errors.Is(err, http.ErrAbortHandler) {
+			a.logger.Error("a request panicked", "method", r.Method, "path", r.URL.Path, "panic", fmt.Sprint(cause), "stack", string(debug.Stack()))
+		}
+		if w.code != 0 {
+			panic(http.ErrAbortHandler)
+		}
+		w.Header().Del("Content-Encoding")
+		respondError(w, a.logger, http.StatusInternalServerError, errorInternal, "the request failed inside the server, its log says how")
+	}()
+	h.ServeHTTP(w, r)
 }
 
-// trackedWriter knows whether an answer has begun.
+// trackedWriter knows the status of an answer once it has begun.
 type trackedWriter struct {
 	http.ResponseWriter
-	begun bool
+	code int // 0: it has not
 }
 
 func (w *trackedWriter) WriteHeader(code int) {
-	w.begun = true
+	if w.code == 0 && code >= http.StatusOK {
+		w.code = code
+	}
 	w.ResponseWriter.WriteHeader(code)
 }
 
 func (w *trackedWriter) Write(b []byte) (int, error) {
-	w.begun = true
+	if w.code == 0 {
+		w.code = http.StatusOK
+	}
 	return w.ResponseWriter.Write(b)
 }
 

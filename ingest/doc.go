@@ -5,6 +5,7 @@
 //
 // Files:
 //   - ingester.go: the Ingester, its Store, and what a request gets back
+//   - result.go: the answer to a request, as JSON
 //   - worker.go: one request's pass over its body, and its events' verdicts
 //   - split.go: the JSON text of each event in a body, whatever form it has
 //   - event.go: an event, whatever its format was, and what is checked of it
