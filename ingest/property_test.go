@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -189,13 +190,25 @@ func TestFiltered(t *testing.T) {
 	}
 }
 
-// An event whose series are known allocates nothing, in a window that the batch has.
-// What grows with a batch is made room for first: ids and the notes of its events.
+// An event whose series are known allocates nothing, in a window that the batch has and
+// whatever its format. What grows with a batch is made room for first: ids and the notes
+// of its events.
 func TestKnownSeriesDoNotAllocate(t *testing.T) {
-	raw := []byte(`{"data":{"correlation_id":7,"user_id":"ab11","event":"page_view","timestamp":1699999980,"further_data":{"page":"/pricing","country":"DE","device":"mobile","duration_ms":12.5}}}`)
-	for name, text := range map[string]string{
-		"default": string(DefaultRules), "three": threeRules,
-		"everything but replace": `
+	const plainEvent = `{"data":{"correlation_id":7,"user_id":"ab11","event":"page_view","event_id":8,"timestamp":1699999980,"further_data":{"page":"/pricing","country":"DE","device":"mobile","duration_ms":12.5}}}`
+	ofFormat := func(f *Format, body string) *Post {
+		p, err := f.Open(&Request{Header: http.Header{}, Body: []byte(body), Client: "192.0.2.7"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	events := plainPost([]byte(plainEvent), "")
+	for name, tc := range map[string]struct {
+		rules string
+		post  *Post
+	}{
+		"default": {string(DefaultRules), events}, "three": {threeRules, events}, "ids": {"dedup: event_id" + threeRules, events},
+		"everything but replace": {`
 metrics:
   - name: n
     type: counter
@@ -207,19 +220,25 @@ metrics:
       load: {path: duration_ms, transform: {bucket: [1, 10, 100]}}
   - {name: g, type: gauge, value: duration_ms}
   - {name: h, type: histogram, value: duration_ms, buckets: [1, 10, 100]}
-`,
+`, events},
+		"segment": {string(DefaultRules) + "  - {name: lines, type: counter, labels: {lines: properties.cart.lines}}\n", ofFormat(segmentFormat,
+			`{"type":"track","event":"Order","userId":"u","messageId":"m","timestamp":"2023-11-14T22:13:10Z","properties":{"revenue":12.5,"cart":{"lines":3}},"context":{"page":{"url":"https://x.org/a?b"}}}`)},
+		"posthog":     {string(DefaultRules), ofFormat(postHogFormat, `{"event":"e","distinct_id":"d","uuid":"1","properties":{"$current_url":"https://x.org/p","v":2}}`)},
+		"plausible":   {string(DefaultRules), ofFormat(plausibleFormat, `{"n":"pageview","u":"https://x.org/p?a","d":"x.org","r":"https://g.org/","p":"{\"plan\":\"pro\"}"}`)},
+		"cloudevents": {string(DefaultRules), ofFormat(cloudEventsFormat, `{"specversion":"1.0","id":"1","source":"/s","type":"t","data":{"page":"/p","n":1}}`)},
 	} {
-		rules, err := parseRules(name, []byte(text))
+		rules, err := parseRules(name, []byte(tc.rules))
 		if err != nil {
 			t.Fatal(err)
 		}
 		const runs = 1000
-		w := newWorker()
-		w.begin(rules, newMemory().profile, present, plainPost(raw, ""))
+		w, raw := newWorker(), tc.post.body
+		w.begin(rules, newMemory().profile, present, tc.post)
 		if w.event(raw); w.good != 1 {
 			t.Fatalf("%s: %+v", name, w.result)
 		}
-		w.counted, w.coalescer.touched = slices.Grow(w.counted, 2*runs), slices.Grow(w.coalescer.touched, 10*runs)
+		w.counted, w.ids = slices.Grow(w.counted, 2*runs), slices.Grow(w.ids, 2*runs)
+		w.coalescer.touched, w.coalescer.later = slices.Grow(w.coalescer.touched, 10*runs), slices.Grow(w.coalescer.later, 10*runs)
 		for i := range w.coalescer.increments {
 			if inc := &w.coalescer.increments[i]; w.coalescer.series(i).Kind == increment.Distinct {
 				inc.IDs = slices.Grow(inc.IDs, 2*runs)

@@ -32,7 +32,8 @@ type tracker struct {
 	outer  fastjson.Parser // of what the events of a body share
 	inner  fastjson.Parser // of JSON within a text
 	shared *fastjson.Value
-	id     []byte // which idText points into
+	id     []byte            // which idText points into
+	scopes []*fastjson.Value // for objects
 }
 
 func newTracker() *tracker {
@@ -126,7 +127,8 @@ func (t *tracker) objects(properties *fastjson.Value, others ...*fastjson.Value)
 	for _, o := range others {
 		t.look(o, scopeOther)
 	}
-	t.lookDotted(append([]*fastjson.Value{properties}, others...)...)
+	t.scopes = append(append(t.scopes[:0], properties), others...)
+	t.lookDotted(t.scopes...)
 }
 
 // alias gives the event the field of that name, where rules look for it and the event
