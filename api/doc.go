@@ -7,7 +7,7 @@
 //	POST /api/v1/events        events, by an EventSink; trackers' formats have
 //	                           paths of their own, which ingest.Formats names
 //	POST /api/v1/events/explain  which series an event would touch, and why
-//	GET, PUT /api/v1/event-rules what is counted; POST .../check says what is wrong
+//	GET, PUT, DELETE /api/v1/event-rules what is counted; POST .../check says what is wrong
 //	GET  /api/v1/status/range  the times between which the tenant has data
 //	     /api/v1/...           the rest: Prometheus's own handlers
 //	GET  /-/healthy, /-/ready  for who watches the process

@@ -15,7 +15,8 @@ import (
 // It keeps nothing of a text that it was given.
 type EventRules interface {
 	Rules(id tenant.ID) (ingest.RulesInForce, error)
-	// SetRules fails with an ingest.ErrBadRequest where the rules are wrong.
+	// SetRules fails with an ingest.ErrBadRequest where the rules are wrong; nil are the
+	// defaults.
 	SetRules(id tenant.ID, text []byte) (ingest.RulesInForce, error)
 	// CheckRules fails as SetRules would, and changes nothing.
 	CheckRules(id tenant.ID, text []byte) (ingest.CheckedRules, error)
@@ -23,7 +24,8 @@ type EventRules interface {
 	Explain(ctx context.Context, id tenant.ID, post *ingest.Post) (ingest.Explanation, error)
 }
 
-// eventRules answers GET and PUT /api/v1/event-rules; what is put is YAML.
+// eventRules answers GET, PUT and DELETE /api/v1/event-rules; what is put is YAML, and
+// what is left after a DELETE are the defaults.
 func (a *api) eventRules(w http.ResponseWriter, r *http.Request) {
 	var rules ingest.RulesInForce
 	var err error
@@ -37,9 +39,11 @@ func (a *api) eventRules(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		defer body.release()
-		rules, err = a.rules.SetRules(tenantOf(r), body.bytes)
+		rules, err = a.rules.SetRules(tenantOf(r), append([]byte{}, body.bytes...)) // nil would be a DELETE
+	case http.MethodDelete:
+		rules, err = a.rules.SetRules(tenantOf(r), nil)
 	default:
-		a.wrongMethod(w, r, "GET, HEAD, PUT, OPTIONS", "event rules are read with GET and replaced with PUT")
+		a.wrongMethod(w, r, "GET, HEAD, PUT, DELETE, OPTIONS", "event rules are read with GET, replaced with PUT and removed with DELETE")
 		return
 	}
 	a.respondRules(w, rules, err)

@@ -28,7 +28,11 @@ func (k *keptRules) EventRules(id tenant.ID, have string) (ingest.RuleText, bool
 }
 
 func (k *keptRules) SetEventRules(id tenant.ID, text []byte) error {
-	if k.err == nil {
+	switch {
+	case k.err != nil:
+	case text == nil:
+		delete(k.texts, id)
+	default:
 		k.texts[id] = string(text)
 	}
 	return k.err
@@ -57,13 +61,17 @@ func TestEventRules(t *testing.T) {
 		{"PUT", rules, "a", bad, 400, `"error":"events.yaml:1: metrics[0].type: missing"`},
 		{"PUT", rules, "a", good, 200, `"rules":"metrics: [{name: n_total`},
 		{"GET", rules, "a", "", 200, `"default":false`},
+		{"PUT", rules, "a", "", 400, `"error":"events.yaml`},
+		{"GET", rules, "a", "", 200, `"default":false`},
 		{"GET", rules, "b", "", 200, `"default":true`},
 		{"POST", explain, "a", `{"event":"a"}`, 200, `"series":[{"series":"n_total","value":1,`},
 		{"POST", explain, "a", `{"event":"b"}`, 200, `"verdict":"filtered"`},
 		{"POST", explain, "b", `{"event":"b"}`, 200, `"events_total{event=\"b\"}"`},
 		{"POST", explain, "a", `nonsense`, 200, `"verdict":"rejected","reason":"`},
 		{"POST", "/api/v1/events", "a", `{"event":"b"}`, 200, `"filtered":1`},
-		{"DELETE", rules, "a", "", 405, "event rules are read with GET and replaced with PUT, not DELETE"},
+		{"DELETE", rules, "a", "", 200, `"default":true`},
+		{"GET", rules, "a", "", 200, `"default":true`},
+		{"POST", rules, "a", good, 405, "event rules are read with GET, replaced with PUT and removed with DELETE, not POST"},
 		{"GET", check, "a", "", 405, "event rules are checked with POST, not GET"},
 		{"GET", explain, "a", "", 405, "an event is explained with POST, not GET"},
 		{"PUT", rules, "a", strings.Repeat("#", 1001), 413, "longer than 1000 bytes"},

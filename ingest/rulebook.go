@@ -27,7 +27,7 @@ type RuleSource interface {
 	// where they are still those whose stamp is have. A tenant with none has a
 	// nil Text.
 	EventRules(id tenant.ID, have string) (text RuleText, changed bool, err error)
-	// SetEventRules replaces the tenant's rules durably.
+	// SetEventRules replaces the tenant's rules durably; nil: it has none any more.
 	SetEventRules(id tenant.ID, text []byte) error
 }
 
@@ -315,13 +315,17 @@ func (g *Ingester) CheckRules(id tenant.ID, text []byte) (CheckedRules, error) {
 // putName is what messages call rules that come from no file.
 const putName = "events.yaml"
 
-// SetRules replaces the tenant's rules; an error that is an ErrBadRequest says
-// what is wrong with them, and then nothing changed.
+// SetRules replaces the tenant's rules; nil are the defaults. An error that is an
+// ErrBadRequest says what is wrong with them, and then nothing changed.
 func (g *Ingester) SetRules(id tenant.ID, text []byte) (RulesInForce, error) {
 	if g.book.source == nil {
 		return RulesInForce{}, errors.New("there is nowhere to keep event rules")
 	}
-	if _, err := g.CheckRules(id, text); err != nil {
+	checked := text
+	if text == nil {
+		checked = DefaultRules
+	}
+	if _, err := g.CheckRules(id, checked); err != nil {
 		return RulesInForce{}, err
 	}
 	if _, err := g.store.Tenant(id); err != nil {

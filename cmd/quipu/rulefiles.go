@@ -77,7 +77,13 @@ func (s stored) Limits(id tenant.ID) (tenant.Limits, error) {
 	return settings.Limits, err
 }
 
-// SetEventRules replaces the file.
+// SetEventRules replaces the file, or removes it.
 func (r *ruleFiles) SetEventRules(id tenant.ID, text []byte) error {
+	if text == nil {
+		if err := os.Remove(r.path(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return vfs.OS{}.SyncDir(filepath.Dir(r.path(id)))
+	}
 	return vfs.WriteFile(vfs.OS{}, r.path(id), text)
 }
