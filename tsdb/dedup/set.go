@@ -119,6 +119,7 @@ type Reservation struct {
 	fresh     []ID // reserved, ascending
 	duplicate []bool
 	done      chan struct{}
+	read      byte // see readAhead
 }
 
 // Duplicate reports whether the i-th of the ids that were asked for was seen before,
@@ -142,6 +143,7 @@ func (s *Set) Reserve(ids []ID, now int64) (*Reservation, error) {
 	}
 	// I2. Of an id that comes twice the first event counts.
 	slices.SortFunc(order, func(a, b int) int { return cmp.Or(compare(ids[a], ids[b]), cmp.Compare(a, b)) })
+	r.read = s.readAhead(ids)
 	for at, i := range order {
 		if at > 0 && ids[order[at-1]] == ids[i] {
 			r.duplicate[i] = true
@@ -157,6 +159,53 @@ func (s *Set) Reserve(ids []ID, now int64) (*Reservation, error) {
 		}
 	}
 	return r, nil
+}
+
+// manyIDs is from how many ids on it is worth to go to shard after shard.
+const manyIDs = 2 * shardCount
+
+// byShard are the ids, those of one shard after the other.
+func (s *Set) byShard(ids []ID) (sorted []ID, ends [shardCount]int) {
+	for _, id := range ids {
+		ends[s.shardOf(id)]++
+	}
+	starts, at := ends, 0
+	for i, n := range ends {
+		starts[i], at = at, at+n
+		ends[i] = at
+	}
+	sorted = make([]ID, len(ids))
+	for _, id := range ids {
+		to := &starts[s.shardOf(id)]
+		sorted[*to] = id
+		*to++
+	}
+	return sorted, ends
+}
+
+// readAhead reads where the newest tables have their places for ids. With millions of
+// ids none is in a cache, and a lock before each look-up lets the processor wait for one
+// at a time: those of a shard, under one lock, it waits for together. What is returned
+// means nothing, but that it was read.
+func (s *Set) readAhead(ids []ID) (read byte) {
+	if len(ids) < manyIDs {
+		return 0
+	}
+	sorted, ends := s.byShard(ids)
+	from := 0
+	for i, end := range ends {
+		if from == end {
+			continue
+		}
+		sh := &s.shards[i]
+		sh.mu.Lock()
+		if n := len(sh.hours); n > 0 {
+			read ^= sh.hours[n-1].ids.readAhead(sorted[from:end])
+		}
+		sh.mu.Unlock()
+		from = end
+	}
+	return read
 }
 
 // reserve makes id pending for r, unless it was seen.
@@ -206,42 +255,65 @@ func (sh *shard) has(id ID) bool {
 	return false
 }
 
-func (s *Set) shard(id ID) *shard { return &s.shards[hash(id)>>48%shardCount] }
+func (*Set) shardOf(id ID) int { return int(hash(id) >> 48 % shardCount) }
+
+func (s *Set) shard(id ID) *shard { return &s.shards[s.shardOf(id)] }
 
 // Settle ends a reservation: where the batch was applied, its ids were seen.
 func (r *Reservation) Settle(applied bool) {
-	for _, id := range r.fresh {
-		sh := r.set.shard(id)
-		sh.mu.Lock()
-		if delete(sh.pending, id); applied {
-			sh.add(id, hourOf(r.time))
-			r.set.live.Add(1)
+	if len(r.fresh) < manyIDs {
+		for i := range r.fresh {
+			r.settle(r.set.shard(r.fresh[i]), r.fresh[i:i+1], applied)
 		}
-		sh.mu.Unlock()
+	} else {
+		sorted, ends := r.set.byShard(r.fresh)
+		from := 0
+		for i, end := range ends {
+			r.settle(&r.set.shards[i], sorted[from:end], applied)
+			from = end
+		}
 	}
 	close(r.done)
 }
 
-// add puts id, which is not there, into the table of an hour.
+// settle ends the reservation of ids of one shard.
+func (r *Reservation) settle(sh *shard, ids []ID, applied bool) {
+	if len(ids) == 0 {
+		return
+	}
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	for _, id := range ids {
+		delete(sh.pending, id)
+	}
+	if applied {
+		sh.add(ids, hourOf(r.time))
+		r.set.live.Add(int64(len(ids)))
+	}
+}
+
+// add puts ids, which are not there, into the table of an hour.
 //
 // REQUIRES: sh.mu
-func (sh *shard) add(id ID, hour int64) {
+func (sh *shard) add(ids []ID, hour int64) {
 	i := slices.IndexFunc(sh.hours, func(h hourTable) bool { return h.hour == hour })
 	if i < 0 {
 		i = len(sh.hours)
 		sh.hours = append(sh.hours, hourTable{hour: hour})
 	}
-	sh.hours[i].ids.add(id)
+	for _, id := range ids {
+		sh.hours[i].ids.add(id)
+	}
 }
 
 // Restore takes in ids that a record of the log has, seen at a time in milliseconds
 // since 1970.
 func (s *Set) Restore(ids []ID, at int64) {
-	for _, id := range ids {
+	for i, id := range ids {
 		sh := s.shard(id)
 		sh.mu.Lock()
 		if !sh.has(id) {
-			sh.add(id, hourOf(at))
+			sh.add(ids[i:i+1], hourOf(at))
 			s.live.Add(1)
 		}
 		sh.mu.Unlock()

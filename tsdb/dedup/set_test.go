@@ -87,8 +87,12 @@ func TestSetAgainstAMap(t *testing.T) {
 				}
 			default:
 				var ids []ID
-				for range 1 + r.IntN(40) {
-					ids = append(ids, number(r.IntN(3000)))
+				size := 1 + r.IntN(40)
+				if r.IntN(4) == 0 {
+					size += 2 * manyIDs
+				}
+				for range size {
+					ids = append(ids, number(r.IntN(20_000)))
 				}
 				if r.IntN(5) == 0 {
 					ids = append(ids, ID{}, ID{})
@@ -143,7 +147,7 @@ func TestConcurrentDuplicatesWait(t *testing.T) {
 		t.Errorf("duplicates after the first batch failed: %v and %v, want one of each", a, b)
 	}
 
-	var counted [200]atomic.Int32
+	var counted [2000]atomic.Int32
 	var all sync.WaitGroup
 	for w := range 8 {
 		all.Go(func() {
@@ -151,7 +155,11 @@ func TestConcurrentDuplicatesWait(t *testing.T) {
 			for range 300 {
 				var ids []ID
 				var ns []int
-				for range 20 {
+				size := 20
+				if r.IntN(4) == 0 {
+					size = 2 * manyIDs
+				}
+				for range size {
 					ns = append(ns, r.IntN(len(counted)))
 					ids = append(ids, number(1000+ns[len(ns)-1]))
 				}

@@ -38,6 +38,18 @@ func (t *table) has(id ID) bool {
 	return false
 }
 
+// readAhead reads the first place of each id.
+func (t *table) readAhead(ids []ID) (read byte) {
+	if len(t.places) == 0 {
+		return 0
+	}
+	mask := uint64(len(t.places) - 1)
+	for i := range ids {
+		read ^= t.places[hash(ids[i])&mask][0]
+	}
+	return read
+}
+
 // add puts id, which is not there, into the table.
 func (t *table) add(id ID) {
 	t.n++
