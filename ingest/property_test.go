@@ -244,7 +244,7 @@ metrics:
 				inc.IDs = slices.Grow(inc.IDs, 2*runs)
 			}
 		}
-		if n := testing.AllocsPerRun(runs, func() { w.event(raw) }); n > 0 {
+		if n := testing.AllocsPerRun(runs, func() { w.event(raw); w.coalescer.resolve() }); n > 0 {
 			t.Errorf("%s: %v allocations an event", name, n)
 		}
 	}
