@@ -15,8 +15,6 @@ import (
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/util/annotations"
 
-	upstream "github.com/prometheus/prometheus/promql"
-
 	"github.com/quipudb/quipu/internal/column"
 )
 
@@ -49,7 +47,6 @@ func newDirect(expr parser.Expr, stmt *parser.EvalStmt, o directOptions) *direct
 	if !ok {
 		panic(fmt.Sprintf("promql: planned %s cannot be computed directly", expr))
 	}
-	resolvePin(s.selector, stmt)
 	d := &direct{
 		shape: s, expr: expr, source: newSource(&s, stmt),
 		offset: millis(s.selector.OriginalOffset), at: s.selector.Timestamp,
@@ -80,26 +77,16 @@ type directOptions struct {
 // ofStartTimes are the functions to which upstream's engine gives start timestamps.
 var ofStartTimes = []string{"rate", "irate", "increase", "resets"}
 
-// setTimes says when d is evaluated.
-func (d *direct) setTimes(s steps) { d.times = s }
-
-// fixed reports whether every step gives the same.
-func (d *direct) fixed() bool {
-	return d.at != nil && (d.call == nil || !isAtUnsafe(d.call.Func.Name))
-}
-
-func isAtUnsafe(function string) bool {
-	_, ok := upstream.AtModifierUnsafeFunctions[function]
-	return ok
-}
-
-// points is the number of evaluation times that differ in what they give.
-func (d *direct) points() int {
-	if n := d.times.count(); n == 0 || !d.fixed() {
-		return n
+// setTimes says when d is evaluated. Where @ makes it the same at every step, the engine
+// looks it up at the time of @.
+func (d *direct) setTimes(s steps) {
+	if d.times = s; s.count() > 0 && d.fixed() {
+		d.times = steps{start: *d.at, end: *d.at, interval: 1}
 	}
-	return 1
 }
+
+// points is the number of evaluation times.
+func (d *direct) points() int { return d.times.count() }
 
 // window is what the i-th step reads: samples in (lo, hi].
 func (d *direct) window(i int) (lo, hi int64) {

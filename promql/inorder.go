@@ -25,13 +25,13 @@ type stage interface {
 // the aggregations in order.
 func (d *direct) inOrder(ctx context.Context, set column.Set, sink *output) (annotations.Annotations, error) {
 	d.stats.inOrder = true
-	var annos annotations.Annotations
+	said := make([]annotations.Annotations, len(d.aggregations))
 	var stages []stage
 	if d.sameLabels(set) {
 		stages = append(stages, newMerger(d.maxSamples))
 	}
 	for i, a := range d.aggregations {
-		stages = append(stages, newStage(d, a, d.params[i], &annos))
+		stages = append(stages, newStage(d, a, d.params[i], &said[i]))
 	}
 	pass := func(to int) func(labels.Labels, *row) error {
 		if to == len(stages) {
@@ -40,14 +40,16 @@ func (d *direct) inOrder(ctx context.Context, set column.Set, sink *output) (ann
 		return stages[to].add
 	}
 	first := pass(0)
-	more, err := d.produce(ctx, set, func(i int, r *row) error { return first(d.metric(set.Labels(i)), r) })
+	annos, err := d.produce(ctx, set, func(i int, r *row) error { return first(d.metric(set.Labels(i)), r) })
 	for i, s := range stages {
 		if err != nil {
 			break
 		}
 		err = flushed(s, pass(i+1))
 	}
-	annos.Merge(more)
+	for _, more := range said { // of the same the last stands
+		annos.Merge(more)
+	}
 	return annos, err
 }
 

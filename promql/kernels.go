@@ -175,7 +175,7 @@ func (e *evaluator) extrapolated(r *row, counter, rate bool) {
 		first := v[s.lo]
 		d := v[s.hi-1] - first
 		if falls {
-			d += afterResets(v[s.lo:s.hi])
+			d = afterResets(v[s.lo:s.hi], d)
 		}
 		some = true
 		if counter && d > 0 && first >= 0 && first*x.interval < d*x.toStart*(1+1e-12) {
@@ -215,9 +215,8 @@ func fallsAnywhere(v []float64) bool {
 	return false
 }
 
-// afterResets is the sum of the values before each reset.
-func afterResets(v []float64) float64 {
-	sum := 0.0
+// afterResets adds the values before each reset to a difference.
+func afterResets(v []float64, sum float64) float64 {
 	prev := v[0]
 	for _, x := range v[1:] {
 		if x < prev {

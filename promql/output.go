@@ -31,19 +31,15 @@ func (o *output) add(metric labels.Labels, r *row) error {
 	}
 	within := false
 	for i := range o.n {
-		k := i
-		if len(r.f) == 1 {
-			k = 0
-		}
 		t := o.d.times.at(i)
 		switch {
-		case r.h != nil && r.h[k] != nil:
-			out.Histograms = append(out.Histograms, upstream.HPoint{T: t, H: r.h[k]})
-			o.values[i] += size(r.h[k])
-			o.held += int(size(r.h[k]))
+		case r.h != nil && r.h[i] != nil:
+			out.Histograms = append(out.Histograms, upstream.HPoint{T: t, H: r.h[i]})
+			o.values[i] += size(r.h[i])
+			o.held += int(size(r.h[i]))
 			within = true
-		case !value.IsStaleNaN(r.f[k]):
-			out.Floats = append(out.Floats, upstream.FPoint{T: t, F: r.f[k]})
+		case !value.IsStaleNaN(r.f[i]):
+			out.Floats = append(out.Floats, upstream.FPoint{T: t, F: r.f[i]})
 			o.values[i]++
 			o.held++
 			within = true

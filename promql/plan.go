@@ -32,6 +32,7 @@ func (p planner) visit(expr parser.Expr, take func(parser.Expr) parser.Expr) par
 	case *parser.AggregateExpr:
 		n.Expr = p.visit(n.Expr, take)
 		if n.Param != nil {
+			p.noPins = true // nor does PreprocessExpr look for @ there
 			n.Param = p.visit(n.Param, take)
 		}
 	case *parser.BinaryExpr:
@@ -45,9 +46,9 @@ func (p planner) visit(expr parser.Expr, take func(parser.Expr) parser.Expr) par
 	case *parser.ParenExpr:
 		n.Expr = p.visit(n.Expr, take)
 	case *parser.SubqueryExpr:
-		// Where a subquery that reaches ahead begins when what is around it does,
-		// the engine takes @ below it from another time.
-		p.noPins = p.noPins || n.OriginalOffset < 0 || n.OriginalOffsetExpr != nil
+		// Where a subquery begins when what is around it does, the engine takes @ below
+		// it from another time.
+		p.noPins = p.noPins || n.OriginalOffset != 0 || n.OriginalOffsetExpr != nil || n.Timestamp != nil || n.StartOrEnd != 0
 		n.Expr = p.visit(n.Expr, take)
 	case *parser.UnaryExpr:
 		n.Expr = p.visit(n.Expr, take)
@@ -72,7 +73,7 @@ func (p planner) takes(expr parser.Expr) bool {
 	switch {
 	case !ok || s.call == nil && len(s.aggregations) == 0:
 		return false // a bare selector is what the engine reads anyway
-	case p.noPins && (s.selector.Timestamp != nil || s.selector.StartOrEnd != 0):
+	case p.noPins && s.pinned():
 		return false
 	case p.namesLast && s.call != nil && !keepsName(s.call):
 		return s.forgetsName()
@@ -87,6 +88,21 @@ type shape struct {
 	call         *parser.Call            // nil: of the selector itself
 	matrix       *parser.MatrixSelector  // the argument of call
 	selector     *parser.VectorSelector
+}
+
+// pinned reports whether the selector has @.
+func (s *shape) pinned() bool { return s.selector.Timestamp != nil || s.selector.StartOrEnd != 0 }
+
+// fixed reports whether every step gives the same, so that the engine evaluates but one.
+func (s *shape) fixed() bool {
+	if !s.pinned() {
+		return false
+	}
+	if s.call == nil {
+		return true
+	}
+	_, unsafe := upstream.AtModifierUnsafeFunctions[s.call.Func.Name]
+	return !unsafe
 }
 
 func shapeOf(expr parser.Expr) (s shape, ok bool) {

@@ -119,13 +119,15 @@ func (p planParser) ParseExpr(input string) (parser.Expr, error) {
 // that so.
 func synthetic(expr parser.Expr) parser.Expr {
 	name, pos := syntheticName(expr), expr.PositionRange()
-	return &parser.UnaryExpr{
-		Op:       parser.ADD,
-		StartPos: pos.Start,
-		Expr: &parser.VectorSelector{
-			Name:          name,
-			LabelMatchers: []*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, model.MetricNameLabel, name)},
-			PosRange:      pos,
-		},
+	vs := &parser.VectorSelector{
+		Name:          name,
+		LabelMatchers: []*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, model.MetricNameLabel, name)},
+		PosRange:      pos,
 	}
+	// What is the same at every step stays so: the engine evaluates it, and what is
+	// around it, once.
+	if s, ok := shapeOf(expr); ok && s.fixed() {
+		vs.Timestamp, vs.StartOrEnd = s.selector.Timestamp, s.selector.StartOrEnd
+	}
+	return &parser.UnaryExpr{Op: parser.ADD, StartPos: pos.Start, Expr: vs}
 }
