@@ -2,12 +2,9 @@ package promql
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/prometheus/prometheus/model/labels"
-	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/storage"
-	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"github.com/prometheus/prometheus/util/annotations"
 
 	upstream "github.com/prometheus/prometheus/promql"
@@ -56,24 +53,5 @@ func (s *sampledSet) Read(i int, c *column.Column) error {
 	if s.statsOnly {
 		it = upstream.NewHistogramStatsIterator(it)
 	}
-	st := false
-	for vt := it.Next(); vt != chunkenc.ValNone; vt = it.Next() {
-		start := it.AtST()
-		st = st || start != 0
-		switch vt {
-		case chunkenc.ValFloat:
-			t, v := it.At()
-			c.T, c.V, c.ST = append(c.T, t), append(c.V, v), append(c.ST, start)
-			c.Stale = c.Stale || value.IsStaleNaN(v)
-		case chunkenc.ValHistogram, chunkenc.ValFloatHistogram:
-			t, h := it.AtFloatHistogram(nil)
-			c.HT, c.H, c.HST = append(c.HT, t), append(c.H, h), append(c.HST, start)
-		default:
-			return fmt.Errorf("read %s: sample of unknown type %v", s.series[i].Labels(), vt)
-		}
-	}
-	if !st {
-		c.ST, c.HST = c.ST[:0], c.HST[:0]
-	}
-	return it.Err()
+	return c.AppendSamples(it)
 }

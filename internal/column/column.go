@@ -3,7 +3,8 @@
 // iterator.
 //
 // Files: column.go (columns and sets of them), runs.go (series of increments as
-// runs of a grid, and their samples).
+// runs of a grid, and their samples), iterator.go (columns of samples read one by
+// one).
 package column
 
 import (
