@@ -58,9 +58,14 @@ type evaluator struct {
 	col   column.Column
 	spans []span
 	// of are the times that spans were made for: series with the same times share them.
-	of     []int64
-	shared bool // the series before had them too
-	fixed  []extrapolation
+	of []int64
+	// Of the spans: what rate and its kin make of them. gapless: each has two samples;
+	// sliding: each is the one before, a sample further; interval and toStart are the
+	// least and the greatest of fixed.
+	fixed             []extrapolation
+	factors           []float64
+	gapless, sliding  bool
+	interval, toStart float64
 
 	// For upstream's functions.
 	floats     []upstream.FPoint
@@ -183,12 +188,10 @@ func (e *evaluator) dropStale() {
 
 // cut finds what each point reads.
 func (e *evaluator) cut() {
-	if t := e.col.T; len(t) == len(e.of) && len(t) > 0 && t[0] == e.of[0] && equalTimes(t, e.of) {
-		e.shared = true
+	if t := e.col.T; len(t) == len(e.of) && len(t) > 0 && t[0] == e.of[0] && (e.col.SameTimes || equalTimes(t, e.of)) {
 		return
 	}
 	e.counted.flush(e.spans)
-	e.shared = false
 	e.of = append(e.of[:0], e.col.T...)
 	e.spansOf(e.col.T, e.spans)
 	e.fixed = e.fixed[:0]

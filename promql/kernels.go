@@ -164,10 +164,14 @@ func (e *evaluator) extrapolated(r *row, counter, rate bool) {
 	}
 	v := e.col.V
 	falls := counter && !e.col.Rising && fallsAnywhere(v)
-	full, some := true, false
+	at := 0
+	if counter && !falls && e.gapless {
+		at = e.gaplessCounter(r, perSecond)
+	}
+	full, some := true, at > 0
 	out, fixed := r.f[:len(e.spans)], e.fixed[:len(e.spans)]
-	for i, s := range e.spans {
-		x := &fixed[i]
+	for i := at; i < len(out); i++ {
+		s, x := e.spans[i], &fixed[i]
 		if x.interval == 0 {
 			out[i], full = stale, false
 			continue
@@ -187,16 +191,62 @@ func (e *evaluator) extrapolated(r *row, counter, rate bool) {
 	r.full, r.some = full, some
 }
 
+// gaplessCounter sets r where every range has two samples and no value is less than the
+// one before; it returns how many it did.
+func (e *evaluator) gaplessCounter(r *row, perSecond float64) int {
+	v := e.col.V
+	if len(v) == 0 || v[0] < 0 || math.IsNaN(v[0]) || math.IsNaN(v[len(v)-1]) || !e.col.Rising {
+		return 0
+	}
+	// Values only rise: where the first of a range is large enough for all that can
+	// be added in one, so are those of the ranges after it.
+	most := v[e.spans[len(e.spans)-1].hi-1] - v[0]
+	i := 0
+	for ; i < len(e.spans); i++ {
+		s, x := e.spans[i], &e.fixed[i]
+		first := v[s.lo]
+		d := v[s.hi-1] - first
+		if first*e.interval >= most*e.toStart*(1+1e-12) {
+			break
+		}
+		r.f[i] = x.of(first, d, true, perSecond)
+	}
+	out, spans := r.f[i:], e.spans[i:]
+	factors := e.factors[i:]
+	factors = factors[:len(out)]
+	if len(out) > 0 && e.sliding {
+		first, last := v[spans[0].lo:], v[spans[0].hi-1:]
+		first, last = first[:len(out)], last[:len(out)]
+		for k, f := range factors {
+			out[k] = (last[k] - first[k]) * f
+		}
+		return len(r.f)
+	}
+	spans = spans[:len(out)]
+	for k, s := range spans {
+		out[k] = (v[s.hi-1] - v[s.lo]) * factors[k]
+	}
+	return len(r.f)
+}
+
 func (e *evaluator) fixExtrapolations(perSecond float64) {
-	e.fixed = e.fixed[:0]
+	e.fixed, e.factors = e.fixed[:0], e.factors[:0]
+	e.gapless, e.sliding = true, true
+	e.interval, e.toStart = math.Inf(1), 0
 	for i, s := range e.spans {
 		var x extrapolation
 		if n := s.hi - s.lo; n >= 2 {
 			lo, hi := e.d.window(i)
 			x = extrapolate(e.col.T[s.lo], e.col.T[s.hi-1], lo, hi, n)
 			x.factor = (x.interval + x.toStart + x.toEnd) / x.interval / perSecond
+			e.interval, e.toStart = min(e.interval, x.interval), max(e.toStart, x.toStart)
+		} else {
+			e.gapless = false
 		}
-		e.fixed = append(e.fixed, x)
+		if i > 0 && (s.lo != e.spans[i-1].lo+1 || s.hi != e.spans[i-1].hi+1) {
+			e.sliding = false
+		}
+		e.fixed, e.factors = append(e.fixed, x), append(e.factors, x.factor)
 	}
 }
 

@@ -23,7 +23,7 @@ func (q *querier) Columns(ctx context.Context, hints *storage.SelectHints, match
 	}
 	params.evalEnd = hints.End
 	win := windowFor(params, hints.Start, hints.End)
-	sels, err := selectSeries(ctx, v, &q.blocks, win, matchers)
+	sels, sorted, err := selectSorted(ctx, v, &q.blocks, win, matchers)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -38,9 +38,8 @@ func (q *querier) Columns(ctx context.Context, hints *storage.SelectHints, match
 	for _, s := range classic {
 		set.series = append(set.series, columnSeries{labels: s.labels, classic: s})
 	}
-	byLabels := func(a, b columnSeries) int { return labels.Compare(a.labels, b.labels) }
-	if !slices.IsSortedFunc(set.series, byLabels) { // those of one block are
-		slices.SortFunc(set.series, byLabels)
+	if !sorted || len(classic) > 0 {
+		slices.SortFunc(set.series, func(a, b columnSeries) int { return labels.Compare(a.labels, b.labels) })
 	}
 	if hints.Limit > 0 && len(set.series) > hints.Limit {
 		set.series = set.series[:hints.Limit]
@@ -105,11 +104,13 @@ func (s *columnSet) view(k increment.Kind, p *points) chunkenc.Iterator {
 // readCounter sets c to the runs of a counter.
 func (s *columnSet) readCounter(sel *selection, from, to int64, c *column.Column) error {
 	p := points{kind: sel.kind, win: c.Win, value: c.Inc}
-	if err := sel.readInto(&p, from, to+1, s.q.cut, c); err != nil {
+	decoded, err := sel.readInto(&p, from, to+1, s.q.cut, c)
+	if err != nil {
 		return err
 	}
 	n := s.params.visible(p.win)
-	c.Win, c.Inc, c.Step, c.Whole = p.win[:n], p.value[:n], s.params.grid, whole(p.value[:n])
+	c.Win, c.Inc, c.Step = p.win[:n], p.value[:n], s.params.grid
+	c.Whole = decoded && !p.fractions || whole(c.Inc)
 	var few [8]run
 	for _, r := range s.params.appendRuns(few[:0], c.Win, nil) {
 		c.Runs = append(c.Runs, column.Run{
@@ -119,41 +120,40 @@ func (s *columnSet) readCounter(sel *selection, from, to int64, c *column.Column
 	return nil
 }
 
-// whole reports whether all values are whole numbers and their sums exact.
+// whole reports whether all values are whole numbers that float64 holds.
 func whole(values []float64) bool {
 	var not uint64
-	sum := 0.0
 	for _, v := range values {
 		not |= math.Float64bits(float64(int64(v))) ^ math.Float64bits(v)
-		sum += v
 	}
-	return not == 0 && sum < wholeMax
+	return not == 0
 }
 
 // readInto sets p to the increments that start in [from, to). What p has room for is
-// used again where they are in one place, as most are.
-func (sel *selection) readInto(p *points, from, to int64, at cut, c *column.Column) error {
+// used again where they are in one place, as most are. It reports whether they are of
+// chunks of one block, so that p knows of fractions.
+func (sel *selection) readInto(p *points, from, to int64, at cut, c *column.Column) (decoded bool, err error) {
 	p.reset(sel.kind)
 	c.Chunks = len(sel.chunks)
 	switch {
 	case len(sel.mems) == 1 && len(sel.chunks) == 0:
 		if err := sel.mems[0].series.snapshot(p, from, to, at); err != nil {
-			return fmt.Errorf("read %s: %w", sel.labels, err)
+			return false, fmt.Errorf("read %s: %w", sel.labels, err)
 		}
-		return nil
+		return false, nil
 	case len(sel.mems) == 0 && sel.oneBlock():
 		err := readMapped(func() error { return appendChunks(sel.chunks, from, to, p) })
 		if err != nil {
-			return fmt.Errorf("read chunk of %s: %w", sel.labels, sel.chunks[0].block.readError(err))
+			return false, fmt.Errorf("read chunk of %s: %w", sel.labels, sel.chunks[0].block.readError(err))
 		}
 		p.between(from, to)
-		return nil
+		return true, nil
 	}
 	all, err := sel.read(from, to, at)
 	if err == nil {
 		*p = all
 	}
-	return err
+	return false, err
 }
 
 // oneBlock reports whether all chunks are of one block.

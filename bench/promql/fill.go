@@ -98,7 +98,7 @@ func fillOurs(db *tsdb.DB, d data, n int, samples bool) error {
 			failed = err
 		}
 	}
-	const perFlush = 20_000_000 // increments
+	const perFlush = 40_000_000 // increments: those of an hour are in one block
 	written := 0
 	for i := range n {
 		switch {

@@ -49,9 +49,14 @@ type Column struct {
 	Step int64
 	Win  []int64
 	Inc  []float64
-	// Whole says that all increments are whole numbers: sums of them are exact in
-	// any order as long as they stay below 2^53.
+	// Whole says that all increments are whole numbers: sums of them below 2^53 are exact
+	// in any order.
 	Whole bool
+
+	// SameTimes says that T is what it was when runs were last expanded: all series that
+	// are counted all the time share their times.
+	SameTimes bool
+	expanded  Run // the run that T is of; none where it has no samples
 
 	// Chunks and Bytes are what was read from storage.
 	Chunks, Bytes int
@@ -61,6 +66,6 @@ type Column struct {
 func (c *Column) Reset() {
 	*c = Column{
 		T: c.T[:0], V: c.V[:0], ST: c.ST[:0], HT: c.HT[:0], H: c.H[:0], HST: c.HST[:0],
-		Runs: c.Runs[:0], Win: c.Win[:0], Inc: c.Inc[:0],
+		Runs: c.Runs[:0], Win: c.Win[:0], Inc: c.Inc[:0], expanded: c.expanded,
 	}
 }

@@ -22,9 +22,13 @@ type Run struct {
 
 var staleNaN = math.Float64frombits(value.StaleNaN)
 
+// wholeMax is where float64 stops holding every whole number.
+const wholeMax = 1 << 53
+
 // Expand turns the runs of c into samples.
 func (c *Column) Expand() {
 	if len(c.Runs) == 0 {
+		c.expanded = Run{} // T is not of a run
 		return
 	}
 	n := 0
@@ -36,80 +40,127 @@ func (c *Column) Expand() {
 	}
 	if cap(c.T) < n || cap(c.V) < n {
 		c.T, c.V = make([]int64, n), make([]float64, n)
+		c.expanded = Run{}
 	}
+	one := c.Runs[0]
+	one.From, one.To = 0, int(c.Step)
+	c.SameTimes = len(c.Runs) == 1 && one == c.expanded
 	t, v := c.T[:n], c.V[:n]
 	n = 0
 	for i := range c.Runs {
-		n += c.expandRun(&c.Runs[i], t[n:], v[n:])
+		r := &c.Runs[i]
+		if !c.SameTimes {
+			c.times(r, t[n:])
+		}
+		n += c.totals(r, v[n:])
 	}
 	c.T, c.V = t[:n], v[:n]
-	c.Stale = len(c.Runs) > 1 || c.Runs[len(c.Runs)-1].Marker != 0
+	c.Stale = len(c.Runs) > 1 || c.Runs[0].Marker != 0
 	c.Rising = len(c.Runs) == 1 && c.Whole // of others rounding may take a bit back
+	c.expanded = Run{}
+	if len(c.Runs) == 1 {
+		c.expanded = one
+	}
 	c.Runs = c.Runs[:0]
 }
 
-// expandRun sets the samples of r and returns their number.
-func (c *Column) expandRun(r *Run, t []int64, v []float64) int {
-	t[0], v[0] = r.Zero, 0
+// times sets the times of r's samples.
+func (c *Column) times(r *Run, t []int64) {
+	t[0] = r.Zero
+	n := 1
+	for at := r.First; at <= r.Last; at += c.Step {
+		t[n] = at
+		n++
+	}
+	for _, at := range [...]int64{r.Open, r.Marker} {
+		if at != 0 {
+			t[n] = at
+			n++
+		}
+	}
+}
+
+// totals sets the values of r's samples and returns their number.
+func (c *Column) totals(r *Run, v []float64) int {
+	v[0] = 0
 	n := 1
 	win, inc := c.Win[r.From:r.To], c.Inc[r.From:r.To]
 	var sum Sum
-	at := r.First
-	for at <= r.Last && len(win) > 0 {
+	for at := r.First; at <= r.Last; {
+		left := int((r.Last-at)/c.Step) + 1
+		if len(win) == 0 { // idle to the end
+			left = fill(v[n:n+left], sum.Value())
+			n += left
+			break
+		}
 		if win[0] < at-c.Step { // off the grid
 			sum.Add(inc[0])
 			win, inc = win[1:], inc[1:]
 			continue
 		}
-		dense := denseWindows(win, at-c.Step, c.Step, int((r.Last-at)/c.Step)+1)
+		dense := denseWindows(win, at-c.Step, c.Step, left)
 		if dense == 0 { // idle until the next window
-			gap := min((win[0]+2*c.Step-1-at)/c.Step, (r.Last-at)/c.Step+1)
-			total := sum.Value()
-			for range gap {
-				t[n], v[n] = at, total
-				n++
-				at += c.Step
-			}
-			continue
-		}
-		if c.Whole {
-			total := sum.sum
-			out := v[n : n+dense]
-			for i, x := range inc[:len(out)] {
-				total += x
-				out[i] = total
-			}
-			sum.sum = total
+			dense = fill(v[n:n+min(int((win[0]+2*c.Step-1-at)/c.Step), left)], sum.Value())
 		} else {
-			for i, x := range inc[:dense] {
-				sum.Add(x)
-				v[n+i] = sum.Value()
-			}
+			c.prefixSums(v[n:n+dense], inc, &sum)
+			win, inc = win[dense:], inc[dense:]
 		}
-		for range dense {
-			t[n] = at
-			n++
-			at += c.Step
-		}
-		win, inc = win[dense:], inc[dense:]
+		n += dense
+		at += int64(dense) * c.Step
 	}
-	for total := sum.Value(); at <= r.Last; at += c.Step {
-		t[n], v[n] = at, total
-		n++
+	if c.Whole && sum.sum >= wholeMax { // not exact any more
+		c.Whole = false
+		return c.totals(r, v)
 	}
 	if r.Open != 0 {
 		for len(win) > 0 && win[0] <= r.Open {
 			sum.Add(inc[0])
 			win, inc = win[1:], inc[1:]
 		}
-		t[n], v[n] = r.Open, sum.Value()
+		v[n] = sum.Value()
 		n++
 	}
 	if r.Marker != 0 {
-		t[n], v[n] = r.Marker, staleNaN
+		v[n] = staleNaN
 		n++
 	}
 	return n
+}
+
+func fill(v []float64, with float64) int {
+	for i := range v {
+		v[i] = with
+	}
+	return len(v)
+}
+
+// prefixSums sets v to the sums up to each of inc.
+func (c *Column) prefixSums(v, inc []float64, sum *Sum) {
+	inc = inc[:len(v)]
+	if !c.Whole {
+		for i, x := range inc {
+			sum.Add(x)
+			v[i] = sum.Value()
+		}
+		return
+	}
+	// Four at a time, so that an addition need not wait for the one before: exact, as
+	// all numbers are whole.
+	total := sum.sum
+	for len(inc) >= 4 {
+		in, out := (*[4]float64)(inc), (*[4]float64)(v)
+		two, next := in[0]+in[1], in[2]+in[3]
+		out[0], out[1] = total+in[0], total+two
+		out[2] = total + (two + in[2])
+		total += two + next
+		out[3] = total
+		inc, v = inc[4:], v[4:]
+	}
+	for i, x := range inc {
+		total += x
+		v[i] = total
+	}
+	sum.sum = total
 }
 
 // denseWindows is how many of the first windows follow one another from first on, at
