@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/schema"
+	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/util/annotations"
 
 	upstream "github.com/prometheus/prometheus/promql"
@@ -43,9 +44,20 @@ const checkEvery = 256
 // stale is the marker after the last value of a run of values.
 var stale = math.Float64frombits(value.StaleNaN)
 
-// compute returns the series of c: a sample at each evaluation time that has a
+func (c *call) setTimes(s steps) { c.times = s }
+
+func (c *call) compute(ctx context.Context, q plannedQuerier) ([]storage.Series, annotations.Annotations, error) {
+	m, ws, err := c.matrix(ctx, q.plan.distinct, q.plan.maxSamples)
+	out := make([]storage.Series, len(m))
+	for i, s := range m {
+		out[i] = upstream.NewStorageSeries(s)
+	}
+	return out, ws, err
+}
+
+// matrix returns the series of c: a sample at each evaluation time that has a
 // value, and a stale marker where values end (I5). Series are sorted by labels.
-func (c *call) compute(ctx context.Context, source DistinctSource, maxSamples int) (upstream.Matrix, annotations.Annotations, error) {
+func (c *call) matrix(ctx context.Context, source DistinctSource, maxSamples int) (upstream.Matrix, annotations.Annotations, error) {
 	n := c.times.count()
 	if n == 0 {
 		return nil, nil, nil

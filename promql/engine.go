@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -43,8 +42,10 @@ type EngineOptions struct {
 type Engine struct {
 	engine     *upstream.Engine
 	parser     checkedParser
+	planner    planner
 	distinct   DistinctSource
 	maxSamples int
+	startTimes bool
 }
 
 var _ upstream.QueryEngine = (*Engine)(nil)
@@ -77,10 +78,17 @@ func newEngine(opts upstream.EngineOpts, language parser.Options, distinct Disti
 		panic("promql: an engine needs a source of distinct series")
 	}
 	p := newParser(language)
-	opts.Parser = planParser{p}
+	plan := planner{
+		namesLast: opts.EnableDelayedNameRemoval,
+		off:       opts.EnableTypeAndUnitLabels || opts.EnableQueryCost, // ways of the engine's own
+	}
+	opts.Parser = planParser{p, plan}
 	opts.EnableAtModifier, opts.EnableNegativeOffset = true, true
 	opts.NoStepSubqueryIntervalFn = subqueryStep
-	return &Engine{upstream.NewEngine(opts), p, distinct, opts.MaxSamples}
+	return &Engine{
+		engine: upstream.NewEngine(opts), parser: p, planner: plan, distinct: distinct,
+		maxSamples: opts.MaxSamples, startTimes: opts.UseStartTimestamps,
+	}
 }
 
 // subqueryStep is the step in milliseconds of a subquery that names none.
@@ -89,32 +97,29 @@ func subqueryStep(int64) int64 { return defaultSubqueryStep.Milliseconds() }
 // NewInstantQuery returns the query qs at ts over the series of q. What
 // upstream's engine refuses, it refuses with upstream's error.
 func (e *Engine) NewInstantQuery(ctx context.Context, q storage.Queryable, opts upstream.QueryOpts, qs string, ts time.Time) (upstream.Query, error) {
-	return e.plan(q, qs, func(q storage.Queryable) (upstream.Query, error) {
+	return e.plan(q, opts, qs, func(q storage.Queryable) (upstream.Query, error) {
 		return e.engine.NewInstantQuery(ctx, q, opts, qs, ts)
 	})
 }
 
 // NewRangeQuery returns the query qs at start, then every interval up to end.
 func (e *Engine) NewRangeQuery(ctx context.Context, q storage.Queryable, opts upstream.QueryOpts, qs string, start, end time.Time, interval time.Duration) (upstream.Query, error) {
-	return e.plan(q, qs, func(q storage.Queryable) (upstream.Query, error) {
+	return e.plan(q, opts, qs, func(q storage.Queryable) (upstream.Query, error) {
 		return e.engine.NewRangeQuery(ctx, q, opts, qs, start, end, interval)
 	})
 }
 
 // plan makes the query qs over q with what build makes of a Queryable.
-func (e *Engine) plan(q storage.Queryable, qs string, build func(storage.Queryable) (upstream.Query, error)) (upstream.Query, error) {
-	// A function's name has one spelling, so most queries end here unparsed (I1).
-	if !strings.Contains(qs, distinctOverTime) && !strings.Contains(qs, countDistinct) {
-		return build(q)
-	}
+func (e *Engine) plan(q storage.Queryable, opts upstream.QueryOpts, qs string, build func(storage.Queryable) (upstream.Query, error)) (upstream.Query, error) {
 	shown, err := e.parser.ParseExpr(qs)
 	if err != nil {
 		return nil, err
 	}
-	if callsIn(shown) == nil {
+	taken := e.planner.plannedIn(shown)
+	if taken == nil {
 		return build(q)
 	}
-	pq := &plannedQueryable{Queryable: q, distinct: e.distinct, maxSamples: e.maxSamples, calls: make(map[string]*call)}
+	pq := &plannedQueryable{Queryable: q, distinct: e.distinct, maxSamples: e.maxSamples, planned: make(map[string]planned)}
 	inner, err := build(pq)
 	if err != nil {
 		return nil, err
@@ -125,12 +130,21 @@ func (e *Engine) plan(q storage.Queryable, qs string, build func(storage.Queryab
 	if stmt.Expr, err = upstream.PreprocessExpr(shown, stmt.Start, stmt.End, stmt.Interval); err != nil {
 		return nil, err
 	}
-	for _, c := range callsIn(stmt.Expr) {
-		name := syntheticName(c)
-		pq.calls[name] = newCall(c, &stmt)
-		pq.calls[name].times = times[name]
+	o := directOptions{namesLast: e.planner.namesLast, startTimes: e.startTimes, maxSamples: e.maxSamples}
+	if opts != nil && opts.UseStartTimestamps() != nil {
+		o.startTimes = *opts.UseStartTimestamps()
 	}
-	return &plannedQuery{inner, &stmt}, nil
+	for _, expr := range taken {
+		name := syntheticName(expr)
+		if c, ok := expr.(*parser.Call); ok && isOwn(c) {
+			pq.planned[name] = newCall(c, &stmt)
+		} else {
+			pq.planned[name] = newDirect(expr, &stmt, o)
+		}
+		pq.planned[name].setTimes(times[name])
+	}
+	pq.mint, pq.maxt = upstream.FindMinMaxTime(&stmt)
+	return &plannedQuery{Query: inner, stmt: &stmt, plan: pq}, nil
 }
 
 // plannedQuery is a query whose expression was rewritten; it shows the one that
@@ -138,6 +152,7 @@ func (e *Engine) plan(q storage.Queryable, qs string, build func(storage.Queryab
 type plannedQuery struct {
 	upstream.Query
 	stmt *parser.EvalStmt
+	plan *plannedQueryable
 }
 
 // Statement returns the query as written.

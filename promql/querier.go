@@ -8,9 +8,15 @@ import (
 	"github.com/prometheus/prometheus/promql/parser/posrange"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/util/annotations"
-
-	upstream "github.com/prometheus/prometheus/promql"
 )
+
+// planned is a subtree of a query that is computed directly.
+type planned interface {
+	// setTimes says when it is evaluated.
+	setTimes(steps)
+	// compute returns the series that stand for it.
+	compute(ctx context.Context, q plannedQuerier) ([]storage.Series, annotations.Annotations, error)
+}
 
 // plannedQueryable serves the synthetic selectors of one query; all else it
 // leaves to the Queryable that the query came with.
@@ -18,11 +24,15 @@ type plannedQueryable struct {
 	storage.Queryable
 	distinct   DistinctSource
 	maxSamples int
-	calls      map[string]*call // by the name of their selector
+	planned    map[string]planned // by the name of their selector
+	mint, maxt int64              // of the query as written
 }
 
-// Querier returns a querier over [mint, maxt].
+// Querier returns a querier over [mint, maxt] and all else that the query reads.
 func (q *plannedQueryable) Querier(mint, maxt int64) (storage.Querier, error) {
+	if len(q.planned) > 0 {
+		mint, maxt = q.mint, q.maxt
+	}
 	inner, err := q.Queryable.Querier(mint, maxt)
 	if err != nil {
 		return nil, err
@@ -39,26 +49,24 @@ type plannedQuerier struct {
 // only what it turns out to need.
 func (q plannedQuerier) Select(ctx context.Context, sortSeries bool, hints *storage.SelectHints, matchers ...*labels.Matcher) storage.SeriesSet {
 	if name, ok := isSynthetic(matchers); ok {
-		if c := q.plan.calls[name]; c != nil {
-			return &callSet{compute: func() (upstream.Matrix, annotations.Annotations, error) {
-				return c.compute(ctx, q.plan.distinct, q.plan.maxSamples)
-			}}
+		if p := q.plan.planned[name]; p != nil {
+			return &plannedSet{compute: func() ([]storage.Series, annotations.Annotations, error) { return p.compute(ctx, q) }}
 		}
 	}
 	return q.Querier.Select(ctx, sortSeries, hints, matchers...)
 }
 
-// callSet is the series of a call, computed at the first Next. It implements
-// storage.SeriesSet.
-type callSet struct {
-	compute func() (upstream.Matrix, annotations.Annotations, error) // nil once called
-	rest    upstream.Matrix
-	current upstream.Series
+// plannedSet is the series of a planned subtree, computed at the first Next. It
+// implements storage.SeriesSet.
+type plannedSet struct {
+	compute func() ([]storage.Series, annotations.Annotations, error) // nil once called
+	rest    []storage.Series
+	current storage.Series
 	ws      annotations.Annotations
 	err     error
 }
 
-func (s *callSet) Next() bool {
+func (s *plannedSet) Next() bool {
 	if s.compute != nil {
 		s.rest, s.ws, s.err = s.compute()
 		s.compute = nil
@@ -70,9 +78,9 @@ func (s *callSet) Next() bool {
 	return true
 }
 
-func (s *callSet) At() storage.Series                { return upstream.NewStorageSeries(s.current) }
-func (s *callSet) Err() error                        { return s.err }
-func (s *callSet) Warnings() annotations.Annotations { return s.ws }
+func (s *plannedSet) At() storage.Series                { return s.current }
+func (s *plannedSet) Err() error                        { return s.err }
+func (s *plannedSet) Warnings() annotations.Annotations { return s.ws }
 
 // annotation is what a source says of the series of a call, with the call's
 // position. It implements what upstream asks of its own annotations: they are

@@ -36,16 +36,14 @@ func (c *call) window(t int64) (lo, hi int64) {
 	return t - c.offset - c.width, t - c.offset
 }
 
-// callsIn returns the calls of our functions in expr.
-func callsIn(expr parser.Expr) []*parser.Call {
-	var calls []*parser.Call
-	parser.Inspect(expr, func(n parser.Node, _ []parser.Node) error {
-		if c, ok := n.(*parser.Call); ok && isOwn(c) {
-			calls = append(calls, c)
-		}
-		return nil
+// plannedIn returns the subtrees of expr that are computed directly, outermost first.
+func (p planner) plannedIn(expr parser.Expr) []parser.Expr {
+	var found []parser.Expr
+	p.visit(expr, func(n parser.Expr) parser.Expr {
+		found = append(found, n)
+		return n
 	})
-	return calls
+	return found
 }
 
 // newCall reads c, a call in stmt after upstream's PreprocessExpr: durations are
@@ -53,6 +51,7 @@ func callsIn(expr parser.Expr) []*parser.Call {
 func newCall(c *parser.Call, stmt *parser.EvalStmt) *call {
 	ms := unparen(c.Args[0]).(*parser.MatrixSelector)
 	vs := ms.VectorSelector.(*parser.VectorSelector)
+	resolvePin(vs, stmt)
 	out := &call{
 		function: c.Func.Name,
 		matchers: vs.LabelMatchers,
@@ -61,13 +60,6 @@ func newCall(c *parser.Call, stmt *parser.EvalStmt) *call {
 		offset:   millis(vs.OriginalOffset),
 		at:       vs.Timestamp,
 	}
-	// PreprocessExpr does not look for these in the parameter of an aggregation.
-	switch vs.StartOrEnd {
-	case parser.START:
-		out.at = new(timestamp.FromTime(stmt.Start))
-	case parser.END:
-		out.at = new(timestamp.FromTime(stmt.End))
-	}
 	for _, a := range c.Args[1:] {
 		out.by = append(out.by, unparen(a).(*parser.StringLiteral).Val)
 	}
@@ -75,12 +67,23 @@ func newCall(c *parser.Call, stmt *parser.EvalStmt) *call {
 	return out
 }
 
+// resolvePin gives @ start() and @ end() their times: PreprocessExpr does not look for
+// them in the parameter of an aggregation.
+func resolvePin(vs *parser.VectorSelector, stmt *parser.EvalStmt) {
+	switch vs.StartOrEnd {
+	case parser.START:
+		vs.Timestamp = new(timestamp.FromTime(stmt.Start))
+	case parser.END:
+		vs.Timestamp = new(timestamp.FromTime(stmt.End))
+	}
+}
+
 func millis(d time.Duration) int64 { return d.Milliseconds() }
 
-// syntheticName names the selector that replaces c: no two calls of a query
+// syntheticName names the selector that replaces a subtree: no two that are replaced
 // start at the same position (I2).
-func syntheticName(c *parser.Call) string {
-	return syntheticPrefix + strconv.Itoa(int(c.PosRange.Start))
+func syntheticName(expr parser.Expr) string {
+	return syntheticPrefix + strconv.Itoa(int(expr.PositionRange().Start))
 }
 
 // isSynthetic returns the name of the synthetic selector that matchers spell.
@@ -96,57 +99,35 @@ func isSynthetic(matchers []*labels.Matcher) (name string, ok bool) {
 }
 
 // planParser is the parser that upstream's engine uses: what it returns has
-// synthetic selectors in place of our functions.
-type planParser struct{ checkedParser }
+// synthetic selectors in place of what is computed directly.
+type planParser struct {
+	checkedParser
+	planner planner
+}
 
 func (p planParser) ParseExpr(input string) (parser.Expr, error) {
 	expr, err := p.checkedParser.ParseExpr(input)
 	if err != nil {
 		return expr, err
 	}
-	return rewrite(expr), nil
+	return p.planner.visit(expr, synthetic), nil
 }
 
-// rewrite replaces every call of our functions in expr, which it changes.
-func rewrite(expr parser.Expr) parser.Expr {
-	switch n := expr.(type) {
-	case *parser.AggregateExpr:
-		n.Expr = rewrite(n.Expr)
-		if n.Param != nil {
-			n.Param = rewrite(n.Param)
-		}
-	case *parser.BinaryExpr:
-		n.LHS, n.RHS = rewrite(n.LHS), rewrite(n.RHS)
-	case *parser.Call:
-		if isOwn(n) {
-			return synthetic(n)
-		}
-		for i := range n.Args {
-			n.Args[i] = rewrite(n.Args[i])
-		}
-	case *parser.ParenExpr:
-		n.Expr = rewrite(n.Expr)
-	case *parser.SubqueryExpr:
-		n.Expr = rewrite(n.Expr)
-	case *parser.UnaryExpr:
-		n.Expr = rewrite(n.Expr)
-	}
-	return expr
-}
-
-// synthetic returns what replaces c: its selector under a unary plus. The engine
+// synthetic returns what replaces expr: its selector under a unary plus. The engine
 // treats some functions of a bare selector in a way of their own (timestamp,
 // absent); over a call it does not, and the plus, which changes no value, keeps
 // that so.
-func synthetic(c *parser.Call) parser.Expr {
-	name := syntheticName(c)
-	return &parser.UnaryExpr{
-		Op:       parser.ADD,
-		StartPos: c.PosRange.Start,
-		Expr: &parser.VectorSelector{
-			Name:          name,
-			LabelMatchers: []*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, model.MetricNameLabel, name)},
-			PosRange:      c.PosRange,
-		},
+func synthetic(expr parser.Expr) parser.Expr {
+	name, pos := syntheticName(expr), expr.PositionRange()
+	vs := &parser.VectorSelector{
+		Name:          name,
+		LabelMatchers: []*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, model.MetricNameLabel, name)},
+		PosRange:      pos,
 	}
+	// What is the same at every step stays so: the engine evaluates it, and what is
+	// around it, once.
+	if s, ok := shapeOf(expr); ok && s.fixed() {
+		vs.Timestamp, vs.StartOrEnd = s.selector.Timestamp, s.selector.StartOrEnd
+	}
+	return &parser.UnaryExpr{Op: parser.ADD, StartPos: pos.Start, Expr: vs}
 }

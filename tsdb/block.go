@@ -79,7 +79,7 @@ func (b *block) openFiles() (files *blockFiles, err error) {
 // series, postings and chunks at every use; what it leaves unverified is checked
 // here.
 func (b *block) mapFiles() (*blockFiles, error) {
-	ix, err := index.NewFileReader(filepath.Join(b.dir, blockIndex), index.DecodePostingsRaw)
+	ix, err := mapIndex(filepath.Join(b.dir, blockIndex))
 	if err != nil {
 		return nil, fmt.Errorf("open index of block %s: %w", b.dir, err)
 	}

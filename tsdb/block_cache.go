@@ -7,14 +7,13 @@ import (
 	"sync"
 
 	"github.com/prometheus/prometheus/tsdb/chunks"
-	"github.com/prometheus/prometheus/tsdb/index"
 )
 
 // blockFiles are the files of a block while they are mapped. Strings and chunk
 // bytes that come from them are valid until they are closed, except labels that
 // Series builds, which are copies.
 type blockFiles struct {
-	index  *index.Reader
+	index  *mappedIndex
 	chunks *chunks.Reader
 }
 

@@ -115,7 +115,7 @@ func decodeCounts(src []byte, h chunkHeader, p *points) error {
 	switch span {
 	case 0:
 		if src, err = decodeGaps(win, src, h); err == nil {
-			err = decodeValues(counts, src)
+			p.fractions, err = decodeValues(counts, src, p.fractions)
 		}
 	case uint64(h.n):
 		t := h.first * h.step
@@ -123,7 +123,7 @@ func decodeCounts(src []byte, h chunkHeader, p *points) error {
 			win[k] = t
 			t += h.step
 		}
-		err = decodeValues(counts, src)
+		p.fractions, err = decodeValues(counts, src, p.fractions)
 	default:
 		err = decodeSpread(win, counts, src, h, int(span))
 	}
@@ -150,25 +150,26 @@ func decodeGaps(win []int64, src []byte, h chunkHeader) (rest []byte, err error)
 	return rest, nil
 }
 
-// decodeValues sets counts to a chunk's values.
-func decodeValues(counts []float64, src []byte) error {
+// decodeValues sets counts to a chunk's values. It reports whether they, or others
+// before, need not be whole numbers.
+func decodeValues(counts []float64, src []byte, before bool) (fractions bool, err error) {
 	base, size := binary.Uvarint(src)
 	if size <= 0 || base > wholeMax {
-		return fmt.Errorf("counter chunk has base %d", base)
+		return before, fmt.Errorf("counter chunk has base %d", base)
 	}
 	if src = src[size:]; base > 0 {
 		_, err := unpack(counts, src, int64(base)-1)
-		return err
+		return before, err
 	}
 	r := bitReader{src: src}
 	xor := xorState{leading: 64}
 	for i := range counts {
 		counts[i] = math.Float64frombits(r.readXOR(&xor))
 		if r.short { // xor is not to be read with again
-			return errChunkShort
+			return true, errChunkShort
 		}
 	}
-	return nil
+	return true, nil
 }
 
 // decodeSpread sets win and counts to those of the windows of span that have a value

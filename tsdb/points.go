@@ -30,11 +30,14 @@ type points struct {
 	hist   []*increment.Hist
 	ids    []*sketch.Sketch
 	native []*increment.Native
+
+	// fractions: a chunk of a counter was decoded whose values are not all whole numbers.
+	fractions bool
 }
 
 // reset empties p for series of kind k; it keeps capacity.
 func (p *points) reset(k increment.Kind) {
-	p.kind = k
+	p.kind, p.fractions = k, false
 	p.cut(0, 0)
 }
 

@@ -84,47 +84,56 @@ type selector struct {
 	blocks   *openBlocks
 	win      window
 	matchers []*labels.Matcher
-	byHash   map[uint64][]*selection
-	out      []*selection
+	// byHash finds a series again; nil where all are in one place.
+	byHash map[uint64][]*selection
+	out    []*selection
+	// Room for selections and their chunks, of many series at once.
+	room   []selection
+	chunks []blockChunk
 }
 
-// selectSeries returns the series in no particular order; the version must stay
+// selectSeries returns the series in no particular order, unless all are in one block,
+// which has them by labels; the version must stay
 // pinned, and the blocks open, while they are read. Some may have been made after the
 // cut: they have no increments at it.
 func selectSeries(ctx context.Context, v *version, blocks *openBlocks, win window, matchers []*labels.Matcher) ([]*selection, error) {
-	s := selector{ctx: ctx, blocks: blocks, win: win, matchers: matchers, byHash: map[uint64][]*selection{}}
-	for _, m := range v.mems {
-		if m.end <= win.readMin || m.start > win.showMax {
-			continue
-		}
+	out, _, err := selectSorted(ctx, v, blocks, win, matchers)
+	return out, err
+}
+
+// selectSorted is selectSeries, and reports whether the series are by labels.
+func selectSorted(ctx context.Context, v *version, blocks *openBlocks, win window, matchers []*labels.Matcher) (found []*selection, sorted bool, err error) {
+	s := selector{ctx: ctx, blocks: blocks, win: win, matchers: matchers}
+	mems := slices.DeleteFunc(slices.Clone(v.mems), func(m *memtable) bool { return m.end <= win.readMin || m.start > win.showMax })
+	inBlocks := slices.DeleteFunc(slices.Clone(v.blocks), func(b *block) bool { return b.MaxTime <= win.readMin || b.MinTime > win.showMax })
+	if len(mems)+len(inBlocks) > 1 {
+		s.byHash = map[uint64][]*selection{}
+	}
+	for _, m := range mems {
 		if err := s.addMemtable(m); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
-	for _, b := range v.blocks {
-		if b.MaxTime <= win.readMin || b.MinTime > win.showMax {
-			continue
-		}
+	for _, b := range inBlocks {
 		if err := readMapped(func() error { return s.addBlock(b) }); err != nil {
-			return nil, fmt.Errorf("select: %w", b.readError(err))
+			return nil, false, fmt.Errorf("select: %w", b.readError(err))
 		}
 	}
 	// Series with increments only before what can show were taken along for the
 	// totals of those that show.
-	var err error
 	out := slices.DeleteFunc(s.out, func(sel *selection) bool {
 		shows, e := sel.shows(win)
 		err = errors.Join(err, e)
 		return !shows
 	})
-	return out, err
+	return out, len(mems) == 0 && s.byHash == nil, err
 }
 
 func (s *selector) addMemtable(m *memtable) error {
 	return m.matching(s.ctx, s.matchers, func(ser *memSeries) error {
 		in, err := ser.overlaps(m.start, m.end, s.win.readMin, s.win.showMax+1)
 		if err == nil && in {
-			sel := s.selection(ser.hash, ser.labels, ser.kind)
+			sel := s.selection(ser.labels, ser.kind)
 			sel.mems = append(sel.mems, memPart{m, ser})
 		}
 		return err
@@ -141,54 +150,79 @@ func (s *selector) addBlock(b *block) error {
 	if err != nil {
 		return err
 	}
-	builder := labels.NewScratchBuilder(8)
-	var metas []chunks.Meta
+	d := newSeriesDecoder(ix)
+	var kind increment.Kind
+	var named uint32 // the metric that kind is of: one name is of one kind
 	for n := 0; p.Next(); n++ {
 		if n%1024 == 0 && s.ctx.Err() != nil {
 			return s.ctx.Err()
 		}
-		if err := ix.Series(p.At(), &builder, &metas); err != nil {
+		ls, err := d.decode(p.At())
+		if err != nil {
 			return err
 		}
-		if err := s.addBlockSeries(b, files.chunks, builder.Labels(), metas); err != nil {
-			return err
+		metas := slices.DeleteFunc(d.metas, func(m chunks.Meta) bool { return m.MaxTime < s.win.readMin || m.MinTime > s.win.showMax })
+		if len(metas) == 0 {
+			continue
 		}
+		if d.name == 0 || d.name != named {
+			if kind, err = (&blockChunk{b, files.chunks, metas[0]}).kind(); err != nil {
+				return fmt.Errorf("read chunk of %s: %w", ls, err)
+			}
+			named = d.name
+		}
+		s.addChunks(s.selection(ls, kind), b, files.chunks, metas)
 	}
 	return p.Err()
 }
 
-func (s *selector) addBlockSeries(b *block, cr *chunks.Reader, ls labels.Labels, metas []chunks.Meta) error {
-	var sel *selection
-	for _, m := range metas {
-		if m.MaxTime < s.win.readMin || m.MinTime > s.win.showMax {
-			continue
-		}
-		at := blockChunk{b, cr, m}
-		if sel == nil {
-			c, err := at.chunk()
-			if err != nil {
-				return fmt.Errorf("read chunk of %s: %w", ls, err)
-			}
-			kind, err := kindOf(c.Encoding())
-			if err != nil {
-				return fmt.Errorf("read chunk of %s: %w", ls, err)
-			}
-			sel = s.selection(ls.Hash(), ls, kind)
-		}
-		sel.chunks = append(sel.chunks, at)
+// kind is that of the chunk's series.
+func (c *blockChunk) kind() (increment.Kind, error) {
+	ch, err := c.chunk()
+	if err != nil {
+		return 0, err
 	}
-	return nil
+	return kindOf(ch.Encoding())
+}
+
+// addChunks notes chunks of one block.
+func (s *selector) addChunks(sel *selection, b *block, cr *chunks.Reader, metas []chunks.Meta) {
+	if len(sel.chunks) == 0 {
+		if len(metas) > cap(s.chunks)-len(s.chunks) {
+			s.chunks = make([]blockChunk, 0, max(len(metas), min(1024, 2*len(s.out))))
+		}
+		n := len(s.chunks)
+		s.chunks = s.chunks[:n+len(metas)]
+		sel.chunks = s.chunks[n:n:len(s.chunks)]
+	}
+	for _, m := range metas {
+		sel.chunks = append(sel.chunks, blockChunk{b, cr, m})
+	}
 }
 
 // selection returns the entry of a series, made where there is none.
-func (s *selector) selection(hash uint64, ls labels.Labels, kind increment.Kind) *selection {
+func (s *selector) selection(ls labels.Labels, kind increment.Kind) *selection {
+	if s.byHash == nil {
+		return s.newSelection(ls, kind)
+	}
+	hash := ls.Hash()
 	for _, sel := range s.byHash[hash] {
 		if labels.Equal(sel.labels, ls) {
 			return sel
 		}
 	}
-	sel := &selection{labels: ls, kind: kind}
+	sel := s.newSelection(ls, kind)
 	s.byHash[hash] = append(s.byHash[hash], sel)
+	return sel
+}
+
+func (s *selector) newSelection(ls labels.Labels, kind increment.Kind) *selection {
+	if len(s.room) == 0 {
+		s.room = make([]selection, max(1, min(256, len(s.out))))
+	}
+	sel := &s.room[0]
+	s.room = s.room[1:]
+	sel.labels, sel.kind = ls, kind
 	s.out = append(s.out, sel)
 	return sel
 }

@@ -58,10 +58,17 @@ func (v viewParams) visible(win []int64) int {
 // ends where same, if it is not nil, says that a window's buckets are not those of the
 // one before: it then shows up to where the next run begins.
 func (v viewParams) runs(win []int64, same func(i int) bool) []run {
-	var out []run
+	return v.appendRuns(nil, win, same)
+}
+
+// appendRuns is runs; the first of them is appended to none of what out has.
+func (v viewParams) appendRuns(out []run, win []int64, same func(i int) bool) []run {
 	for i := 0; i < len(win); {
 		midnight := dayStart(win[i]) + dayMillis
 		j := i + 1
+		if same == nil {
+			j = v.follow(win, i, midnight)
+		}
 		for j < len(win) && win[j] < midnight && win[j]-(win[j-1]+v.grid) <= v.idle && (same == nil || same(j)) {
 			j++
 		}
@@ -87,6 +94,18 @@ func (v viewParams) runs(win []int64, same func(i int) bool) []run {
 		i = j
 	}
 	return out
+}
+
+// follow returns a window up to which no gap after the i-th is longer than the idle
+// timeout: where many together take no longer, none between them does.
+func (v viewParams) follow(win []int64, i int, midnight int64) int {
+	j := i + 1
+	for _, stride := range [...]int{240, 16} {
+		for j+stride <= len(win) && win[j+stride-1] < midnight && win[j+stride-1]-win[j-1] <= v.idle+v.grid {
+			j += stride
+		}
+	}
+	return j
 }
 
 // cut applies the present to a run whose last window starts at lastWin.

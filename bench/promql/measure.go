@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/metrics"
+	"runtime/pprof"
+	"slices"
+	"time"
+
+	upstream "github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/storage"
+
+	"github.com/quipudb/quipu/internal/scope"
+	"github.com/quipudb/quipu/internal/tenant"
+	"github.com/quipudb/quipu/promql"
+)
+
+// results are what a query took.
+type results struct {
+	CPU, Wall  float64 // seconds
+	MemoryMiB  float64
+	Values     int // of the result
+	Sum        float64
+	Complaints string
+}
+
+// measureQuery runs a query over the directory of e.
+func measureQuery(e env) (err error) {
+	q, d := queries[e.query], datasets[e.data]
+	var store storage.Queryable
+	var engine upstream.QueryEngine
+	if e.storage == "upstream" {
+		db, err := openUpstream(e)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, db.Close()) }()
+		store = db
+		engine = upstream.NewEngine(upstream.EngineOpts{
+			MaxSamples: 1 << 40, Timeout: time.Hour, Parser: promql.NewParser(), EnableAtModifier: true, EnableNegativeOffset: true,
+		})
+	} else {
+		db, err := openOurs(e, d)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, db.Close()) }()
+		store = db
+		engine = promql.NewEngine(promql.EngineOptions{Distinct: db, MaxSamples: 1 << 40, Timeout: time.Hour})
+	}
+	ctx := scope.With(context.Background(), scope.Scope{Tenant: tenant.Default, Now: d.end().UnixMilli()})
+	var runs []results
+	memory := 0.0
+	for i := range 4 {
+		if i == 1 && e.profile != "" {
+			out, err := os.Create(filepath.Join(e.profile, e.query+"-"+e.storage+".pprof"))
+			if err != nil {
+				return err
+			}
+			defer out.Close()
+			if err := pprof.StartCPUProfile(out); err != nil {
+				return err
+			}
+			defer pprof.StopCPUProfile()
+		}
+		r, err := once(ctx, engine, store, q, d, i == 0)
+		if err != nil {
+			return err
+		}
+		if i == 0 {
+			memory = r.MemoryMiB // later runs use what this one has allocated
+			continue
+		}
+		r.MemoryMiB = memory
+		runs = append(runs, r)
+	}
+	slices.SortFunc(runs, func(a, b results) int { return int((a.CPU - b.CPU) * 1e9) })
+	return json.NewEncoder(os.Stdout).Encode(runs[len(runs)/2])
+}
+
+// once runs a query once; its memory is looked at where watched is set.
+func once(ctx context.Context, engine upstream.QueryEngine, store storage.Queryable, q query, d data, watched bool) (r results, err error) {
+	runtime.GC()
+	var heap peak
+	if watched {
+		heap.begin()
+		defer func() { r.MemoryMiB = heap.end() }()
+	}
+	before, err := cpuTime()
+	if err != nil {
+		return r, err
+	}
+	began := time.Now()
+	end := d.end()
+	var query upstream.Query
+	if q.span == 0 {
+		query, err = engine.NewInstantQuery(ctx, store, nil, q.expr, end)
+	} else {
+		query, err = engine.NewRangeQuery(ctx, store, nil, q.expr, end.Add(-q.span), end, q.step)
+	}
+	if err != nil {
+		return r, err
+	}
+	res := query.Exec(ctx)
+	r.Wall = time.Since(began).Seconds()
+	after, err := cpuTime()
+	r.CPU = (after - before).Seconds()
+	if res.Err != nil {
+		return r, fmt.Errorf("%s: %w", q.expr, res.Err)
+	}
+	switch v := res.Value.(type) {
+	case upstream.Vector:
+		for _, s := range v {
+			r.Values++
+			r.Sum += s.F
+		}
+	case upstream.Matrix:
+		for _, s := range v {
+			for _, p := range s.Floats {
+				r.Values++
+				r.Sum += p.F
+			}
+		}
+	}
+	query.Close()
+	return r, err
+}
+
+// peak samples the heap.
+type peak struct {
+	base, most uint64
+	stop, done chan struct{}
+}
+
+func heapInUse() uint64 {
+	s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	metrics.Read(s)
+	return s[0].Value.Uint64()
+}
+
+func (p *peak) begin() {
+	p.base, p.stop, p.done = heapInUse(), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(p.done)
+		tick := time.NewTicker(2 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			p.most = max(p.most, heapInUse())
+			select {
+			case <-tick.C:
+			case <-p.stop:
+				return
+			}
+		}
+	}()
+}
+
+// end returns MiB.
+func (p *peak) end() float64 {
+	close(p.stop)
+	<-p.done
+	return float64(max(p.most, p.base)-p.base) / (1 << 20)
+}

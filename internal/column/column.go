@@ -1,0 +1,71 @@
+// Package column is how storage hands a whole series to the query planner: as
+// slices, with what its kind makes known, instead of sample by sample behind an
+// iterator.
+//
+// Files: column.go (columns and sets of them), runs.go (series of increments as
+// runs of a grid, and their samples), iterator.go (columns of samples read one by
+// one).
+package column
+
+import (
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
+)
+
+// Set is the series that a selector selects, in the order in which storage hands
+// them out: by labels. Its methods are safe for concurrent use.
+type Set interface {
+	// Len is the number of series, and Labels the labels of each.
+	Len() int
+	Labels(i int) labels.Labels
+	// Read sets c to the i-th series. What c has room for is used again. It may
+	// have samples outside of what was asked for.
+	Read(i int, c *Column) error
+}
+
+// Column is one series. Times are milliseconds since 1970, ascending. A series has
+// float samples or histograms or, where it is Prometheus's own, both at different
+// times; or it has Runs, and then neither.
+type Column struct {
+	// T and V are the float samples, stale markers among them where Stale is set.
+	T []int64
+	V []float64
+	// Stale says that a sample may be a staleness marker.
+	Stale bool
+	// Rising says that no value is less than the one before it.
+	Rising bool
+	// ST are the start timestamps of T; empty: none is known.
+	ST []int64
+
+	// HT and H are the histograms, HST their start timestamps; a staleness marker is
+	// one whose sum is. They may be shared and are not changed.
+	HT  []int64
+	H   []*histogram.FloatHistogram
+	HST []int64
+
+	// Runs are a counter's running totals on a grid of Step milliseconds, made of the
+	// increments Inc of windows that start at Win.
+	Runs []Run
+	Step int64
+	Win  []int64
+	Inc  []float64
+	// Whole says that all increments are whole numbers: sums of them below 2^53 are exact
+	// in any order.
+	Whole bool
+
+	// SameTimes says that T is what it was when runs were last expanded: all series that
+	// are counted all the time share their times.
+	SameTimes bool
+	expanded  Run // the run that T is of; none where it has no samples
+
+	// Chunks and Bytes are what was read from storage.
+	Chunks, Bytes int
+}
+
+// Reset empties c, which keeps its capacity.
+func (c *Column) Reset() {
+	*c = Column{
+		T: c.T[:0], V: c.V[:0], ST: c.ST[:0], HT: c.HT[:0], H: c.H[:0], HST: c.HST[:0],
+		Runs: c.Runs[:0], Win: c.Win[:0], Inc: c.Inc[:0], expanded: c.expanded,
+	}
+}

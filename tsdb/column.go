@@ -1,0 +1,207 @@
+package tsdb
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
+	"github.com/prometheus/prometheus/util/annotations"
+
+	"github.com/quipudb/quipu/internal/column"
+	"github.com/quipudb/quipu/internal/increment"
+)
+
+// Columns returns the views that Select returns, whole series at a time.
+func (q *querier) Columns(ctx context.Context, hints *storage.SelectHints, matchers ...*labels.Matcher) (column.Set, annotations.Annotations, error) {
+	v, params, err := q.pin(ctx)
+	if err != nil || v == nil {
+		return &columnSet{}, nil, err
+	}
+	params.evalEnd = hints.End
+	win := windowFor(params, hints.Start, hints.End)
+	sels, sorted, err := selectSorted(ctx, v, &q.blocks, win, matchers)
+	if err != nil {
+		return nil, nil, err
+	}
+	set := &columnSet{q: q, params: params, win: win, mint: hints.Start, maxt: hints.End, series: make([]columnSeries, 0, len(sels))}
+	for _, sel := range sels {
+		set.series = append(set.series, columnSeries{labels: sel.labels, sel: sel})
+	}
+	classic, err := q.classic(ctx, v, params, hints.Start, hints.End, matchers)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, s := range classic {
+		set.series = append(set.series, columnSeries{labels: s.labels, classic: s})
+	}
+	if !sorted || len(classic) > 0 {
+		slices.SortFunc(set.series, func(a, b columnSeries) int { return labels.Compare(a.labels, b.labels) })
+	}
+	if hints.Limit > 0 && len(set.series) > hints.Limit {
+		set.series = set.series[:hints.Limit]
+	}
+	return set, coarseWarnings(sels, params), nil
+}
+
+// columnSet implements column.Set.
+type columnSet struct {
+	q          *querier
+	params     viewParams
+	win        window
+	mint, maxt int64
+	series     []columnSeries
+}
+
+// columnSeries is a series of one of two sorts.
+type columnSeries struct {
+	labels  labels.Labels
+	sel     *selection
+	classic *classicSeries
+}
+
+func (s *columnSet) Len() int                   { return len(s.series) }
+func (s *columnSet) Labels(i int) labels.Labels { return s.series[i].labels }
+
+// Read sets c to the i-th series.
+func (s *columnSet) Read(i int, c *column.Column) error {
+	c.Reset()
+	sel := s.series[i].sel
+	if sel == nil {
+		return c.AppendSamples(s.series[i].classic.Iterator(nil))
+	}
+	from, to := s.win.read(sel.kind)
+	return s.q.blocks.read(func() error {
+		switch sel.kind {
+		case increment.Counter:
+			return s.readCounter(sel, from, to, c)
+		case increment.Sample:
+			return s.readSamples(sel, from, to, c)
+		}
+		p, err := sel.read(from, to+1, s.q.cut)
+		if err != nil {
+			return err
+		}
+		c.Chunks = len(sel.chunks)
+		return c.AppendSamples(s.view(sel.kind, &p))
+	})
+}
+
+// view is the iterator over points that Select hands out.
+func (s *columnSet) view(k increment.Kind, p *points) chunkenc.Iterator {
+	switch k {
+	case increment.Distinct:
+		return newDistinctView(p, s.params, s.mint, s.maxt)
+	case increment.Gauge:
+		return newGaugeView(p, s.params, s.mint, s.maxt)
+	}
+	return newView(p, s.params, s.mint, s.maxt)
+}
+
+// readCounter sets c to the runs of a counter.
+func (s *columnSet) readCounter(sel *selection, from, to int64, c *column.Column) error {
+	p := points{kind: sel.kind, win: c.Win, value: c.Inc}
+	decoded, err := sel.readInto(&p, from, to+1, s.q.cut, c)
+	if err != nil {
+		return err
+	}
+	n := s.params.visible(p.win)
+	c.Win, c.Inc, c.Step = p.win[:n], p.value[:n], s.params.grid
+	c.Whole = decoded && !p.fractions || whole(c.Inc)
+	var few [8]run
+	for _, r := range s.params.appendRuns(few[:0], c.Win, nil) {
+		c.Runs = append(c.Runs, column.Run{
+			Zero: r.zero, First: r.first, Last: r.last, Open: r.open, Marker: r.marker, From: r.from, To: r.to,
+		})
+	}
+	return nil
+}
+
+// whole reports whether all values are whole numbers that float64 holds.
+func whole(values []float64) bool {
+	var not uint64
+	for _, v := range values {
+		not |= math.Float64bits(float64(int64(v))) ^ math.Float64bits(v)
+	}
+	return not == 0
+}
+
+// readInto sets p to the increments that start in [from, to). What p has room for is
+// used again where they are in one place, as most are. It reports whether they are of
+// chunks of one block, so that p knows of fractions.
+func (sel *selection) readInto(p *points, from, to int64, at cut, c *column.Column) (decoded bool, err error) {
+	p.reset(sel.kind)
+	c.Chunks = len(sel.chunks)
+	switch {
+	case len(sel.mems) == 1 && len(sel.chunks) == 0:
+		if err := sel.mems[0].series.snapshot(p, from, to, at); err != nil {
+			return false, fmt.Errorf("read %s: %w", sel.labels, err)
+		}
+		return false, nil
+	case len(sel.mems) == 0 && sel.oneBlock():
+		err := readMapped(func() error { return appendChunks(sel.chunks, from, to, p) })
+		if err != nil {
+			return false, fmt.Errorf("read chunk of %s: %w", sel.labels, sel.chunks[0].block.readError(err))
+		}
+		p.between(from, to)
+		return true, nil
+	}
+	all, err := sel.read(from, to, at)
+	if err == nil {
+		*p = all
+	}
+	return false, err
+}
+
+// oneBlock reports whether all chunks are of one block.
+func (sel *selection) oneBlock() bool {
+	return len(sel.chunks) > 0 && sel.chunks[0].block == sel.chunks[len(sel.chunks)-1].block
+}
+
+// readSamples sets c to Prometheus samples.
+func (s *columnSet) readSamples(sel *selection, from, to int64, c *column.Column) error {
+	c.Chunks = len(sel.chunks)
+	if len(sel.mems) > 0 || !sel.oneBlock() {
+		p, err := sel.read(from, to+1, s.q.cut)
+		if err != nil {
+			return err
+		}
+		return c.AppendSamples(newSampleView(&p, from, to))
+	}
+	err := readMapped(func() error {
+		for i := range sel.chunks {
+			if m := &sel.chunks[i].meta; m.MaxTime < from || m.MinTime > to {
+				continue
+			}
+			ch, err := sel.chunks[i].chunk()
+			if err != nil {
+				return err
+			}
+			if err := appendSamples(ch, c); err != nil {
+				return fmt.Errorf("decode: %w", err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read chunk of %s: %w", sel.labels, sel.chunks[0].block.readError(err))
+	}
+	return nil
+}
+
+// appendSamples appends the samples of one chunk.
+func appendSamples(ch chunkenc.Chunk, c *column.Column) error {
+	src := ch.Bytes()
+	c.Bytes += len(src)
+	if ch.Encoding() == chunkenc.EncXOR {
+		return appendXORChunk(src, c)
+	}
+	p := points{kind: increment.Sample}
+	if err := appendSampleChunk(ch.Encoding(), src, &p); err != nil {
+		return err
+	}
+	return c.AppendSamples(&sampleIterator{p: &p, i: -1})
+}
