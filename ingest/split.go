@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"mime"
 	"strconv"
-
-	"github.com/valyala/fastjson"
 )
 
 // form is how a body holds its events.
@@ -110,8 +108,9 @@ func start(src []byte) string {
 }
 
 // members calls f with the name and the text of each member of the object that body
-// is, found as elements are.
-func members(body []byte, f func(name string, raw []byte) error) error {
+// is, found as elements are: a body has as many members as its client likes, so that
+// nothing is made of those that nobody asks for.
+func members(body []byte, f func(name, raw []byte) error) error {
 	if len(body) == 0 || body[0] != '{' {
 		return fmt.Errorf("the body is not a JSON object: %s", start(body))
 	}
@@ -127,18 +126,19 @@ func members(body []byte, f func(name string, raw []byte) error) error {
 		if n < 0 {
 			return fmt.Errorf("a name is missing or not closed in the object: %s", start(rest))
 		}
-		name, err := fastjson.ParseBytes(rest[:n])
-		if err != nil {
-			return fmt.Errorf("%w: %s", err, start(rest[:n]))
+		quoted := rest[:n]
+		name := quoted[1 : n-1]
+		if bytes.IndexByte(name, '\\') >= 0 {
+			name = []byte(textIn(quoted))
 		}
 		if rest = bytes.TrimLeft(rest[n:], space); len(rest) == 0 || rest[0] != ':' {
-			return fmt.Errorf("no colon follows the name %s", show(name))
+			return fmt.Errorf("no colon follows the name %s", shorten(string(quoted)))
 		}
 		rest = bytes.TrimLeft(rest[1:], space)
 		if n = valueLen(rest); n <= 0 {
-			return fmt.Errorf("%s is missing or not closed: %s", show(name), start(rest))
+			return fmt.Errorf("%s is missing or not closed: %s", shorten(string(quoted)), start(rest))
 		}
-		if err := f(string(name.GetStringBytes()), rest[:n]); err != nil {
+		if err := f(name, rest[:n]); err != nil {
 			return err
 		}
 		rest = bytes.TrimLeft(rest[n:], space)
@@ -148,7 +148,7 @@ func members(body []byte, f func(name string, raw []byte) error) error {
 		case len(rest) > 0 && rest[0] == '}':
 			return trailing(rest[1:], "object")
 		default:
-			return fmt.Errorf("the object is not closed after %s", show(name))
+			return fmt.Errorf("the object is not closed after %s", shorten(string(quoted)))
 		}
 	}
 }

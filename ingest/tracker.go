@@ -25,6 +25,9 @@ type alias struct {
 	number bool
 }
 
+// sentAtBytesMax is longer than any time is written.
+const sentAtBytesMax = 128
+
 // tracker decodes events of the format that its layout is of.
 type tracker struct {
 	tree
@@ -51,7 +54,7 @@ func (t *tracker) open(p *Post) {
 		t.shared, _ = t.outer.ParseBytes(p.shared)
 	}
 	t.ahead = 0
-	if p.sentAt == nil {
+	if len(p.sentAt) == 0 || len(p.sentAt) > sentAtBytesMax {
 		return
 	}
 	v, err := fastjson.ParseBytes(p.sentAt)
