@@ -119,15 +119,16 @@ func (p *Post) one() ([]byte, error) {
 	if p.form != formArray {
 		return p.body, nil
 	}
-	var all [][]byte
-	err := elements(p.body, valueLen, func(raw []byte) error { all = append(all, raw); return nil })
-	if err == nil && len(all) != 1 {
-		err = fmt.Errorf("one event is explained at a time, these are %d", len(all))
+	var last []byte
+	n := 0
+	err := elements(p.body, valueLen, func(raw []byte) error { last = raw; n++; return nil })
+	if err == nil && n != 1 {
+		err = fmt.Errorf("one event is explained at a time, these are %d", n)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrBadRequest, err)
 	}
-	return all[0], nil
+	return last, nil
 }
 
 // explainRule says what rule i makes of the event.
