@@ -65,6 +65,17 @@ func TestExplainTakesNoMoreThanItsBody(t *testing.T) {
 	}
 }
 
+// Lines of events are as many as they are to whoever explains them.
+func TestExplainOfLines(t *testing.T) {
+	g, _ := newTestIngester(t, newMemory())
+	if _, err := g.Explain(t.Context(), tenant.Default, plainPost([]byte("{}\n{}\n"), "")); !errors.Is(err, ErrBadRequest) || !strings.Contains(err.Error(), "one event is explained at a time, these are 2") {
+		t.Errorf("two lines: %v", err)
+	}
+	if x, err := g.Explain(t.Context(), tenant.Default, plainPost([]byte("{}\n"), "application/x-ndjson")); err != nil || x.Verdict != "accepted" {
+		t.Errorf("one line: %+v, %v", x, err)
+	}
+}
+
 // allocated is how many bytes do allocates.
 func allocated(do func()) uint64 {
 	var before, after runtime.MemStats

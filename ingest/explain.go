@@ -116,12 +116,18 @@ func explain(rules *ruleset, p tenant.Profile, now int64, post *Post) (Explanati
 
 // one is the text of the only event of a post.
 func (p *Post) one() ([]byte, error) {
-	if p.form != formArray {
-		return p.body, nil
-	}
 	var last []byte
 	n := 0
-	err := elements(p.body, valueLen, func(raw []byte) error { last = raw; n++; return nil })
+	count := func(raw []byte) error { last = raw; n++; return nil }
+	var err error
+	switch p.form {
+	case formValue:
+		return p.body, nil
+	case formArray:
+		err = elements(p.body, valueLen, count)
+	case formLines:
+		err = lines(p.body, count)
+	}
 	if err == nil && n != 1 {
 		err = fmt.Errorf("one event is explained at a time, these are %d", n)
 	}
