@@ -1,17 +1,21 @@
 package ingest
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"runtime"
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/tenant"
 )
 
 // What surrounds the events of a body takes no more memory than the body, whatever it
-// is: a tree of it would take forty times as much, outside of all budgets.
+// is: a tree of it would take two hundred times as much, outside of all budgets.
 func TestEnvelopeTakesNoMoreThanItsBody(t *testing.T) {
 	const size = 4 << 20
 	zeros := "[" + strings.Repeat("0,", size/2) + "0]"
@@ -83,4 +87,59 @@ func allocated(do func()) uint64 {
 	do()
 	runtime.ReadMemStats(&after)
 	return after.TotalAlloc - before.TotalAlloc
+}
+
+// A batch that waits for the disk has its increments, and no more the tree of what it
+// was made of: so many wait at once that their trees would be larger than all bodies.
+func TestTreesAreGoneBeforeTheDisk(t *testing.T) {
+	const size = 1 << 19
+	zeros := "[" + strings.Repeat("0,", size/2) + "0]"
+	for _, tc := range []struct{ name, format, body string }{
+		{"plain", "plain", `{"a":` + zeros + `}`},
+		{"Segment", "segment", `{"batch":[{"type":"page","properties":{"a":` + zeros + `}}]}`},
+		{"context of Segment", "segment", `{"context":` + zeros + `,"batch":[{"type":"page"}]}`},
+		{"text of Plausible", "plausible", `{"n":"a","p":"{\"a\":` + zeros + `}"}`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			m := &heapStore{memory: newMemory()}
+			g, err := New(Options{Store: m, Registerer: prometheus.NewRegistry()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			format, err := FormatNamed(tc.format)
+			if err != nil {
+				t.Fatal(err)
+			}
+			post, err := format.Open(&Request{Header: http.Header{}, Body: []byte(tc.body)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			before := heap()
+			if r, err := g.Events(t.Context(), tenant.Default, post, ""); err != nil || r.Accepted != 1 {
+				t.Fatalf("%+v, %v", r, err)
+			}
+			if m.heap > before+4*size {
+				t.Errorf("while it waits, an event of %d bytes takes %d", size, m.heap-before)
+			}
+		})
+	}
+}
+
+// heapStore measures what is in use while a batch is stored.
+type heapStore struct {
+	*memory
+	heap uint64
+}
+
+func (s *heapStore) Append(ctx context.Context, id tenant.ID, b *increment.Batch) (bool, error) {
+	s.heap = heap()
+	return s.memory.Append(ctx, id, b)
+}
+
+// heap is how many bytes are in use.
+func heap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }

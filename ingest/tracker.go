@@ -51,6 +51,7 @@ func (t *tracker) open(p *Post) {
 	if p.shared != nil && checkDepth(p.shared, t.depthMax) == nil {
 		// What is wrong with it is wrong with the body, and its events say so less well
 		// than they are counted without it.
+		t.largest = max(t.largest, len(p.shared))
 		t.shared, _ = t.outer.ParseBytes(p.shared)
 	}
 	t.ahead = 0
@@ -89,6 +90,14 @@ func (t *tracker) decode(raw []byte) (*event, *rejection) {
 		}
 	}
 	return &t.event, t.finish()
+}
+
+// shrink is tree's. The texts that the other parsers read are parts of the events, or
+// noted when they are read.
+func (t *tracker) shrink() {
+	if t.tree.shrink() {
+		t.outer, t.inner, t.shared, t.scopes = fastjson.Parser{}, fastjson.Parser{}, nil, nil
+	}
 }
 
 func (t *tracker) elementLen(src []byte) int { return valueLen(src) }

@@ -91,7 +91,10 @@ func newWorker() *worker {
 func (w *worker) read(ctx context.Context, rules *ruleset, p tenant.Profile, now int64, post *Post) error {
 	w.reserved = nil
 	w.begin(rules, p, now, post)
-	return w.pass(ctx, rules, p, now, post)
+	err := w.pass(ctx, rules, p, now, post)
+	w.plain.shrink()
+	w.tracker.shrink()
+	return err
 }
 
 // reserve looks up the ids of the events that were read, as a Store's Reserve does, and
