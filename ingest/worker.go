@@ -122,6 +122,9 @@ func (w *worker) pass(ctx context.Context, rules *ruleset, p tenant.Profile, now
 			if r := w.event(raw); r != nil && r.reason == reasonBadJSON {
 				return errors.New(r.text)
 			}
+			if err := w.coalescer.full(); err != nil {
+				return err
+			}
 			return ctx.Err()
 		})
 	case formValue:
@@ -145,6 +148,9 @@ func (w *worker) begin(rules *ruleset, p tenant.Profile, now int64, post *Post) 
 	}
 	w.coalescer.begin(rules, p.GridMillis())
 	w.verdicts = verdicts{result: Result{Errors: []EventError{}}}
+	if cap(w.counted) > 4*coalescedKept {
+		w.counted, w.ids = nil, nil
+	}
 	w.events, w.counted, w.ids = 0, w.counted[:0], w.ids[:0]
 }
 
@@ -170,7 +176,7 @@ func (w *worker) line(ctx context.Context) func(raw []byte) error {
 		if w.events%cancelCheckEvents == 0 {
 			return ctx.Err()
 		}
-		return nil
+		return w.coalescer.full()
 	}
 }
 
