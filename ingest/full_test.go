@@ -3,11 +3,30 @@ package ingest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
+	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/tenant"
 )
+
+// A batch that is too large for storage can never be stored: the client is told so, and
+// not to send it again. It has no effect.
+func TestBatchTooLargeForStorageIsNotSentAgain(t *testing.T) {
+	m := newMemory()
+	g, _ := newTestIngesterWith(t, m, idRules{countOnce})
+	body := []byte(`{"data":{"event":"hit","event_id":1}}`)
+	m.fail = fmt.Errorf("store: %w", increment.ErrTooLarge)
+	r, err := g.Events(context.Background(), tenant.Default, plainPost(body, ""), "key")
+	if !errors.Is(err, ErrBadRequest) || !strings.Contains(err.Error(), "larger than a record of the log") || r.Rejected != 0 || m.reserved != 0 {
+		t.Errorf("%+v, %v, %d reservations", r, err, m.reserved)
+	}
+	m.fail = nil
+	if r := post(t, g, string(body), "", "key"); r.Accepted != 1 {
+		t.Errorf("its event alone: %+v", r)
+	}
+}
 
 // The smallest of events, which are many in a body, and the most of series are refused
 // before they take many times what the body does; nothing of them counts. Just below
