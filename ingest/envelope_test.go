@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net/http"
@@ -51,6 +52,21 @@ func TestEnvelopeTakesNoMoreThanItsBody(t *testing.T) {
 				t.Errorf("a body of %d bytes took %d", len(body), took)
 			}
 		})
+	}
+}
+
+// Data in binary mode becomes an event only where it is not longer than one.
+func TestBinaryDataTakesNoMoreThanItsBody(t *testing.T) {
+	const size = 4 << 20
+	body := bytes.Repeat([]byte{1}, size)
+	h := http.Header{"Ce-Specversion": {"1.0"}, "Content-Type": {"text/plain"}}
+	took := allocated(func() {
+		if _, err := cloudEventsFormat.Open(&Request{Header: h, Body: body}); !errors.Is(err, ErrBadRequest) || !strings.Contains(err.Error(), "the data is 4194304 bytes long, at most 1048576 are read") {
+			t.Error(err)
+		}
+	})
+	if took > size {
+		t.Errorf("a body of %d bytes took %d", size, took)
 	}
 }
 

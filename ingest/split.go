@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"mime"
 	"strconv"
@@ -26,11 +27,9 @@ func trimBody(body []byte) []byte {
 // detect tells the form of a trimmed body. Where the content type does not say
 // lines, a body that is one value by its brackets and quotes is one value.
 func detect(body []byte, contentType string) form {
-	if mediaType, _, err := mime.ParseMediaType(contentType); err == nil {
-		switch mediaType {
-		case "application/x-ndjson", "application/ndjson", "application/jsonl":
-			return formLines
-		}
+	switch mediaType(contentType) {
+	case "application/x-ndjson", "application/ndjson", "application/jsonl":
+		return formLines
 	}
 	if len(body) > 0 && body[0] == '[' {
 		// An array that is closed in a first line, with more lines below, is a
@@ -44,6 +43,16 @@ func detect(body []byte, contentType string) form {
 		return formLines
 	}
 	return formValue
+}
+
+// mediaType is that of a Content-Type, in lower case, whatever its parameters are; ""
+// where it is none.
+func mediaType(contentType string) string {
+	t, _, err := mime.ParseMediaType(contentType)
+	if err != nil && !errors.Is(err, mime.ErrInvalidMediaParameter) {
+		return ""
+	}
+	return t
 }
 
 // lines calls f with each line of body that is not blank.
