@@ -69,6 +69,7 @@ type slot struct {
 // exemplar is an increment's.
 type exemplar struct {
 	at     int // in increments
+	touch  int // in touched: of its event
 	labels labels.Labels
 	time   int64
 	value  float64
@@ -249,7 +250,7 @@ func (c *coalescer) exemplify(at int, e *event, value float64) {
 		}
 	}
 	c.builder.Sort()
-	c.exemplars = append(c.exemplars, exemplar{at, c.builder.Labels(), e.ms, value})
+	c.exemplars = append(c.exemplars, exemplar{at, len(c.touched) - 1, c.builder.Labels(), e.ms, value})
 }
 
 // at returns the position of the increment of rule i's series for e, numberName

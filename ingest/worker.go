@@ -213,9 +213,16 @@ func (w *worker) event(raw []byte) *rejection {
 func (w *worker) settle() {
 	c := w.coalescer
 	counted, touched, later, from := w.counted[:0], c.touched[:0], c.later, 0
+	exemplars, left := c.exemplars[:0], c.exemplars
 	for _, e := range w.counted {
 		of := c.touched[from:e.end]
 		from = e.end
+		its := 0
+		for its < len(left) && left[its].touch < e.end {
+			its++
+		}
+		itsExemplars := left[:its]
+		left = left[its:]
 		if e.id > 0 {
 			additions := later[:len(of)]
 			later = later[len(of):]
@@ -228,12 +235,13 @@ func (w *worker) settle() {
 				c.apply(int(of[i]), &additions[i])
 			}
 		}
+		exemplars = append(exemplars, itsExemplars...)
 		touched = append(touched, of...)
 		e.end = len(touched)
 		counted = append(counted, e)
 	}
 	dropped := len(counted) < len(w.counted)
-	w.counted, c.touched = counted, touched
+	w.counted, c.touched, c.exemplars = counted, touched, exemplars
 	if dropped {
 		c.dropUntouched()
 	}
