@@ -67,7 +67,7 @@ type Options struct {
 	// HeldBytesMax bounds the bytes of all bodies that are held, 0: 256 MiB. No body may
 	// be larger than a quarter of it, nor become larger than half.
 	HeldBytesMax int64
-	// Slots are where bodies are decompressed; nil: as many at once as there are.
+	// Slots are where bodies are decompressed, opened and explained; nil: as many at once as there are.
 	Slots *overload.Slots
 }
 

@@ -40,7 +40,7 @@ func badBody(code int, format string, args ...any) *bodyError {
 type bodyReader struct {
 	bodyBytesMax, decodedBytesMax int64
 	budget                        *heldBudget
-	slots                         *overload.Slots // for decompression; nil: no bound
+	slots                         *overload.Slots // for decompressing, opening and explaining; nil: no bound
 	// stall and bytesPerSecond are what a client is given time for: see pacedBody.
 	stall          time.Duration
 	bytesPerSecond int64
@@ -172,12 +172,10 @@ func (b *bodyReader) decode(ctx context.Context, h *heldBody, sent *bytes.Buffer
 		}
 		return sent.Bytes(), nil
 	}
-	if b.slots != nil {
-		if err := b.slots.Acquire(ctx); err != nil {
-			return nil, err
-		}
-		defer b.slots.Release()
+	if err := b.slots.Acquire(ctx); err != nil {
+		return nil, err
 	}
+	defer b.slots.Release()
 	var src io.Reader
 	if encoding == "gzip" {
 		z, err := gzip.NewReader(sent)

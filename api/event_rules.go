@@ -69,6 +69,11 @@ func (a *api) explainEvent(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer body.release()
+	if err := a.bodies.slots.Acquire(r.Context()); err != nil { // as where events are decoded
+		a.respondNotTaken(w, r, err)
+		return
+	}
+	defer a.bodies.slots.Release()
 	name := r.URL.Query().Get("format")
 	if name == "" {
 		name = "plain"

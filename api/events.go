@@ -105,9 +105,9 @@ func (a *api) events(w http.ResponseWriter, r *http.Request, formats []*ingest.F
 	}
 	defer body.release()
 	request.Body = body.bytes
-	post, err := format.Open(request)
+	post, err := a.open(r.Context(), format, request)
 	if err != nil {
-		respondError(w, a.logger, http.StatusBadRequest, errorBadData, err.Error())
+		a.respondNotTaken(w, r, err)
 		return
 	}
 	s, err := a.authenticate(r, post.WriteKey())
@@ -126,6 +126,16 @@ func (a *api) events(w http.ResponseWriter, r *http.Request, formats []*ingest.F
 	} else {
 		a.respondText(w, answer.Status, answer.Text)
 	}
+}
+
+// open opens a request in a slot: what some formats make of a body takes several times
+// its size until they have.
+func (a *api) open(ctx context.Context, format *ingest.Format, request *ingest.Request) (*ingest.Post, error) {
+	if err := a.bodies.slots.Acquire(ctx); err != nil {
+		return nil, err
+	}
+	defer a.bodies.slots.Release()
+	return format.Open(request)
 }
 
 // admitted reads a body within the limits of the tenant that the headers name, where it

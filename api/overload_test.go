@@ -285,3 +285,31 @@ func TestSlowClientGetsTime(t *testing.T) {
 		}
 	}
 }
+
+// Whatever is made of a body is made in a slot: while all are taken, a batch and an
+// event that is to be explained are told to come again, and are counted as shed.
+func TestBodiesAreOpenedInASlot(t *testing.T) {
+	slots := overload.NewSlots(1, time.Millisecond)
+	_, srv := newWorld(t, func(o *Options) { o.Slots = slots }) // the ingester has none
+	posts := map[string]string{
+		"/api/v1/events": "{}", "/api/v1/events/explain": "{}", "/batch/": `{"batch":[{"event":"a"}]}`, "/api/event": `{"n":"a","u":"/"}`,
+	}
+	for path, body := range posts {
+		if code, got, _ := call(t, srv, "POST", path, body); code != 200 && code != 202 {
+			t.Errorf("%s with a slot: %d %s", path, code, got)
+		}
+	}
+	if err := slots.Acquire(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for path, body := range posts {
+		code, got, h := call(t, srv, "POST", path, body)
+		if code != 503 || h.Get("Retry-After") != "1" || !strings.Contains(got, "no processor came free") {
+			t.Errorf("%s without one: %d, Retry-After %q: %s", path, code, h.Get("Retry-After"), got)
+		}
+	}
+	_, text, _ := call(t, srv, "GET", "/metrics", "")
+	if line := fmt.Sprintf("quipu_ingest_shed_requests_total{reason=%q} %d", overload.ReasonBusy, len(posts)); !strings.Contains(text, line) {
+		t.Errorf("/metrics does not have %s", line)
+	}
+}

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
-	"mime"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -22,7 +22,7 @@ var cloudEventsFormat = &Format{
 	Name:  "cloudevents",
 	Paths: []string{eventsPath},
 	claims: func(r *Request) bool {
-		return isBinary(r) || strings.HasPrefix(mediaType(r.Header), "application/cloudevents")
+		return isBinary(r) || strings.HasPrefix(mediaType(r.Header.Get("Content-Type")), "application/cloudevents")
 	},
 	open:   openCloudEvents,
 	answer: func(r *Result) Answer { return Answer{Status: statusOf(r, http.StatusOK), JSON: r} },
@@ -31,15 +31,6 @@ var cloudEventsFormat = &Format{
 const cloudEventsHeader = "Ce-"
 
 func isBinary(r *Request) bool { return r.Header.Get(cloudEventsHeader+"Specversion") != "" }
-
-// mediaType is that of the Content-Type, in lower case.
-func mediaType(h http.Header) string {
-	t, _, err := mime.ParseMediaType(h.Get("Content-Type"))
-	if err != nil {
-		return ""
-	}
-	return t
-}
 
 // isJSON reports whether data of a media type is JSON; "" says nothing, and then it is.
 func isJSON(mediaType string) bool {
@@ -74,14 +65,21 @@ func structured(r *Request) ([]byte, error) {
 	}
 	delete(attributes, "data")
 	delete(attributes, "data_base64")
-	contentType := mediaType(r.Header)
+	contentType := mediaType(r.Header.Get("Content-Type"))
 	attributes["datacontenttype"] = contentType
 	out, err := json.Marshal(attributes)
 	if err != nil || len(r.Body) == 0 {
 		return out, err
 	}
 	data := r.Body
-	if !isJSON(contentType) {
+	switch {
+	case len(data) > eventBytesMax: // before more is made of it
+		return nil, fmt.Errorf("the data is %d bytes long, at most %d are read", len(data), eventBytesMax)
+	case isJSON(contentType):
+		if valueLen(data) != len(data) { // what follows it would be beside it
+			return nil, fmt.Errorf("the data is not a JSON value: %s", start(data))
+		}
+	default:
 		if data, err = json.Marshal(string(r.Body)); err != nil {
 			return nil, err
 		}
@@ -132,8 +130,7 @@ func (t *tracker) data(v *fastjson.Value) *fastjson.Value {
 		return data
 	}
 	encoded := v.Get("data_base64").GetStringBytes()
-	contentType, _, err := mime.ParseMediaType(string(v.Get("datacontenttype").GetStringBytes()))
-	if len(encoded) == 0 || err == nil && !isJSON(contentType) {
+	if len(encoded) == 0 || !isJSON(mediaType(string(v.Get("datacontenttype").GetStringBytes()))) {
 		return nil
 	}
 	text, err := base64.StdEncoding.DecodeString(string(encoded))

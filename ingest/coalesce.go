@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"encoding/binary"
+	"fmt"
 	"hash/maphash"
 	"math"
 
@@ -15,6 +16,12 @@ const (
 	// coalescedKept is the most increments whose bookkeeping is kept for the next
 	// batch.
 	coalescedKept = 1 << 16
+	// incrementsMax and touchedMax bound the memory of one batch: how many increments it
+	// has, some 500 bytes each with its series, and how often its events are counted, up
+	// to 68 bytes each with what is noted of the event. They are several times what
+	// the largest body has of events of a usual size.
+	incrementsMax = 1 << 20
+	touchedMax    = 4 << 20
 	// exemplarsMax is how many exemplars one batch has.
 	exemplarsMax = 100
 )
@@ -22,10 +29,12 @@ const (
 // coalescer gathers the increments of a batch, one for each series and window
 // however many events add to it. It is reused; the increments are not (I5).
 type coalescer struct {
-	rules      *ruleset
-	grid       int64 // milliseconds
-	dry        bool  // nothing is kept but this batch
-	increments []increment.Increment
+	rules *ruleset
+	grid  int64 // milliseconds
+	dry   bool  // nothing is kept but this batch
+	// incrementsMax and touchedMax are the constants, or a test's.
+	incrementsMax, touchedMax int
+	increments                []increment.Increment
 
 	// An open hash table of positions in slots, less one, by key and window.
 	table []int32
@@ -60,6 +69,7 @@ type slot struct {
 // exemplar is an increment's.
 type exemplar struct {
 	at     int // in increments
+	touch  int // in touched: of its event
 	labels labels.Labels
 	time   int64
 	value  float64
@@ -73,7 +83,10 @@ type addition struct {
 }
 
 func newCoalescer() *coalescer {
-	c := &coalescer{builder: labels.NewScratchBuilder(16), exemplified: map[*increment.Series]bool{}, table: make([]int32, 1024)}
+	c := &coalescer{
+		builder: labels.NewScratchBuilder(16), exemplified: map[*increment.Series]bool{}, table: make([]int32, 1024),
+		incrementsMax: incrementsMax, touchedMax: touchedMax,
+	}
 	c.create = c.newSeries
 	return c
 }
@@ -88,8 +101,10 @@ func (c *coalescer) begin(rules *ruleset, grid int64) {
 	} else {
 		clear(c.table)
 	}
+	if cap(c.touched) > 4*coalescedKept {
+		c.touched, c.later = nil, nil
+	}
 	c.slots, c.keys, c.touched, c.later = c.slots[:0], c.keys[:0], c.touched[:0], c.later[:0]
-	c.later = c.later[:0]
 	clear(c.exemplified)
 	c.exemplars = c.exemplars[:0]
 }
@@ -144,6 +159,17 @@ func (c *coalescer) series(at int) *increment.Series {
 func (c *coalescer) creator(key []byte) func(h *handle) {
 	c.key = append(c.key[:0], key...)
 	return c.create
+}
+
+// full says why the batch cannot have more events, nil where it can.
+func (c *coalescer) full() error {
+	switch {
+	case len(c.increments) > c.incrementsMax:
+		return fmt.Errorf("the events up to here make more than %d increments of series and windows: send them in several requests", c.incrementsMax)
+	case len(c.touched) > c.touchedMax:
+		return fmt.Errorf("the events up to here are counted more than %d times in all: send them in several requests", c.touchedMax)
+	}
+	return nil
 }
 
 // add applies what e's match found (I2), or keeps it for apply.
@@ -224,7 +250,7 @@ func (c *coalescer) exemplify(at int, e *event, value float64) {
 		}
 	}
 	c.builder.Sort()
-	c.exemplars = append(c.exemplars, exemplar{at, c.builder.Labels(), e.ms, value})
+	c.exemplars = append(c.exemplars, exemplar{at, len(c.touched) - 1, c.builder.Labels(), e.ms, value})
 }
 
 // at returns the position of the increment of rule i's series for e, numberName

@@ -95,6 +95,28 @@ func TestFailedBatchUsesNoID(t *testing.T) {
 	}
 }
 
+// An exemplar is of an event that counted: one that comes again beside others that add
+// to its series is not.
+func TestDuplicateIsNoExemplar(t *testing.T) {
+	m := newMemory()
+	g, _ := newTestIngesterWith(t, m, idRules{countOnce})
+	post(t, g, `{"event":"hit","event_id":1,"trace_id":"first"}`, "", "")
+	for _, body := range []string{
+		`[{"event":"hit","event_id":1,"trace_id":"first"},{"event":"hit","event_id":2}]`,
+		`[{"event":"hit","event_id":3,"trace_id":"third"},{"event":"hit","event_id":3,"trace_id":"again"}]`,
+		`[{"event":"hit","event_id":2},{"event":"hit","event_id":4},{"event":"hit","trace_id":"no id"}]`,
+	} {
+		post(t, g, body, "", "")
+	}
+	var got []string
+	for _, e := range m.exemplars {
+		got = append(got, e.Labels.Get("trace_id"))
+	}
+	if want := []string{"first", "third", "no id"}; !slices.Equal(got, want) {
+		t.Errorf("exemplars are of %q, want %q", got, want)
+	}
+}
+
 // Bodies with ids that come again and again, also with none or with another kind of
 // series, count what their first events count alone.
 func TestDuplicatesCountNothing(t *testing.T) {

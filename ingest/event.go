@@ -16,7 +16,7 @@ import (
 
 const (
 	// eventBytesMax bounds one event's text, and with it the tree parsed from it,
-	// which may take 40 times as much.
+	// which may take 200 times as much.
 	eventBytesMax = 1 << 20
 	// nameBytesMax is the longest name of an event.
 	nameBytesMax = 1024

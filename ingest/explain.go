@@ -116,18 +116,25 @@ func explain(rules *ruleset, p tenant.Profile, now int64, post *Post) (Explanati
 
 // one is the text of the only event of a post.
 func (p *Post) one() ([]byte, error) {
-	if p.form != formArray {
+	var last []byte
+	n := 0
+	count := func(raw []byte) error { last = raw; n++; return nil }
+	var err error
+	switch p.form {
+	case formValue:
 		return p.body, nil
+	case formArray:
+		err = elements(p.body, valueLen, count)
+	case formLines:
+		err = lines(p.body, count)
 	}
-	var all [][]byte
-	err := elements(p.body, valueLen, func(raw []byte) error { all = append(all, raw); return nil })
-	if err == nil && len(all) != 1 {
-		err = fmt.Errorf("one event is explained at a time, these are %d", len(all))
+	if err == nil && n != 1 {
+		err = fmt.Errorf("one event is explained at a time, these are %d", n)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrBadRequest, err)
 	}
-	return all[0], nil
+	return last, nil
 }
 
 // explainRule says what rule i makes of the event.

@@ -125,8 +125,12 @@ func basicUser(h http.Header) string {
 	return user
 }
 
-// textIn is the string that raw is; "" where it is another value.
+// textIn is the string that raw is; "" where it is another value, of which no tree is
+// made, or longer than an event may be.
 func textIn(raw []byte) string {
+	if raw[0] != '"' || len(raw) > eventBytesMax {
+		return ""
+	}
 	v, err := fastjson.ParseBytes(raw)
 	if err != nil {
 		return ""
@@ -134,10 +138,10 @@ func textIn(raw []byte) string {
 	return string(v.GetStringBytes())
 }
 
-// batch opens the array of events that is a member of an object.
-func (p *Post) batch(name string, raw []byte) error {
+// batch opens the array of events that is the member "batch" of an object.
+func (p *Post) batch(raw []byte) error {
 	if raw[0] != '[' {
-		return fmt.Errorf("%s is not an array: %s", name, start(raw))
+		return fmt.Errorf("batch is not an array: %s", start(raw))
 	}
 	p.body, p.form = slices.Clip(raw), formArray
 	return nil

@@ -161,8 +161,11 @@ func (g *Ingester) Events(ctx context.Context, id tenant.ID, post *Post, idempot
 		batch.HasKey = true
 		copy(batch.Key[:], sum[:])
 	}
-	if err = g.append(ctx, id, &batch, w); isOverload(err) {
+	switch err = g.append(ctx, id, &batch, w); {
+	case isOverload(err):
 		return Result{}, g.refuse(&c, m, err)
+	case errors.Is(err, increment.ErrTooLarge):
+		return Result{}, fmt.Errorf("%w: %w", ErrBadRequest, err)
 	}
 	m.refused.Add(float64(len(batch.Refused)))
 	w.count(m)
@@ -188,8 +191,8 @@ func (g *Ingester) append(ctx context.Context, id tenant.ID, b *increment.Batch,
 	}
 	duplicate, err := g.store.Append(ctx, id, b)
 	switch {
-	case isOverload(err):
-		return err // no verdict: the client is to send the batch again
+	case isOverload(err), errors.Is(err, increment.ErrTooLarge):
+		return err // no verdict: the client is to send the batch again, or smaller ones
 	case err != nil:
 		v.result.Rejected += v.good
 		v.rejected[reasonStorage] += v.good

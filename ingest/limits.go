@@ -41,12 +41,10 @@ func (g *Ingester) decode(ctx context.Context, rules *ruleset, p tenant.Profile,
 	if err := c.body(post.Bytes()); err != nil {
 		return nil, err
 	}
-	if g.slots != nil {
-		if err := g.slots.Acquire(ctx); err != nil {
-			return nil, err
-		}
-		defer g.slots.Release()
+	if err := g.slots.Acquire(ctx); err != nil {
+		return nil, err
 	}
+	defer g.slots.Release()
 	w, ok := g.workers.Get().(*worker)
 	if !ok {
 		panic("ingest: the pool holds something else than workers")

@@ -28,8 +28,8 @@ var plausibleFormat = &Format{
 func openPlausible(r *Request) (*Post, error) {
 	p := &Post{layout: plausibleLayout, body: r.Body, form: formValue}
 	var site string
-	err := members(r.Body, func(name string, raw []byte) error {
-		if name == "d" || name == "domain" {
+	err := members(r.Body, func(name, raw []byte) error {
+		if string(name) == "d" || string(name) == "domain" {
 			site = textIn(raw)
 		}
 		return nil

@@ -38,24 +38,22 @@ func openPostHog(r *Request) (*Post, error) {
 	}
 	p := &Post{layout: postHogLayout, body: body, form: formArray}
 	if body[0] == '[' {
-		p.writeKey = postHogKey(body)
+		p.writeKey = firstKey(body)
 		return p, nil
 	}
 	p.form = formValue
-	err = members(body, func(name string, raw []byte) error {
-		switch name {
-		case "api_key", "token":
-			p.writeKey = textIn(raw)
+	var key postHogKey
+	err = members(body, func(name, raw []byte) error {
+		key.member(name, raw)
+		switch string(name) {
 		case "batch":
-			return p.batch(name, raw)
+			return p.batch(raw)
 		case "sent_at":
 			p.sentAt = raw
 		}
 		return nil
 	})
-	if err == nil && p.writeKey == "" {
-		p.writeKey = postHogKey(body)
-	}
+	p.writeKey = key.text()
 	return p, err
 }
 
@@ -88,25 +86,53 @@ func postHogBody(r *Request) ([]byte, error) {
 	return body, nil
 }
 
-// postHogKey is the key that the first event of a body has.
-func postHogKey(body []byte) string {
-	if body[0] == '[' {
-		body = trimBody(body[1:])
+// postHogKey is where a body or an event may have its key. No tree is made to find it,
+// which would take many times the body's size.
+type postHogKey struct{ key, token, properties []byte }
+
+// member looks at a member of the body or event.
+func (k *postHogKey) member(name, raw []byte) {
+	switch string(name) {
+	case "api_key":
+		k.key = raw
+	case "token":
+		k.token = raw
+	case "properties":
+		k.properties = raw
 	}
-	n := valueLen(body)
-	if n <= 0 || n > eventBytesMax {
-		return ""
+}
+
+// text is the key, "" where there is none.
+func (k *postHogKey) text() string {
+	var inside []byte
+	if k.properties != nil {
+		// What is wrong with them the event says.
+		_ = members(k.properties, func(name, raw []byte) error {
+			if string(name) == "token" {
+				inside = raw
+			}
+			return nil
+		})
 	}
-	v, err := fastjson.ParseBytes(body[:n])
-	if err != nil {
-		return ""
-	}
-	for _, path := range [][]string{{"api_key"}, {"token"}, {"properties", "token"}} {
-		if key := v.Get(path...).GetStringBytes(); len(key) > 0 {
-			return string(key)
+	for _, raw := range [][]byte{k.key, k.token, inside} {
+		if raw == nil {
+			continue
+		}
+		if text := textIn(raw); text != "" {
+			return text
 		}
 	}
 	return ""
+}
+
+// firstKey is the key of the first event of an array.
+func firstKey(array []byte) string {
+	var key postHogKey
+	rest := trimBody(array[1:])
+	if n := valueLen(rest); n > 0 {
+		_ = members(rest[:n], func(name, raw []byte) error { key.member(name, raw); return nil }) // as above
+	}
+	return key.text()
 }
 
 var postHogLayout = &layout{

@@ -36,10 +36,10 @@ var segmentKinds = map[string]string{
 func openSegment(r *Request) (*Post, error) {
 	p := &Post{layout: segmentLayout, writeKey: basicUser(r.Header)}
 	var context []byte
-	err := members(r.Body, func(name string, raw []byte) error {
-		switch name {
+	err := members(r.Body, func(name, raw []byte) error {
+		switch string(name) {
 		case "batch":
-			return p.batch(name, raw)
+			return p.batch(raw)
 		case "writeKey":
 			if p.writeKey == "" {
 				p.writeKey = textIn(raw)
@@ -56,7 +56,7 @@ func openSegment(r *Request) (*Post, error) {
 		return nil, err
 	case p.body == nil:
 		p.body, p.form, p.kind = r.Body, formValue, segmentKinds[path.Base(r.Path)]
-	case context != nil:
+	case context != nil && len(context) <= eventBytesMax: // as its events are counted where it is too deep
 		p.shared = append(append([]byte(`{"context":`), context...), '}')
 	}
 	return p, nil

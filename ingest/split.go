@@ -2,11 +2,10 @@ package ingest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"mime"
 	"strconv"
-
-	"github.com/valyala/fastjson"
 )
 
 // form is how a body holds its events.
@@ -28,11 +27,9 @@ func trimBody(body []byte) []byte {
 // detect tells the form of a trimmed body. Where the content type does not say
 // lines, a body that is one value by its brackets and quotes is one value.
 func detect(body []byte, contentType string) form {
-	if mediaType, _, err := mime.ParseMediaType(contentType); err == nil {
-		switch mediaType {
-		case "application/x-ndjson", "application/ndjson", "application/jsonl":
-			return formLines
-		}
+	switch mediaType(contentType) {
+	case "application/x-ndjson", "application/ndjson", "application/jsonl":
+		return formLines
 	}
 	if len(body) > 0 && body[0] == '[' {
 		// An array that is closed in a first line, with more lines below, is a
@@ -46,6 +43,16 @@ func detect(body []byte, contentType string) form {
 		return formLines
 	}
 	return formValue
+}
+
+// mediaType is that of a Content-Type, in lower case, whatever its parameters are; ""
+// where it is none.
+func mediaType(contentType string) string {
+	t, _, err := mime.ParseMediaType(contentType)
+	if err != nil && !errors.Is(err, mime.ErrInvalidMediaParameter) {
+		return ""
+	}
+	return t
 }
 
 // lines calls f with each line of body that is not blank.
@@ -110,8 +117,9 @@ func start(src []byte) string {
 }
 
 // members calls f with the name and the text of each member of the object that body
-// is, found as elements are.
-func members(body []byte, f func(name string, raw []byte) error) error {
+// is, found as elements are: a body has as many members as its client likes, so that
+// nothing is made of those that nobody asks for.
+func members(body []byte, f func(name, raw []byte) error) error {
 	if len(body) == 0 || body[0] != '{' {
 		return fmt.Errorf("the body is not a JSON object: %s", start(body))
 	}
@@ -127,18 +135,19 @@ func members(body []byte, f func(name string, raw []byte) error) error {
 		if n < 0 {
 			return fmt.Errorf("a name is missing or not closed in the object: %s", start(rest))
 		}
-		name, err := fastjson.ParseBytes(rest[:n])
-		if err != nil {
-			return fmt.Errorf("%w: %s", err, start(rest[:n]))
+		quoted := rest[:n]
+		name := quoted[1 : n-1]
+		if bytes.IndexByte(name, '\\') >= 0 {
+			name = []byte(textIn(quoted))
 		}
 		if rest = bytes.TrimLeft(rest[n:], space); len(rest) == 0 || rest[0] != ':' {
-			return fmt.Errorf("no colon follows the name %s", show(name))
+			return fmt.Errorf("no colon follows the name %s", shorten(string(quoted)))
 		}
 		rest = bytes.TrimLeft(rest[1:], space)
 		if n = valueLen(rest); n <= 0 {
-			return fmt.Errorf("%s is missing or not closed: %s", show(name), start(rest))
+			return fmt.Errorf("%s is missing or not closed: %s", shorten(string(quoted)), start(rest))
 		}
-		if err := f(string(name.GetStringBytes()), rest[:n]); err != nil {
+		if err := f(name, rest[:n]); err != nil {
 			return err
 		}
 		rest = bytes.TrimLeft(rest[n:], space)
@@ -148,7 +157,7 @@ func members(body []byte, f func(name string, raw []byte) error) error {
 		case len(rest) > 0 && rest[0] == '}':
 			return trailing(rest[1:], "object")
 		default:
-			return fmt.Errorf("the object is not closed after %s", show(name))
+			return fmt.Errorf("the object is not closed after %s", shorten(string(quoted)))
 		}
 	}
 }

@@ -25,6 +25,9 @@ type alias struct {
 	number bool
 }
 
+// sentAtBytesMax is longer than any time is written.
+const sentAtBytesMax = 128
+
 // tracker decodes events of the format that its layout is of.
 type tracker struct {
 	tree
@@ -48,10 +51,11 @@ func (t *tracker) open(p *Post) {
 	if p.shared != nil && checkDepth(p.shared, t.depthMax) == nil {
 		// What is wrong with it is wrong with the body, and its events say so less well
 		// than they are counted without it.
+		t.largest = max(t.largest, len(p.shared))
 		t.shared, _ = t.outer.ParseBytes(p.shared)
 	}
 	t.ahead = 0
-	if p.sentAt == nil {
+	if len(p.sentAt) == 0 || len(p.sentAt) > sentAtBytesMax {
 		return
 	}
 	v, err := fastjson.ParseBytes(p.sentAt)
@@ -86,6 +90,14 @@ func (t *tracker) decode(raw []byte) (*event, *rejection) {
 		}
 	}
 	return &t.event, t.finish()
+}
+
+// shrink is tree's. The texts that the other parsers read are parts of the events, or
+// noted when they are read.
+func (t *tracker) shrink() {
+	if t.tree.shrink() {
+		t.outer, t.inner, t.shared, t.scopes = fastjson.Parser{}, fastjson.Parser{}, nil, nil
+	}
 }
 
 func (t *tracker) elementLen(src []byte) int { return valueLen(src) }

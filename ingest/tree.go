@@ -18,6 +18,7 @@ type tree struct {
 	rules    *ruleset
 	depthMax int // of JSON
 	parser   fastjson.Parser
+	largest  int    // text since the parsers had no memory
 	text     []byte // numbers as text, which fields point into
 	visit    func(key []byte, v *fastjson.Value)
 	visited  scopeKind
@@ -52,11 +53,26 @@ func (t *tree) parse(raw []byte) (*fastjson.Value, *rejection) {
 	if rejected := checkDepth(raw, t.depthMax); rejected != nil {
 		return nil, rejected
 	}
+	t.largest = max(t.largest, len(raw))
 	v, err := t.parser.ParseBytes(raw)
 	if err != nil {
 		return nil, reject(reasonBadJSON, "%s: %q", shorten(err.Error()), shorten(string(raw)))
 	}
 	return v, nil
+}
+
+// treeKeptBytes is the longest text of whose tree the memory is kept for others.
+const treeKeptBytes = 64 << 10
+
+// shrink reports whether the memory of large trees is to be given up, and does so: a
+// batch waits for the disk outside of slots, as many at once as there are requests.
+// What was parsed must not be used any more.
+func (t *tree) shrink() bool {
+	large := t.largest > treeKeptBytes
+	if large {
+		t.parser, t.text, t.further, t.largest = fastjson.Parser{}, nil, nil, 0
+	}
+	return large
 }
 
 // reset forgets the event before.

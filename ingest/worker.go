@@ -91,7 +91,10 @@ func newWorker() *worker {
 func (w *worker) read(ctx context.Context, rules *ruleset, p tenant.Profile, now int64, post *Post) error {
 	w.reserved = nil
 	w.begin(rules, p, now, post)
-	return w.pass(ctx, rules, p, now, post)
+	err := w.pass(ctx, rules, p, now, post)
+	w.plain.shrink()
+	w.tracker.shrink()
+	return err
 }
 
 // reserve looks up the ids of the events that were read, as a Store's Reserve does, and
@@ -119,6 +122,9 @@ func (w *worker) pass(ctx context.Context, rules *ruleset, p tenant.Profile, now
 			if r := w.event(raw); r != nil && r.reason == reasonBadJSON {
 				return errors.New(r.text)
 			}
+			if err := w.coalescer.full(); err != nil {
+				return err
+			}
 			return ctx.Err()
 		})
 	case formValue:
@@ -142,6 +148,9 @@ func (w *worker) begin(rules *ruleset, p tenant.Profile, now int64, post *Post) 
 	}
 	w.coalescer.begin(rules, p.GridMillis())
 	w.verdicts = verdicts{result: Result{Errors: []EventError{}}}
+	if cap(w.counted) > 4*coalescedKept {
+		w.counted, w.ids = nil, nil
+	}
 	w.events, w.counted, w.ids = 0, w.counted[:0], w.ids[:0]
 }
 
@@ -167,7 +176,7 @@ func (w *worker) line(ctx context.Context) func(raw []byte) error {
 		if w.events%cancelCheckEvents == 0 {
 			return ctx.Err()
 		}
-		return nil
+		return w.coalescer.full()
 	}
 }
 
@@ -204,9 +213,16 @@ func (w *worker) event(raw []byte) *rejection {
 func (w *worker) settle() {
 	c := w.coalescer
 	counted, touched, later, from := w.counted[:0], c.touched[:0], c.later, 0
+	exemplars, left := c.exemplars[:0], c.exemplars
 	for _, e := range w.counted {
 		of := c.touched[from:e.end]
 		from = e.end
+		its := 0
+		for its < len(left) && left[its].touch < e.end {
+			its++
+		}
+		itsExemplars := left[:its]
+		left = left[its:]
 		if e.id > 0 {
 			additions := later[:len(of)]
 			later = later[len(of):]
@@ -219,12 +235,13 @@ func (w *worker) settle() {
 				c.apply(int(of[i]), &additions[i])
 			}
 		}
+		exemplars = append(exemplars, itsExemplars...)
 		touched = append(touched, of...)
 		e.end = len(touched)
 		counted = append(counted, e)
 	}
 	dropped := len(counted) < len(w.counted)
-	w.counted, c.touched = counted, touched
+	w.counted, c.touched, c.exemplars = counted, touched, exemplars
 	if dropped {
 		c.dropUntouched()
 	}

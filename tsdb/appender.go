@@ -107,7 +107,7 @@ func (a *appender) route(ctx context.Context, s *store, b *increment.Batch, now 
 	return nil
 }
 
-var errBatchTooLarge = fmt.Errorf("batch is larger than a log record may be, %d bytes: split it", walPayloadMax)
+var errBatchTooLarge = fmt.Errorf("%w, %d bytes: split it", increment.ErrTooLarge, walPayloadMax)
 
 // notesSize is at least what a batch's exemplars and metadata take in a record.
 func notesSize(b *increment.Batch) (n int) {

@@ -243,8 +243,12 @@ func TestIncrementsAreValidatedBeforeTheyAreLogged(t *testing.T) {
 		"empty buckets": {Series: increment.NewSeries(labels.FromStrings(model.MetricNameLabel, "h"), increment.Histogram, nil), Hist: &increment.Hist{Pos: []increment.Bucket{{Index: 1}}}},
 	} {
 		b := &increment.Batch{Increments: []increment.Increment{counterInc("good_total", testStart, 1), inc}}
-		if _, err := db.Append(context.Background(), tenant.Default, b); err == nil {
+		_, err := db.Append(context.Background(), tenant.Default, b)
+		if err == nil {
 			t.Errorf("%s: accepted", name)
+		}
+		if large := name == "too many ids"; errors.Is(err, increment.ErrTooLarge) != large {
+			t.Errorf("%s: %v; whether it is too large: %t", name, err, large)
 		}
 	}
 	db.mustAppend(tenant.Default, histInc(testStart, 1.7e308))

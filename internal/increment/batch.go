@@ -1,6 +1,8 @@
 package increment
 
 import (
+	"errors"
+
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 )
@@ -23,6 +25,10 @@ type Batch struct {
 	SkipRefused bool
 	Refused     []Refusal
 }
+
+// ErrTooLarge is in the chain of errors of batches that can never be stored, because
+// they are larger than a record of the log: what they are of is to be sent in parts.
+var ErrTooLarge = errors.New("the batch is larger than a record of the log may be")
 
 // Reservation is ids of events from when they were looked up until the batch that has
 // the events is applied or given up.
