@@ -16,7 +16,8 @@ const (
 	// heldBytesMin is the least budget that the bodies of a server can have.
 	heldBytesMin = 1 << 20
 	// heldStep is how far ahead of what was read memory is reserved where a body's
-	// length is not known.
+	// length is not known, and how much of one of known length has to come before the
+	// rest is: a promise takes no memory from those who send.
 	heldStep = 64 << 10
 	// heldRequestBytes is the least that a request counts for: it has a goroutine and
 	// buffers of its connection, however short its body is.
@@ -84,10 +85,19 @@ func (h *heldBody) fill(src io.Reader, size, max int64) (*bytes.Buffer, error) {
 	h.buffers = append(h.buffers, buf)
 	src = io.LimitReader(src, max+1)
 	if size >= 0 {
-		if err := h.reserve(size); err != nil {
+		first := min(size, heldStep)
+		if err := h.reserve(first); err != nil {
 			return nil, err
 		}
-		buf.Grow(int(size) + bytes.MinRead) // so that reading it to its end makes it no larger
+		if size > first {
+			if _, err := io.CopyN(buf, src, first); err != nil {
+				return nil, err
+			}
+			if err := h.reserve(size - first); err != nil {
+				return nil, err
+			}
+		}
+		buf.Grow(int(size) - buf.Len() + bytes.MinRead) // so that reading it to its end makes it no larger
 		_, err := buf.ReadFrom(src)
 		return buf, err
 	}

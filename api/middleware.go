@@ -117,7 +117,8 @@ func (a *api) ours(name string, h http.HandlerFunc) http.Handler {
 
 // authenticate says whose request r is, and reads the clock (I1). Every request for a
 // tenant's data comes here, with the key that its events carry, "" where there is none.
-// There are no credentials yet, so a key says nothing.
+// There are no credentials yet, so a key says nothing. None may ever be a cookie: pages
+// of any origin may post events with those that they have (setPostCORS).
 func (a *api) authenticate(r *http.Request, _ string) (scope.Scope, error) {
 	s := scope.Scope{Tenant: tenant.Default, Now: a.now().UnixMilli()}
 	if a.tenantHeader == "" {

@@ -85,6 +85,39 @@ func TestWhatIsNotTaken(t *testing.T) {
 	}
 }
 
+// Clients that promise bodies and send nothing of them leave room for those who send.
+func TestPromisedBodiesTakeLittle(t *testing.T) {
+	sink := &cannedSink{limits: tenant.DefaultLimits()}
+	_, srv := newWorld(t, func(o *Options) {
+		o.Events, o.BodyBytesMax, o.DecodedBytesMax, o.HeldBytesMax = sink, 1<<30, 1<<30, heldBytesMin
+	})
+	for range 8 {
+		conn, err := net.Dial("tcp", srv.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := fmt.Fprintf(conn, "POST /api/v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n{", heldBytesMin/4); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for begun := 0; begun < 8*heldStep; {
+		_, text, _ := call(t, srv, "GET", "/metrics", "")
+		for line := range strings.Lines(text) {
+			if value, ok := strings.CutPrefix(line, "quipu_ingest_held_bytes "); ok {
+				var held float64
+				if _, err := fmt.Sscan(value, &held); err != nil {
+					t.Fatal(err)
+				}
+				begun = int(held)
+			}
+		}
+	}
+	if code, got, _ := call(t, srv, "POST", "/api/v1/events", "{}"); code != 200 {
+		t.Errorf("%d %s", code, got)
+	}
+}
+
 // Bodies take their budget before they are read, and a body that does not fit is
 // refused: the client gets its answer, and what is held is given back.
 func TestBodiesAreWithinTheirBudget(t *testing.T) {

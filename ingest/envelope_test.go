@@ -159,3 +159,13 @@ func heap() uint64 {
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc
 }
+
+// A form is bounded more narrowly than JSON: it is copied as it is decoded.
+func TestFormsAreBounded(t *testing.T) {
+	for size, want := range map[int]string{formBytesMax: "data is no base64", formBytesMax + 1: "at most 4194304 are read"} {
+		_, err := postHogFormat.Open(&Request{Body: []byte("data=" + strings.Repeat("+", size-5))})
+		if !errors.Is(err, ErrBadRequest) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%d bytes: %v, want %q", size, err, want)
+		}
+	}
+}

@@ -48,6 +48,8 @@ func TestWhatABatchTakesIsBounded(t *testing.T) {
 		{"events", count, "[{},{},{},{},{}]", 5, ""},
 		{"too many events", count, "[{},{},{},{},{},{}]", 0, "array element 5: the events up to here are counted more than 5 times in all: send them in several requests"},
 		{"too many events with ids", ids, `[{"id":1},{"id":2},{"id":3},{"id":4},{"id":5},{"id":6}]`, 0, "counted more than 5 times"},
+		{"too many events that are rejected", count, "[0,0,0,0,0,0,0]", 0, "array element 6: there are more than 6 events: send them in several requests"},
+		{"too many lines that are filtered", "metrics: [{name: c, type: counter, when: {event: other}}]", strings.Repeat("{}\n", 7), 0, "there are more than 6 events"},
 		{"too many lines", count, strings.Repeat("{}\n", 6), 0, "the events up to here are counted more than 5 times in all"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -55,7 +57,7 @@ func TestWhatABatchTakesIsBounded(t *testing.T) {
 			g, _ := newTestIngesterWith(t, m, &memoryRules{text: tc.rules})
 			g.workers.New = func() any {
 				w := newWorker()
-				w.coalescer.incrementsMax, w.coalescer.touchedMax = 3, 5
+				w.coalescer.incrementsMax, w.coalescer.touchedMax, w.eventsMax = 3, 5, 6
 				return w
 			}
 			r, err := g.Events(context.Background(), tenant.Default, plainPost([]byte(tc.body), ""), "")

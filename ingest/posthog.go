@@ -57,10 +57,16 @@ func openPostHog(r *Request) (*Post, error) {
 	return p, err
 }
 
+// formBytesMax is the longest form: it becomes several copies of itself.
+const formBytesMax = 4 << 20
+
 // postHogBody is the JSON of a request: its body, or a field of the form that it is.
 func postHogBody(r *Request) ([]byte, error) {
 	body := r.Body
 	if body[0] != '{' && body[0] != '[' {
+		if len(body) > formBytesMax {
+			return nil, fmt.Errorf("it is a form of %d bytes, at most %d are read: send JSON", len(body), formBytesMax)
+		}
 		form, err := url.ParseQuery(string(body))
 		if err != nil || !form.Has("data") {
 			return nil, fmt.Errorf("it is neither JSON nor a form with data: %s", start(body))

@@ -16,6 +16,8 @@ const (
 	// cancelCheckEvents is how many lines are read between two looks at whether
 	// the client is still there.
 	cancelCheckEvents = 1024
+	// eventsMax is the most events of a body: those that are rejected take time too.
+	eventsMax = 4 << 20
 )
 
 // verdicts count the events of one batch.
@@ -65,7 +67,8 @@ type worker struct {
 	coalescer *coalescer
 	hits      []hit
 	verdicts
-	events int // read so far
+	events    int // read so far
+	eventsMax int // the constant, or a test's
 	// counted are the good events; what each touched ends where it says.
 	counted []countedEvent
 	// ids are those of the good events that have one; reserved says which of them were
@@ -82,7 +85,7 @@ type countedEvent struct {
 }
 
 func newWorker() *worker {
-	return &worker{plain: newPlain(), tracker: newTracker(), coalescer: newCoalescer()}
+	return &worker{plain: newPlain(), tracker: newTracker(), coalescer: newCoalescer(), eventsMax: eventsMax}
 }
 
 // read gives the events of a post their verdicts, but for the good ones, and coalesces
@@ -122,7 +125,7 @@ func (w *worker) pass(ctx context.Context, rules *ruleset, p tenant.Profile, now
 			if r := w.event(raw); r != nil && r.reason == reasonBadJSON {
 				return errors.New(r.text)
 			}
-			if err := w.coalescer.full(); err != nil {
+			if err := w.full(); err != nil {
 				return err
 			}
 			return ctx.Err()
@@ -169,6 +172,14 @@ func (w *worker) value(ctx context.Context, rules *ruleset, p tenant.Profile, no
 	return lines(post.body, w.line(ctx))
 }
 
+// full says why the body cannot have more events, nil where it can.
+func (w *worker) full() error {
+	if w.events > w.eventsMax {
+		return fmt.Errorf("there are more than %d events: send them in several requests", w.eventsMax)
+	}
+	return w.coalescer.full()
+}
+
 // line returns what is done with each line: a bad one is a rejected event.
 func (w *worker) line(ctx context.Context) func(raw []byte) error {
 	return func(raw []byte) error {
@@ -176,7 +187,7 @@ func (w *worker) line(ctx context.Context) func(raw []byte) error {
 		if w.events%cancelCheckEvents == 0 {
 			return ctx.Err()
 		}
-		return w.coalescer.full()
+		return w.full()
 	}
 }
 
