@@ -30,6 +30,12 @@
 //	cache_extent.go  values of consecutive steps as bytes, and put together
 //	cache_store.go   bytes of all tenants in one cache, and the share of each
 //
+// and in front of that a Governor holds queries to the limits of their tenants:
+//
+//	governor.go      Governor, a QueryEngine; what exceeds a limit, slow queries
+//	turns.go         how many queries run at once, and whose turn is next
+//	engines.go       an Engine for each bound of samples
+//
 // Invariants:
 //
 //	I1: a query without such a call reaches upstream's engine with the very string

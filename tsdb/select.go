@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"github.com/prometheus/prometheus/tsdb/chunks"
 
+	"github.com/quipudb/quipu/internal/budget"
 	"github.com/quipudb/quipu/internal/increment"
 )
 
@@ -117,6 +118,9 @@ func selectSeries(ctx context.Context, v *version, blocks *openBlocks, win windo
 		err = errors.Join(err, e)
 		return !shows
 	})
+	if err == nil {
+		err = budget.From(ctx).AddSeries(len(out))
+	}
 	return out, err
 }
 
