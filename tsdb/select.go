@@ -113,7 +113,14 @@ func selectSeries(ctx context.Context, v *version, blocks *openBlocks, win windo
 	// Series with increments only before what can show were taken along for the
 	// totals of those that show.
 	var err error
+	n := 0
 	out := slices.DeleteFunc(s.out, func(sel *selection) bool {
+		if n++; n%lookEvery == 0 && ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return false
+		}
 		shows, e := sel.shows(win)
 		err = errors.Join(err, e)
 		return !shows
@@ -148,7 +155,7 @@ func (s *selector) addBlock(b *block) error {
 	builder := labels.NewScratchBuilder(8)
 	var metas []chunks.Meta
 	for n := 0; p.Next(); n++ {
-		if n%1024 == 0 && s.ctx.Err() != nil {
+		if n%lookEvery == 0 && s.ctx.Err() != nil {
 			return s.ctx.Err()
 		}
 		if err := ix.Series(p.At(), &builder, &metas); err != nil {
@@ -195,6 +202,22 @@ func (s *selector) selection(hash uint64, ls labels.Labels, kind increment.Kind)
 	s.byHash[hash] = append(s.byHash[hash], sel)
 	s.out = append(s.out, sel)
 	return sel
+}
+
+// sortSelections sorts by labels, always: then what depends on the order of series (topk
+// among equals, the last bits of a sum) does not depend on how data came or is stored.
+func sortSelections(ctx context.Context, sels []*selection) error {
+	n, stopped := 0, false
+	slices.SortFunc(sels, func(a, b *selection) int {
+		if n++; n%lookEvery == 0 && ctx.Err() != nil {
+			stopped = true
+		}
+		if stopped {
+			return 0 // the order does not matter, the end does
+		}
+		return labels.Compare(a.labels, b.labels)
+	})
+	return ctx.Err()
 }
 
 func (sel *selection) shows(win window) (bool, error) {
@@ -311,7 +334,9 @@ func collectIndexed(ctx context.Context, v *version, blocks *openBlocks, win win
 	seen := map[string]struct{}{}
 	for _, m := range v.mems {
 		if m.end > win.showMin && m.start <= win.showMax {
-			m.addStrings(ctx, name, seen)
+			if err := m.addStrings(ctx, name, seen); err != nil {
+				return nil, fmt.Errorf("list labels: %w", err)
+			}
 		}
 	}
 	for _, b := range v.blocks {
