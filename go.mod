@@ -3,6 +3,7 @@ module github.com/quipudb/quipu
 go 1.26.7
 
 require (
+	github.com/VictoriaMetrics/fastcache v1.13.0
 	github.com/alecthomas/kong v1.17.0
 	github.com/alecthomas/units v0.0.0-20240927000941-0f3dac36c52b
 	github.com/apache/datasketches-go v0.1.0

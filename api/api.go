@@ -50,6 +50,8 @@ type Options struct {
 	// Exemplars are those of the tenant in the scope of the context.
 	Exemplars storage.ExemplarQueryable
 	Tenants   Tenants
+	// Admission is for reads that do not go through the engine; nil: none waits.
+	Admission Admission
 	// TenantHeader is the request header that names the tenant; "": all
 	// requests are of the default tenant.
 	TenantHeader string
@@ -108,6 +110,7 @@ type api struct {
 	sink         EventSink
 	rules        EventRules
 	tenants      Tenants
+	admission    Admission
 	tenantHeader string
 	now          func() time.Time
 	isReady      func() error
@@ -127,7 +130,7 @@ func New(o Options) (http.Handler, error) {
 		return nil, err
 	}
 	a := &api{
-		logger: o.Logger, sink: o.Events, rules: o.Rules, tenants: o.Tenants, tenantHeader: o.TenantHeader, now: o.Now, isReady: o.Ready,
+		logger: o.Logger, sink: o.Events, rules: o.Rules, tenants: o.Tenants, admission: o.Admission, tenantHeader: o.TenantHeader, now: o.Now, isReady: o.Ready,
 		bodies:  bodies,
 		metrics: m,
 		// Prometheus's default, in the very spelling that it answers with "*".
@@ -221,6 +224,9 @@ func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
 			continue
 		}
 		h := handlers
+		if governedPaths[path] {
+			h = a.governed(h)
+		}
 		switch path {
 		case "/query":
 			h = pinTime(h)

@@ -23,6 +23,7 @@
 //   - body.go: bounded reading and decompression of a body
 //   - held.go: the memory of all bodies together, and the time one may take
 //   - prometheus.go: the making of Prometheus's handlers
+//   - governed.go: reads that wait for their turn, as queries do in the engine
 //   - absent.go: what those handlers ask for and Quipu does not have
 //   - metadata.go: types and help of metrics, by way of those handlers
 //   - status.go: health, readiness, range of the data

@@ -13,6 +13,8 @@ const (
 	errorNotFound    = "not_found"
 	errorUnavailable = "unavailable"
 	errorTooMany     = "too_many_requests"
+	errorTimeout     = "timeout"
+	errorCanceled    = "canceled"
 )
 
 // failure is an error in the form of Prometheus's API.

@@ -57,7 +57,7 @@ func newDirect(expr parser.Expr, stmt *parser.EvalStmt, o directOptions) *direct
 		width = millis(s.matrix.Range)
 		d.startTimes = o.startTimes && slices.Contains(ofStartTimes, s.call.Func.Name)
 	}
-	d.before, d.after = reach(s.selector, width, millis(d.lookback))
+	d.before, d.after = selectorReach(s.selector, width, millis(d.lookback))
 	for _, a := range s.aggregations {
 		p := 0.0
 		if a.Param != nil {

@@ -21,6 +21,21 @@
 //	distinct.go   DistinctSource and the values of one call
 //	functions.go  what upstream's function table says of the two functions
 //
+// In front of the engine a Cache keeps the steps of range queries that can no longer
+// change:
+//
+//	cache.go         Cache, a QueryEngine; options, keys, metrics
+//	cache_query.go   one query: what is known of it, the rest from the engine
+//	cache_reach.go   which samples a step depends on, so what a change makes wrong
+//	cache_extent.go  values of consecutive steps as bytes, and put together
+//	cache_store.go   bytes of all tenants in one cache, and the share of each
+//
+// and in front of that a Governor holds queries to the limits of their tenants:
+//
+//	governor.go      Governor, a QueryEngine; what exceeds a limit, slow queries
+//	turns.go         how many queries run at once, and whose turn is next
+//	engines.go       an Engine for each bound of samples
+//
 // Invariants:
 //
 //	I1: a query without such a call reaches upstream's engine with the very string
@@ -36,6 +51,11 @@
 //	    value, and a stale marker at the first one after it where it has none, so
 //	    that lookback never finds an older value.
 //	I6: sketches belong to their source and are never changed.
+//	I7: a query that the cache answers has the answer of the engine. Kept is only
+//	    what depends on samples before a time that storage promised is settled, and
+//	    used only while nothing of that has changed; the parts of an answer that
+//	    were read at different moments are of the same state, or it is computed
+//	    whole. What can depend on the range that is asked for is not kept.
 //
 // What differs from a function that the engine evaluates itself: info() over a
 // call takes its info series at the evaluation time, also where the call's

@@ -79,6 +79,7 @@ func (s spec) String() string {
 type generator struct {
 	r     *rand.Rand
 	specs []spec
+	leaf  func() string // what to read instead of calls; nil: calls
 }
 
 func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
@@ -89,6 +90,9 @@ func (g *generator) moment() string {
 }
 
 func (g *generator) call() (own, model string) {
+	if g.leaf != nil {
+		return g.leaf(), ""
+	}
 	s := spec{
 		function: pick(g.r, distinctOverTime, countDistinct),
 		width:    pick[int64](g.r, 1, 2, 4, 20, 80) * tick,

@@ -55,13 +55,13 @@ func selectorBounds(stmt *parser.EvalStmt, vs *parser.VectorSelector, path []par
 		end -= offset
 	}
 	lookback := millis(stmt.LookbackDelta)
-	before, after := reach(vs, width, lookback)
+	before, after := selectorReach(vs, width, lookback)
 	offset = millis(vs.OriginalOffset)
 	return start - before + 1 - offset, end + after - offset
 }
 
-// reach is how far before an evaluation time, and after it, a selector reads.
-func reach(vs *parser.VectorSelector, width, lookback int64) (before, after int64) {
+// selectorReach is how far before an evaluation time, and after it, a selector reads.
+func selectorReach(vs *parser.VectorSelector, width, lookback int64) (before, after int64) {
 	switch {
 	case width == 0:
 		return lookback, 0

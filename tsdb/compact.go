@@ -92,6 +92,10 @@ func (s *store) replaceBlocks(sources, next []*block) error {
 	for _, b := range sources {
 		b.obsolete.Store(true)
 	}
+	if len(next) == 0 {
+		s.drop(sources)
+		return nil
+	}
 	s.versions.replace(nil, nil, next, sources)
 	return nil
 }

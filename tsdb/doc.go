@@ -39,6 +39,7 @@
 //	keys.go          batch keys that were seen, in memory and on disk
 //	event_ids.go     ids of events that were counted, by way of package dedup
 //	notes.go         exemplars and metadata
+//	late.go          what has changed in the settled past, for who keeps answers
 //	manifest.go      what a tenant's directory holds
 //	memtable.go      series in memory, with an index
 //	memseries.go     one of them: its open window and its log
@@ -82,13 +83,16 @@
 //	    Options.WALSyncEvery is set: durable within that time.)
 //	I9: Of two samples of one series and time the last written stands: a version's
 //	    blocks are in the order of writing, its memtables after them.
+//	I10: What changes samples at or before a time that a reader was promised is
+//	    settled is noted in the tenant's lateLog while no cut can be taken, before it
+//	    can be seen.
 //
 // # Lock order
 //
-//	eventIDs.barrier, DB.openMu, store.barrier, store.flushMu, DB.mu, store.mu, versions.swap, admission.mu,
-//	versions.mu, cuts.applying, memtable.indexing, memtable.mu, memShard.mu,
+//	eventIDs.barrier, DB.openMu, store.barrier, store.flushMu, DB.mu, store.mu, cuts.applying, versions.swap,
+//	admission.mu, versions.mu, memtable.indexing, memtable.mu, memShard.mu,
 //	memSeries.mu, notes.mu, wal.mu, openBlocks.mu;
-//	keySet.mu and blockCache.mu are taken last. flushMu is taken before barrier by a
+//	keySet.mu, lateLog.mu and blockCache.mu are taken last. flushMu is taken before barrier by a
 //	flush, which no append holds. No file is read, written, opened or closed under a
 //	lock that a reader of other data takes.
 package tsdb

@@ -199,28 +199,39 @@ func (m *memtable) span() (mint, maxt int64, ok bool) {
 }
 
 // index returns the series there are now and postings that have all of them, nil
-// where they are few.
-func (m *memtable) index() ([]*memSeries, *index.MemPostings) {
+// where they are few. What a query that is stopped has not put into postings, the next
+// one does.
+func (m *memtable) index(ctx context.Context) ([]*memSeries, *index.MemPostings, error) {
 	m.indexing.Lock()
 	defer m.indexing.Unlock()
 	series := m.all()
 	if len(series) <= scanMax {
-		return series, nil
+		return series, nil, nil
 	}
 	if m.postings == nil {
 		m.postings = index.NewMemPostings()
 	}
 	for ; m.indexed < len(series); m.indexed++ {
+		if m.indexed%lookEvery == 0 && ctx.Err() != nil {
+			return nil, nil, ctx.Err()
+		}
 		m.postings.Add(storage.SeriesRef(m.indexed+1), series[m.indexed].labels)
 	}
-	return series, m.postings
+	return series, m.postings, nil
 }
+
+// lookEvery is how many series pass between two looks at whether a query goes on: less
+// than a millisecond.
+const lookEvery = 1024
 
 // matching calls f with every series that the matchers select.
 func (m *memtable) matching(ctx context.Context, matchers []*labels.Matcher, f func(*memSeries) error) error {
-	series, postings := m.index()
+	series, postings, err := m.index(ctx)
+	if err != nil {
+		return err
+	}
 	if postings == nil {
-		for _, s := range series {
+		for _, s := range series { // a few
 			if !matchesAll(s.labels, matchers) {
 				continue
 			}
@@ -234,7 +245,10 @@ func (m *memtable) matching(ctx context.Context, matchers []*labels.Matcher, f f
 	if err != nil {
 		return err
 	}
-	for p.Next() {
+	for n := 0; p.Next(); n++ {
+		if n%lookEvery == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
 		ref := int(p.At())
 		if ref > len(series) {
 			continue // made after series was taken
@@ -257,8 +271,11 @@ func matchesAll(ls labels.Labels, matchers []*labels.Matcher) bool {
 
 // addStrings adds the names of all labels to set, or the values of one where name is
 // set.
-func (m *memtable) addStrings(ctx context.Context, name string, set map[string]struct{}) {
-	series, postings := m.index()
+func (m *memtable) addStrings(ctx context.Context, name string, set map[string]struct{}) error {
+	series, postings, err := m.index(ctx)
+	if err != nil {
+		return err
+	}
 	if postings == nil {
 		for _, s := range series {
 			s.labels.Range(func(l labels.Label) {
@@ -269,7 +286,7 @@ func (m *memtable) addStrings(ctx context.Context, name string, set map[string]s
 				}
 			})
 		}
-		return
+		return nil
 	}
 	found := postings.LabelNames()
 	if name != "" {
@@ -278,6 +295,7 @@ func (m *memtable) addStrings(ctx context.Context, name string, set map[string]s
 	for _, s := range found {
 		set[s] = struct{}{}
 	}
+	return nil
 }
 
 // memIndex is a memtable with postings as upstream's matcher evaluation wants it.

@@ -109,22 +109,30 @@ func (q *querier) Select(ctx context.Context, _ bool, hints *storage.SelectHints
 	win := windowFor(params, mint, maxt)
 	sels, err := selectSeries(ctx, v, &q.blocks, win, matchers)
 	if err != nil {
-		return storage.ErrSeriesSet(err)
+		return storage.ErrSeriesSet(because(ctx, err))
 	}
-	// Always, so that what depends on the order of series (topk among equals, the
-	// last bits of a sum) does not depend on how data came or is stored.
-	slices.SortFunc(sels, func(a, b *selection) int { return labels.Compare(a.labels, b.labels) })
+	if err := sortSelections(ctx, sels); err != nil {
+		return storage.ErrSeriesSet(because(ctx, err))
+	}
 	set := &seriesSet{i: -1, warnings: coarseWarnings(sels, params)}
 	for _, sel := range sels {
 		set.series = append(set.series, &viewSeries{sel: sel, blocks: &q.blocks, at: q.cut, v: params, win: win, mint: mint, maxt: maxt})
 	}
 	if err := q.addClassic(ctx, set, v, params, mint, maxt, matchers); err != nil {
-		return storage.ErrSeriesSet(err)
+		return storage.ErrSeriesSet(because(ctx, err))
 	}
 	if hints != nil && hints.Limit > 0 && len(set.series) > hints.Limit {
 		set.series = set.series[:hints.Limit]
 	}
 	return set
+}
+
+// because makes the error of a context that has ended say why it has.
+func because(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return context.Cause(ctx)
+	}
+	return err
 }
 
 // coarseWarnings says which metrics a bare selector has no value for.
@@ -151,7 +159,7 @@ func (q *querier) LabelValues(ctx context.Context, name string, hints *storage.L
 	if err == nil {
 		out, err = q.addClassicStrings(ctx, v, params, name, matchers, out)
 	}
-	return limited(out, hints), nil, err
+	return limited(out, hints), nil, because(ctx, err)
 }
 
 func (q *querier) LabelNames(ctx context.Context, hints *storage.LabelHints, matchers ...*labels.Matcher) ([]string, annotations.Annotations, error) {
@@ -163,7 +171,7 @@ func (q *querier) LabelNames(ctx context.Context, hints *storage.LabelHints, mat
 	if err == nil {
 		out, err = q.addClassicStrings(ctx, v, params, "", matchers, out)
 	}
-	return limited(out, hints), nil, err
+	return limited(out, hints), nil, because(ctx, err)
 }
 
 func limited(s []string, hints *storage.LabelHints) []string {

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"github.com/prometheus/prometheus/tsdb/chunks"
 
+	"github.com/quipudb/quipu/internal/budget"
 	"github.com/quipudb/quipu/internal/increment"
 )
 
@@ -121,11 +122,21 @@ func selectSorted(ctx context.Context, v *version, blocks *openBlocks, win windo
 	}
 	// Series with increments only before what can show were taken along for the
 	// totals of those that show.
+	n := 0
 	out := slices.DeleteFunc(s.out, func(sel *selection) bool {
+		if n++; n%lookEvery == 0 && ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return false
+		}
 		shows, e := sel.shows(win)
 		err = errors.Join(err, e)
 		return !shows
 	})
+	if err == nil {
+		err = budget.From(ctx).AddSeries(len(out))
+	}
 	return out, len(mems) == 0 && s.byHash == nil, err
 }
 
@@ -154,7 +165,7 @@ func (s *selector) addBlock(b *block) error {
 	var kind increment.Kind
 	var named uint32 // the metric that kind is of: one name is of one kind
 	for n := 0; p.Next(); n++ {
-		if n%1024 == 0 && s.ctx.Err() != nil {
+		if n%lookEvery == 0 && s.ctx.Err() != nil {
 			return s.ctx.Err()
 		}
 		ls, err := d.decode(p.At())
@@ -225,6 +236,22 @@ func (s *selector) newSelection(ls labels.Labels, kind increment.Kind) *selectio
 	sel.labels, sel.kind = ls, kind
 	s.out = append(s.out, sel)
 	return sel
+}
+
+// sortSelections sorts by labels, always: then what depends on the order of series (topk
+// among equals, the last bits of a sum) does not depend on how data came or is stored.
+func sortSelections(ctx context.Context, sels []*selection) error {
+	n, stopped := 0, false
+	slices.SortFunc(sels, func(a, b *selection) int {
+		if n++; n%lookEvery == 0 && ctx.Err() != nil {
+			stopped = true
+		}
+		if stopped {
+			return 0 // the order does not matter, the end does
+		}
+		return labels.Compare(a.labels, b.labels)
+	})
+	return ctx.Err()
 }
 
 func (sel *selection) shows(win window) (bool, error) {
@@ -341,7 +368,9 @@ func collectIndexed(ctx context.Context, v *version, blocks *openBlocks, win win
 	seen := map[string]struct{}{}
 	for _, m := range v.mems {
 		if m.end > win.showMin && m.start <= win.showMax {
-			m.addStrings(ctx, name, seen)
+			if err := m.addStrings(ctx, name, seen); err != nil {
+				return nil, fmt.Errorf("list labels: %w", err)
+			}
 		}
 	}
 	for _, b := range v.blocks {

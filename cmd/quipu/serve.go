@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/common/model"
+	upstream "github.com/prometheus/prometheus/promql"
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/quipudb/quipu/api"
@@ -51,6 +52,8 @@ type serveCmd struct {
 	WALInterval  model.Duration `name:"wal.fsync-interval" default:"1s" help:"With --wal.fsync=interval: how often."`
 	CPUProfile   string         `name:"debug.cpuprofile" hidden:"" type:"path" help:"File to write a CPU profile of the whole run to."`
 	IngestMemory sizeFlag       `name:"ingest.memory" default:"256MiB" help:"Memory for the bodies of requests that are under way. What does not fit is refused with 503; no body may be larger than a quarter of it, nor become larger than half when it is decompressed."`
+	QueryCache   cacheFlag      `name:"query.cache" default:"64MiB" help:"Memory for answers of range queries that can no longer change, of all tenants; at least 32MiB. 0: none are kept."`
+	QueryLog     model.Duration `name:"query.log-slower-than" default:"10s" help:"Time past which a query is written to the log, with what it took; 0 writes none."`
 	LogLevel     slog.Level     `name:"log.level" default:"info" help:"debug, info, warn or error."`
 }
 
@@ -63,6 +66,23 @@ func (s *sizeFlag) UnmarshalText(text []byte) error {
 		err = fmt.Errorf("%s is too little, at least 64KiB are needed", text)
 	}
 	*s = sizeFlag(n)
+	return err
+}
+
+// cacheFlag is a number of bytes, or 0 for no cache. (A cache below 32MiB would take
+// that much all the same.)
+type cacheFlag int64
+
+func (s *cacheFlag) UnmarshalText(text []byte) error {
+	if string(text) == "0" {
+		*s = 0
+		return nil
+	}
+	n, err := units.ParseBase2Bytes(string(text))
+	if err == nil && n < 32<<20 {
+		err = fmt.Errorf("%s is too little, at least 32MiB are needed, or 0 for none", text)
+	}
+	*s = cacheFlag(n)
 	return err
 }
 
@@ -230,14 +250,19 @@ func (c *serveCmd) handler(db *tsdb.DB, logger *slog.Logger, reg *prometheus.Reg
 	if err != nil {
 		return nil, err
 	}
+	queries, err := c.queries(db, logger, prometheus.WrapRegistererWithPrefix("quipu_promql_", reg))
+	if err != nil {
+		return nil, err
+	}
 	return api.New(api.Options{
 		Logger:  logger,
 		Events:  ingester,
 		Rules:   ingester,
-		Engine:  promql.NewEngine(promql.EngineOptions{Distinct: db, Logger: logger, Reg: prometheus.WrapRegistererWithPrefix("quipu_promql_", reg)}),
+		Engine:  queries,
 		Parser:  promql.NewParser(),
 		Storage: db, Exemplars: db,
-		Tenants: &catalog{db: db, rules: ingester},
+		Tenants:   &catalog{db: db, rules: ingester},
+		Admission: queries,
 
 		TenantHeader: c.TenantHeader,
 		Registry:     reg,
@@ -245,6 +270,28 @@ func (c *serveCmd) handler(db *tsdb.DB, logger *slog.Logger, reg *prometheus.Reg
 		Version:      version(),
 		HeldBytesMax: int64(c.IngestMemory),
 		Slots:        slots,
+	})
+}
+
+// queries joins what answers them: the limits of their tenants, then the cache, then the
+// engine.
+func (c *serveCmd) queries(db *tsdb.DB, logger *slog.Logger, reg prometheus.Registerer) (*promql.Governor, error) {
+	var engine upstream.QueryEngine = promql.NewEngines(promql.EngineOptions{
+		Distinct: db, Logger: logger, Reg: reg, Timeout: tenant.QueryTimeMax,
+	})
+	if c.QueryCache > 0 {
+		cache, err := promql.NewCache(engine, promql.CacheOptions{Bytes: int(c.QueryCache), History: db, Reg: reg})
+		if err != nil {
+			return nil, err
+		}
+		engine = cache
+	}
+	return promql.NewGovernor(promql.GovernorOptions{
+		Engine: engine, Logger: logger, Reg: reg, LogSlowerThan: time.Duration(c.QueryLog),
+		Limits: func(id tenant.ID) (tenant.Limits, error) {
+			s, err := db.Settings(id)
+			return s.Limits, err
+		},
 	})
 }
 

@@ -20,6 +20,9 @@ const (
 	// the further_data of that.
 	jsonDepthMin = 3
 	rateMax      = 1e15
+
+	// QueryTimeMax is the most time that any query may take.
+	QueryTimeMax = time.Hour
 )
 
 // Limits bound what one tenant may use.
@@ -53,6 +56,18 @@ type Limits struct {
 	SeriesPerMetric int `yaml:"series_per_metric"`
 	// Exemplars is how many exemplars are kept, the newest; 0 keeps none.
 	Exemplars int `yaml:"exemplars"`
+	// ConcurrentQueries is how many queries run at once; 0 is a fair part of those that
+	// the server runs. QueuedQueries is how many more wait for their turn; past it
+	// queries are refused.
+	ConcurrentQueries int `yaml:"concurrent_queries"`
+	QueuedQueries     int `yaml:"queued_queries"`
+	// QuerySeries is how many series the selectors of a query select together, 0 is no
+	// limit; QuerySamples how many samples it has in memory at once; QuerySteps how many
+	// steps a range has; QueryTime how long it takes, its turn waited for.
+	QuerySeries  int64          `yaml:"query_series"`
+	QuerySamples int64          `yaml:"query_samples"`
+	QuerySteps   int64          `yaml:"query_steps"`
+	QueryTime    model.Duration `yaml:"query_time"`
 }
 
 // DefaultLimits are those of a tenant whose settings do not say.
@@ -65,6 +80,11 @@ func DefaultLimits() Limits {
 		Series:          1_000_000,
 		SeriesPerMetric: 10_000,
 		Exemplars:       10_000,
+		QueuedQueries:   100,
+		QuerySeries:     1_000_000,
+		QuerySamples:    50_000_000,
+		QuerySteps:      11_000,
+		QueryTime:       model.Duration(2 * time.Minute),
 	}
 }
 
@@ -82,6 +102,11 @@ func (l *Limits) validate() error {
 		{"labels_per_series", int64(l.LabelsPerSeries), 1, LabelsPerSeriesMax},
 		{"label_value_bytes", int64(l.LabelValueBytes), 1, LabelValueBytesMax},
 		{"exemplars", int64(l.Exemplars), 0, 1_000_000},
+		{"concurrent_queries", int64(l.ConcurrentQueries), 0, 10_000},
+		{"queued_queries", int64(l.QueuedQueries), 0, 1_000_000},
+		{"query_series", l.QuerySeries, 0, rateMax},
+		{"query_samples", l.QuerySamples, 1, rateMax},
+		{"query_steps", l.QuerySteps, 1, rateMax},
 	} {
 		if f.have < f.min || f.have > f.to {
 			return fmt.Errorf("limits.%s is %d, it must be from %d to %d", f.name, f.have, f.min, f.to)
@@ -93,6 +118,8 @@ func (l *Limits) validate() error {
 		return fmt.Errorf("limits.event_age is %s, it must be from 0s to %s", l.EventAge, 100*year)
 	case l.ClockSkew < 0 || l.ClockSkew > year:
 		return fmt.Errorf("limits.clock_skew is %s, it must be from 0s to %s", l.ClockSkew, year)
+	case l.QueryTime < model.Duration(time.Millisecond) || l.QueryTime > model.Duration(QueryTimeMax):
+		return fmt.Errorf("limits.query_time is %s, it must be from 1ms to %s", l.QueryTime, model.Duration(QueryTimeMax))
 	case l.SeriesPerMetric < 10:
 		return fmt.Errorf("limits.series_per_metric is %d, it must be at least 10", l.SeriesPerMetric)
 	case l.Series != 0 && l.Series < 10:
@@ -121,6 +148,12 @@ func (l *Limits) newFile() string {
 		{"series", l.Series, "of all metrics; past it, labels become \"(other)\"; 0: no limit"},
 		{"series_per_metric", l.SeriesPerMetric, "past it, labels become \"(other)\""},
 		{"exemplars", l.Exemplars, "how many are kept, the newest"},
+		{"concurrent_queries", l.ConcurrentQueries, "that run at once; 0: a fair part of what the server runs"},
+		{"queued_queries", l.QueuedQueries, "that wait for their turn; past it, queries are refused"},
+		{"query_series", l.QuerySeries, "that one query selects; 0: no limit"},
+		{"query_samples", l.QuerySamples, "that one query has in memory at once"},
+		{"query_steps", l.QuerySteps, "of one range"},
+		{"query_time", l.QueryTime, "that one query may take"},
 	} {
 		out += fmt.Sprintf("#     %-28s# %s\n", fmt.Sprintf("%s: %v", f.name, f.value), f.what)
 	}
