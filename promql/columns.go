@@ -47,6 +47,8 @@ type sampledSet struct {
 func (s *sampledSet) Len() int                   { return len(s.series) }
 func (s *sampledSet) Labels(i int) labels.Labels { return s.series[i].Labels() }
 
+func (s *sampledSet) Reading(f func() error) error { return f() }
+
 func (s *sampledSet) Read(i int, c *column.Column) error {
 	c.Reset()
 	it := s.series[i].Iterator(nil)

@@ -18,8 +18,10 @@ type Set interface {
 	// Len is the number of series, and Labels the labels of each.
 	Len() int
 	Labels(i int) labels.Labels
-	// Read sets c to the i-th series. What c has room for is used again. It may
-	// have samples outside of what was asked for.
+	// Reading calls f, which may read.
+	Reading(f func() error) error
+	// Read sets c to the i-th series; only in Reading. What c has room for is used
+	// again. It may have samples outside of what was asked for.
 	Read(i int, c *Column) error
 }
 
