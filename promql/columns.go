@@ -17,6 +17,7 @@ import (
 // the samples.
 type ColumnQuerier interface {
 	// Columns is Select, of the same series with the same samples in the same order.
+	// Where the hints have labels to project on, series may have these labels alone.
 	Columns(ctx context.Context, hints *storage.SelectHints, matchers ...*labels.Matcher) (column.Set, annotations.Annotations, error)
 }
 

@@ -23,7 +23,11 @@ func (q *querier) Columns(ctx context.Context, hints *storage.SelectHints, match
 	}
 	params.evalEnd = hints.End
 	win := windowFor(params, hints.Start, hints.End)
-	sels, sorted, err := selectSorted(ctx, v, &q.blocks, win, matchers)
+	var keep []string
+	if hints.ProjectionInclude {
+		keep = hints.ProjectionLabels
+	}
+	sels, sorted, err := selectSorted(ctx, v, &q.blocks, win, matchers, keep)
 	if err != nil {
 		return nil, nil, err
 	}
