@@ -173,20 +173,30 @@ const strip = 64
 // work adds the share of goroutine w.
 func (a *accumulation) work(ctx context.Context, set column.Set, w int, e *evaluator, s *sums) error {
 	var r row
-	for i, g := range a.groupOf {
-		if a.owner != nil && a.owner[g] != int32(w) || a.owner == nil && i/strip%a.workers != w {
+	for lo := 0; lo < len(a.groupOf); lo += strip {
+		if a.owner == nil && lo/strip%a.workers != w {
 			continue
 		}
-		if err := e.checked(ctx, set, i, &r); err != nil {
+		err := set.Reading(func() error {
+			for i, g := range a.groupOf[lo:min(lo+strip, len(a.groupOf))] {
+				if a.owner != nil && a.owner[g] != int32(w) {
+					continue
+				}
+				if err := e.checked(ctx, set, lo+i, &r); err != nil {
+					return err
+				}
+				if r.h != nil {
+					return errNotSimple
+				}
+				if r.some {
+					s.add(int(g), lo+i, &r)
+				}
+			}
+			return nil
+		})
+		if err != nil {
 			return err
 		}
-		if !r.some {
-			continue
-		}
-		if r.h != nil {
-			return errNotSimple
-		}
-		s.add(int(g), i, &r)
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 // the samples.
 type ColumnQuerier interface {
 	// Columns is Select, of the same series with the same samples in the same order.
+	// Where the hints have labels to project on, series may have these labels alone.
 	Columns(ctx context.Context, hints *storage.SelectHints, matchers ...*labels.Matcher) (column.Set, annotations.Annotations, error)
 }
 
@@ -46,6 +47,8 @@ type sampledSet struct {
 
 func (s *sampledSet) Len() int                   { return len(s.series) }
 func (s *sampledSet) Labels(i int) labels.Labels { return s.series[i].Labels() }
+
+func (s *sampledSet) Reading(f func() error) error { return f() }
 
 func (s *sampledSet) Read(i int, c *column.Column) error {
 	c.Reset()

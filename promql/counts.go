@@ -79,13 +79,13 @@ func size(h *histogram.FloatHistogram) int64 { return int64((h.Size() + 8) / 16)
 
 // directStats is what a direct computation did.
 type directStats struct {
-	series   int
-	groups   int
-	counts   counts
-	inOrder  bool // not in the way of simple aggregations
-	values   []int64
-	took     time.Duration
-	computed bool
+	series  int
+	groups  int
+	counts  counts
+	inOrder bool    // not in the way of simple aggregations
+	values  []int64 // samples of the result, by point
+	emitted int     // series of the result
+	took    time.Duration
 }
 
 func (s *directStats) reset() { s.counts = counts{} }

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/schema"
@@ -150,7 +149,7 @@ func (d *direct) evaluate(ctx context.Context, set column.Set) ([]storage.Series
 // sameLabels reports whether series of set have the same labels once the function has
 // dropped their names: the engine then merges them, or refuses to.
 func (d *direct) sameLabels(set column.Set) bool {
-	if !d.dropsName() || set.Len() < 2 || d.namesOne() {
+	if !d.dropsName() || set.Len() < 2 || d.source.ofOneMetric() {
 		return false
 	}
 	seen := make(map[uint64]struct{}, set.Len())
@@ -162,14 +161,6 @@ func (d *direct) sameLabels(set column.Set) bool {
 		seen[h] = struct{}{}
 	}
 	return false
-}
-
-// namesOne reports whether the selector is of one metric, and no label but its name is
-// dropped.
-func (d *direct) namesOne() bool {
-	return slices.ContainsFunc(d.source.matchers, func(m *labels.Matcher) bool {
-		return m.Name == model.MetricNameLabel && m.Type == labels.MatchEqual && m.Value != ""
-	})
 }
 
 // recovered turns the panic of a function, which is how upstream's functions fail, into

@@ -125,7 +125,7 @@ func (e *Engine) plan(q storage.Queryable, opts upstream.QueryOpts, qs string, b
 		return nil, err
 	}
 	stmt := *inner.Statement().(*parser.EvalStmt)
-	times := evaluationTimes(&stmt, subqueryStep)
+	places := evaluationPlaces(&stmt, subqueryStep)
 	// The statement as written, prepared as the engine prepares one.
 	if stmt.Expr, err = upstream.PreprocessExpr(shown, stmt.Start, stmt.End, stmt.Interval); err != nil {
 		return nil, err
@@ -141,18 +141,19 @@ func (e *Engine) plan(q storage.Queryable, opts upstream.QueryOpts, qs string, b
 		} else {
 			pq.planned[name] = newDirect(expr, &stmt, o)
 		}
-		pq.planned[name].setTimes(times[name])
+		pq.planned[name].setTimes(places[name].steps)
 	}
 	pq.mint, pq.maxt = upstream.FindMinMaxTime(&stmt)
-	return &plannedQuery{Query: inner, stmt: &stmt, plan: pq}, nil
+	return &plannedQuery{Query: inner, stmt: &stmt, plan: pq, places: places}, nil
 }
 
 // plannedQuery is a query whose expression was rewritten; it shows the one that
 // was written.
 type plannedQuery struct {
 	upstream.Query
-	stmt *parser.EvalStmt
-	plan *plannedQueryable
+	stmt   *parser.EvalStmt
+	plan   *plannedQueryable
+	places map[string]place // by the name of the selector
 }
 
 // Statement returns the query as written.
@@ -161,6 +162,13 @@ func (q *plannedQuery) Statement() parser.Statement { return q.stmt }
 // Exec runs the query, once.
 func (q *plannedQuery) Exec(ctx context.Context) *upstream.Result {
 	res := q.Query.Exec(ctx)
+	if res.Err == nil {
+		for name, p := range q.plan.planned {
+			if d, ok := p.(*direct); ok {
+				d.account(q.Query.Stats().Samples, q.places[name])
+			}
+		}
+	}
 	if e, ok := errors.AsType[*evaluationError](res.Err); ok {
 		res.Err = e.err
 	}

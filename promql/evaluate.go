@@ -1,6 +1,7 @@
 package promql
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -125,11 +126,15 @@ func (e *evaluator) eval(set column.Set, i int, r *row) (err error) {
 	e.counted.read(&e.col)
 	r.reset(e.n)
 	if e.d.call == nil {
+		if len(e.col.Runs) > 0 && sparse(&e.col, e.n) {
+			e.gridInstants(r)
+			return nil
+		}
 		e.col.Expand()
 		e.instants(r)
 		return nil
 	}
-	if k := gridKernels[e.d.call.Func.Name]; k != nil && e.kernel != nil && sparse(&e.col) {
+	if k := gridKernels[e.d.call.Func.Name]; k != nil && e.kernel != nil && len(e.col.Runs) > 0 && sparse(&e.col, e.n) {
 		k(e, r)
 	} else {
 		e.col.Expand()
@@ -325,6 +330,9 @@ func (e *evaluator) instants(r *row) {
 	full := true
 	for i := range r.f {
 		from, to := e.d.window(i)
+		if i == 0 {
+			f, _ = slices.BinarySearch(c.T, to+1)
+		}
 		for f < len(c.T) && c.T[f] <= to {
 			f++
 		}

@@ -1,6 +1,9 @@
 package promql
 
 import (
+	"slices"
+
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/timestamp"
 	"github.com/prometheus/prometheus/promql/parser"
@@ -28,7 +31,28 @@ func newSource(s *shape, stmt *parser.EvalStmt) *source {
 		}
 		return nil
 	})
-	return &source{matchers: s.selector.LabelMatchers, hints: hints, statsOnly: s.selector.SkipHistogramBuckets}
+	out := &source{matchers: s.selector.LabelMatchers, hints: hints, statsOnly: s.selector.SkipHistogramBuckets}
+	if len(s.aggregations) > 0 {
+		out.project(s.aggregations[0])
+	}
+	return out
+}
+
+// project asks for no more labels than a needs, where all series are of one metric, so
+// that none have the same labels without its name.
+func (s *source) project(a *parser.AggregateExpr) {
+	if a.Without || a.Op == parser.TOPK || a.Op == parser.BOTTOMK || !s.ofOneMetric() {
+		return
+	}
+	s.hints.ProjectionInclude = true
+	s.hints.ProjectionLabels = append(slices.Clone(a.Grouping), model.MetricNameLabel)
+}
+
+// ofOneMetric reports whether the matchers say which metric they want.
+func (s *source) ofOneMetric() bool {
+	return slices.ContainsFunc(s.matchers, func(m *labels.Matcher) bool {
+		return m.Name == model.MetricNameLabel && m.Type == labels.MatchEqual && m.Value != ""
+	})
 }
 
 // selectorBounds is getTimeRangesForSelector of upstream's promql/engine.go: width is

@@ -95,19 +95,9 @@ func (d *direct) produce(ctx context.Context, set column.Set, use func(i int, r 
 	}
 	if workers == 1 {
 		e := newEvaluator(d)
-		var r row
-		for i := range n {
-			if err := e.checked(ctx, set, i, &r); err != nil {
-				return e.annos, err
-			}
-			if r.some {
-				if err := used(use, i, &r); err != nil {
-					return e.annos, err
-				}
-			}
-		}
+		err := set.Reading(func() error { return e.all(ctx, set, use) })
 		e.finish()
-		return e.annos, nil
+		return e.annos, err
 	}
 	whole := ctx
 	ctx, cancel := context.WithCancel(ctx)
@@ -138,6 +128,22 @@ func (d *direct) produce(ctx context.Context, set column.Set, use func(i int, r 
 		e.finish()
 	}
 	return annos, err
+}
+
+// all evaluates all series of set.
+func (e *evaluator) all(ctx context.Context, set column.Set, use func(i int, r *row) error) error {
+	var r row
+	for i := range set.Len() {
+		if err := e.checked(ctx, set, i, &r); err != nil {
+			return err
+		}
+		if r.some {
+			if err := used(use, i, &r); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // used is use; the arithmetic of histograms panics where one is broken.
@@ -198,11 +204,14 @@ func (p *pipeline) schedule(ctx context.Context, n, size int) {
 func (p *pipeline) work(ctx context.Context, e *evaluator) {
 	for b := range p.jobs {
 		b.rows = make([]row, b.hi-b.lo)
-		for i := range b.rows {
-			if b.err = e.checked(ctx, p.set, b.lo+i, &b.rows[i]); b.err != nil {
-				break
+		b.err = p.set.Reading(func() error {
+			for i := range b.rows {
+				if err := e.checked(ctx, p.set, b.lo+i, &b.rows[i]); err != nil {
+					return err
+				}
 			}
-		}
+			return nil
+		})
 		close(b.done)
 	}
 }

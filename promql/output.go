@@ -60,7 +60,7 @@ func (o *output) add(metric labels.Labels, r *row) error {
 
 // finish returns the series.
 func (o *output) finish() []storage.Series {
-	o.d.stats.values = o.values
+	o.d.stats.values, o.d.stats.emitted = o.values, len(o.series)
 	return o.series
 }
 

@@ -1,6 +1,7 @@
 package promql
 
 import (
+	"slices"
 	"time"
 
 	"github.com/prometheus/prometheus/model/timestamp"
@@ -29,7 +30,14 @@ func (s steps) at(i int) int64 { return s.start + int64(i)*s.interval }
 // StepInvariantExpr (once, at the first step).
 type scheduler struct {
 	defaultStep func(rangeMillis int64) int64
-	times       map[string]steps
+	places      map[string]place
+}
+
+// place is where the engine evaluates a synthetic selector: when, and what of its
+// evaluators the samples that it reads are counted in.
+type place struct {
+	steps
+	above []level // outermost first
 }
 
 // clock is the evaluation times of a node and what @ on a subquery below it
@@ -43,36 +51,43 @@ type clock struct {
 	// sum of their offsets, and the last @ among them.
 	offset time.Duration
 	pinned *int64
+
+	above []level // evaluators, outermost first
 }
 
-// evaluationTimes returns the times at which the engine evaluates each synthetic
-// selector of stmt.Expr, by name. defaultStep is the step of subqueries that
+// evaluationPlaces returns where the engine evaluates each synthetic selector of
+// stmt.Expr, by name. defaultStep is the step of subqueries that
 // name none.
-func evaluationTimes(stmt *parser.EvalStmt, defaultStep func(rangeMillis int64) int64) map[string]steps {
-	s := scheduler{defaultStep, make(map[string]steps)}
+func evaluationPlaces(stmt *parser.EvalStmt, defaultStep func(rangeMillis int64) int64) map[string]place {
+	s := scheduler{defaultStep, make(map[string]place)}
 	start := timestamp.FromTime(stmt.Start)
 	c := clock{steps: steps{start, timestamp.FromTime(stmt.End), millis(stmt.Interval)}, reference: start}
 	if c.interval <= 0 {
 		c.end, c.interval = start, 1 // an instant query
 	}
-	s.visit(stmt.Expr, c)
-	return s.times
+	s.visit(stmt.Expr, c, nil)
+	return s.places
 }
 
-func (s *scheduler) visit(n parser.Node, c clock) {
+// visit notes what is in n, which stands in parent.
+func (s *scheduler) visit(n parser.Node, c clock, parent parser.Node) {
 	switch n := n.(type) {
 	case *parser.VectorSelector:
 		if name, ok := isSynthetic(n.LabelMatchers); ok {
-			s.times[name] = c.steps
+			s.places[name] = place{c.steps, c.above}
 		}
 		return
 	case *parser.StepInvariantExpr:
+		c.above = append(slices.Clip(c.above), level{steps: c.steps})
 		c.end = min(c.end, c.start)
 	case *parser.SubqueryExpr:
+		_, consumed := parent.(*parser.Call)
+		above := append(slices.Clip(c.above), level{steps: c.steps, subquery: n, consumed: consumed})
 		c = s.subquery(n, c)
+		c.above = above
 	}
 	for child := range parser.ChildrenIter(n) {
-		s.visit(child, c)
+		s.visit(child, c, n)
 	}
 }
 

@@ -67,8 +67,8 @@ func TestEvaluationTimesAgainstUpstream(t *testing.T) {
 			t.Fatal(err)
 		}
 		var times steps
-		for _, c := range evaluationTimes(planned.Statement().(*parser.EvalStmt), subqueryStep) {
-			times = c
+		for _, c := range evaluationPlaces(planned.Statement().(*parser.EvalStmt), subqueryStep) {
+			times = c.steps
 		}
 		got := make([]int64, times.count())
 		for i := range got {

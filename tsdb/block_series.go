@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"slices"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
@@ -61,6 +62,11 @@ type seriesDecoder struct {
 	ix      *mappedIndex
 	builder labels.ScratchBuilder
 	metas   []chunks.Meta
+	// keep, where it is not nil, are the only labels that are wanted;
+	// last and lastLabels are the values of the last series that had others.
+	keep       []string
+	last, key  []uint32
+	lastLabels labels.Labels
 	// name is the symbol of the last series' metric, of those that have one as their
 	// first label.
 	name uint32
@@ -109,9 +115,8 @@ func (d *seriesDecoder) decode(ref storage.SeriesRef) (labels.Labels, error) {
 		return labels.Labels{}, fmt.Errorf("series %d has a wrong checksum", ref)
 	}
 	r := decoder{src: src[:size]}
-	d.builder.Reset()
-	count := r.uvarint()
-	for i := range count {
+	d.name, d.key = 0, d.key[:0]
+	for range r.uvarint() {
 		name, value := uint32(r.uvarint()), uint32(r.uvarint())
 		if r.err != nil {
 			return labels.Labels{}, errSeriesShort
@@ -120,21 +125,39 @@ func (d *seriesDecoder) decode(ref storage.SeriesRef) (labels.Labels, error) {
 		if err != nil {
 			return labels.Labels{}, err
 		}
-		lv, err := d.symbol(value)
-		if err != nil {
-			return labels.Labels{}, err
-		}
-		if d.builder.Add(ln, lv); i == 0 {
-			d.name = 0
-		}
 		if ln == labels.MetricName {
 			d.name = value + 1
+		}
+		if d.keep == nil || slices.Contains(d.keep, ln) {
+			d.key = append(d.key, name, value)
 		}
 	}
 	if err := d.decodeMetas(&r); err != nil {
 		return labels.Labels{}, err
 	}
-	return d.builder.Labels(), nil
+	return d.labels()
+}
+
+// labels returns those of d.key. Neighbours often have the same ones.
+func (d *seriesDecoder) labels() (labels.Labels, error) {
+	if d.keep != nil && len(d.last) > 0 && slices.Equal(d.key, d.last) {
+		return d.lastLabels, nil
+	}
+	d.builder.Reset()
+	for i := 0; i < len(d.key); i += 2 {
+		ln, err := d.symbol(d.key[i])
+		if err != nil {
+			return labels.Labels{}, err
+		}
+		lv, err := d.symbol(d.key[i+1])
+		if err != nil {
+			return labels.Labels{}, err
+		}
+		d.builder.Add(ln, lv)
+	}
+	d.last = append(d.last[:0], d.key...)
+	d.lastLabels = d.builder.Labels()
+	return d.lastLabels, nil
 }
 
 // decodeMetas reads where a series' chunks are.

@@ -109,13 +109,23 @@ type classicSeries struct {
 
 // classicHistogram is what all classic series of one histogram share.
 type classicHistogram struct {
-	read func() (points, error)
-	once sync.Once
-	p    points
-	err  error
+	blocks *openBlocks
+	read   func() (points, error) // in blocks.read
+	once   sync.Once
+	p      points
+	err    error
 }
 
 func (h *classicHistogram) points() (*points, error) {
+	err := h.blocks.read(func() error {
+		_, err := h.held()
+		return err
+	})
+	return &h.p, err
+}
+
+// held is points where the blocks are held open.
+func (h *classicHistogram) held() (*points, error) {
 	h.once.Do(func() { h.p, h.err = h.read() })
 	return &h.p, h.err
 }
@@ -143,13 +153,7 @@ func (q *querier) classic(ctx context.Context, v *version, params viewParams, mi
 			return nil, err
 		}
 		for _, sel := range sels {
-			h := &classicHistogram{read: func() (p points, err error) {
-				err = q.blocks.read(func() error {
-					p, err = sel.read(from, to+1, q.cut)
-					return err
-				})
-				return p, err
-			}}
+			h := &classicHistogram{blocks: &q.blocks, read: func() (points, error) { return sel.read(from, to+1, q.cut) }}
 			series := classicSeries{of: h, part: cq.part, view: params, mint: mint, maxt: maxt}
 			if out, err = cq.appendSeries(out, sel, series); err != nil {
 				return nil, err

@@ -23,26 +23,26 @@ func (q *querier) Columns(ctx context.Context, hints *storage.SelectHints, match
 	}
 	params.evalEnd = hints.End
 	win := windowFor(params, hints.Start, hints.End)
-	sels, sorted, err := selectSorted(ctx, v, &q.blocks, win, matchers)
+	var keep []string
+	if hints.ProjectionInclude {
+		keep = hints.ProjectionLabels
+	}
+	sels, sorted, err := selectSorted(ctx, v, &q.blocks, win, matchers, keep)
 	if err != nil {
 		return nil, nil, err
 	}
-	set := &columnSet{q: q, params: params, win: win, mint: hints.Start, maxt: hints.End, series: make([]columnSeries, 0, len(sels))}
-	for _, sel := range sels {
-		set.series = append(set.series, columnSeries{labels: sel.labels, sel: sel})
-	}
-	classic, err := q.classic(ctx, v, params, hints.Start, hints.End, matchers)
-	if err != nil {
+	set := &columnSet{q: q, params: params, win: win, mint: hints.Start, maxt: hints.End, series: sels}
+	if set.classic, err = q.classic(ctx, v, params, hints.Start, hints.End, matchers); err != nil {
 		return nil, nil, err
 	}
-	for _, s := range classic {
-		set.series = append(set.series, columnSeries{labels: s.labels, classic: s})
+	if !sorted {
+		slices.SortFunc(sels, func(a, b *selection) int { return labels.Compare(a.labels, b.labels) })
 	}
-	if !sorted || len(classic) > 0 {
-		slices.SortFunc(set.series, func(a, b columnSeries) int { return labels.Compare(a.labels, b.labels) })
+	if len(set.classic) > 0 {
+		set.sortBoth()
 	}
-	if hints.Limit > 0 && len(set.series) > hints.Limit {
-		set.series = set.series[:hints.Limit]
+	if hints.Limit > 0 && set.Len() > hints.Limit {
+		set.limit = hints.Limit
 	}
 	return set, coarseWarnings(sels, params), nil
 }
@@ -53,41 +53,79 @@ type columnSet struct {
 	params     viewParams
 	win        window
 	mint, maxt int64
-	series     []columnSeries
+	series     []*selection
+	classic    []*classicSeries
+	// order is that of series and then classic by labels; nil where there are none of
+	// the latter.
+	order []int32
+	limit int // 0: none
 }
 
-// columnSeries is a series of one of two sorts.
-type columnSeries struct {
-	labels  labels.Labels
-	sel     *selection
-	classic *classicSeries
+func (s *columnSet) sortBoth() {
+	s.order = make([]int32, len(s.series)+len(s.classic))
+	for i := range s.order {
+		s.order[i] = int32(i)
+	}
+	slices.SortFunc(s.order, func(a, b int32) int { return labels.Compare(s.labels(int(a)), s.labels(int(b))) })
 }
 
-func (s *columnSet) Len() int                   { return len(s.series) }
-func (s *columnSet) Labels(i int) labels.Labels { return s.series[i].labels }
+// labels are those of a series by its place in series and then classic.
+func (s *columnSet) labels(at int) labels.Labels {
+	if at < len(s.series) {
+		return s.series[at].labels
+	}
+	return s.classic[at-len(s.series)].labels
+}
+
+func (s *columnSet) at(i int) int {
+	if s.order != nil {
+		return int(s.order[i])
+	}
+	return i
+}
+
+func (s *columnSet) Len() int {
+	if s.limit > 0 {
+		return s.limit
+	}
+	return len(s.series) + len(s.classic)
+}
+
+func (s *columnSet) Labels(i int) labels.Labels { return s.labels(s.at(i)) }
+
+// Reading keeps blocks from being closed while f reads them.
+func (s *columnSet) Reading(f func() error) error {
+	if s.q == nil {
+		return f()
+	}
+	return s.q.blocks.read(func() error { return readMapped(f) })
+}
 
 // Read sets c to the i-th series.
 func (s *columnSet) Read(i int, c *column.Column) error {
 	c.Reset()
-	sel := s.series[i].sel
-	if sel == nil {
-		return c.AppendSamples(s.series[i].classic.Iterator(nil))
-	}
-	from, to := s.win.read(sel.kind)
-	return s.q.blocks.read(func() error {
-		switch sel.kind {
-		case increment.Counter:
-			return s.readCounter(sel, from, to, c)
-		case increment.Sample:
-			return s.readSamples(sel, from, to, c)
-		}
-		p, err := sel.read(from, to+1, s.q.cut)
+	if i = s.at(i); i >= len(s.series) {
+		one := s.classic[i-len(s.series)]
+		p, err := one.of.held()
 		if err != nil {
 			return err
 		}
-		c.Chunks = len(sel.chunks)
-		return c.AppendSamples(s.view(sel.kind, &p))
-	})
+		return c.AppendSamples(newClassicView(p, one.view, one.part, one.bound, one.mint, one.maxt))
+	}
+	sel := s.series[i]
+	from, to := s.win.read(sel.kind)
+	switch sel.kind {
+	case increment.Counter:
+		return s.readCounter(sel, from, to, c)
+	case increment.Sample:
+		return s.readSamples(sel, from, to, c)
+	}
+	p, err := sel.read(from, to+1, s.q.cut)
+	if err != nil {
+		return err
+	}
+	c.Chunks = len(sel.chunks)
+	return c.AppendSamples(s.view(sel.kind, &p))
 }
 
 // view is the iterator over points that Select hands out.
@@ -142,8 +180,7 @@ func (sel *selection) readInto(p *points, from, to int64, at cut, c *column.Colu
 		}
 		return false, nil
 	case len(sel.mems) == 0 && sel.oneBlock():
-		err := readMapped(func() error { return appendChunks(sel.chunks, from, to, p) })
-		if err != nil {
+		if err := appendChunks(sel.chunks, from, to, p); err != nil {
 			return false, fmt.Errorf("read chunk of %s: %w", sel.labels, sel.chunks[0].block.readError(err))
 		}
 		p.between(from, to)
@@ -171,23 +208,17 @@ func (s *columnSet) readSamples(sel *selection, from, to int64, c *column.Column
 		}
 		return c.AppendSamples(newSampleView(&p, from, to))
 	}
-	err := readMapped(func() error {
-		for i := range sel.chunks {
-			if m := &sel.chunks[i].meta; m.MaxTime < from || m.MinTime > to {
-				continue
-			}
-			ch, err := sel.chunks[i].chunk()
-			if err != nil {
-				return err
-			}
-			if err := appendSamples(ch, c); err != nil {
-				return fmt.Errorf("decode: %w", err)
-			}
+	for i := range sel.chunks {
+		if m := &sel.chunks[i].meta; m.MaxTime < from || m.MinTime > to {
+			continue
 		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("read chunk of %s: %w", sel.labels, sel.chunks[0].block.readError(err))
+		ch, err := sel.chunks[i].chunk()
+		if err == nil {
+			err = appendSamples(ch, c)
+		}
+		if err != nil {
+			return fmt.Errorf("read chunk of %s: %w", sel.labels, sel.chunks[i].block.readError(err))
+		}
 	}
 	return nil
 }

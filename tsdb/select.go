@@ -85,6 +85,7 @@ type selector struct {
 	blocks   *openBlocks
 	win      window
 	matchers []*labels.Matcher
+	keep     []string // the only labels that are wanted; nil: all
 	// byHash finds a series again; nil where all are in one place.
 	byHash map[uint64][]*selection
 	out    []*selection
@@ -98,17 +99,20 @@ type selector struct {
 // pinned, and the blocks open, while they are read. Some may have been made after the
 // cut: they have no increments at it.
 func selectSeries(ctx context.Context, v *version, blocks *openBlocks, win window, matchers []*labels.Matcher) ([]*selection, error) {
-	out, _, err := selectSorted(ctx, v, blocks, win, matchers)
+	out, _, err := selectSorted(ctx, v, blocks, win, matchers, nil)
 	return out, err
 }
 
-// selectSorted is selectSeries, and reports whether the series are by labels.
-func selectSorted(ctx context.Context, v *version, blocks *openBlocks, win window, matchers []*labels.Matcher) (found []*selection, sorted bool, err error) {
+// selectSorted is selectSeries, and reports whether the series are by labels. Where all
+// are in one block, they may have no labels but those to keep, unless that is nil.
+func selectSorted(ctx context.Context, v *version, blocks *openBlocks, win window, matchers []*labels.Matcher, keep []string) (found []*selection, sorted bool, err error) {
 	s := selector{ctx: ctx, blocks: blocks, win: win, matchers: matchers}
 	mems := slices.DeleteFunc(slices.Clone(v.mems), func(m *memtable) bool { return m.end <= win.readMin || m.start > win.showMax })
 	inBlocks := slices.DeleteFunc(slices.Clone(v.blocks), func(b *block) bool { return b.MaxTime <= win.readMin || b.MinTime > win.showMax })
 	if len(mems)+len(inBlocks) > 1 {
 		s.byHash = map[uint64][]*selection{}
+	} else {
+		s.keep = keep
 	}
 	for _, m := range mems {
 		if err := s.addMemtable(m); err != nil {
@@ -162,6 +166,7 @@ func (s *selector) addBlock(b *block) error {
 		return err
 	}
 	d := newSeriesDecoder(ix)
+	d.keep = s.keep
 	var kind increment.Kind
 	var named uint32 // the metric that kind is of: one name is of one kind
 	for n := 0; p.Next(); n++ {

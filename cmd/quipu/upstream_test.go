@@ -178,6 +178,9 @@ func (a *result) differs(b *result, oneStorage bool) string {
 			return fmt.Sprintf("%s has %s, want nothing", k, shown(got))
 		}
 	}
+	if oneStorage && (!slices.Equal(a.samples, b.samples) || a.series != b.series) {
+		return fmt.Sprintf(" got %d series, samples %d\nwant %d series, samples %d", a.series, a.samples, b.series, b.samples)
+	}
 	x, y := a.annotations, b.annotations
 	if !oneStorage {
 		x, y = withoutHints(x), withoutHints(y)

@@ -18,8 +18,10 @@ type Set interface {
 	// Len is the number of series, and Labels the labels of each.
 	Len() int
 	Labels(i int) labels.Labels
-	// Read sets c to the i-th series. What c has room for is used again. It may
-	// have samples outside of what was asked for.
+	// Reading calls f, which may read.
+	Reading(f func() error) error
+	// Read sets c to the i-th series; only in Reading. What c has room for is used
+	// again. It may have samples outside of what was asked for.
 	Read(i int, c *Column) error
 }
 
@@ -62,10 +64,12 @@ type Column struct {
 	Chunks, Bytes int
 }
 
-// Reset empties c, which keeps its capacity.
+// Reset empties c, which keeps its capacity. Field by field: to set a slice to a part of
+// itself writes no pointer, which while garbage is collected is most of the cost.
 func (c *Column) Reset() {
-	*c = Column{
-		T: c.T[:0], V: c.V[:0], ST: c.ST[:0], HT: c.HT[:0], H: c.H[:0], HST: c.HST[:0],
-		Runs: c.Runs[:0], Win: c.Win[:0], Inc: c.Inc[:0], expanded: c.expanded,
-	}
+	c.T, c.V, c.ST = c.T[:0], c.V[:0], c.ST[:0]
+	c.HT, c.H, c.HST = c.HT[:0], c.H[:0], c.HST[:0]
+	c.Runs, c.Win, c.Inc = c.Runs[:0], c.Win[:0], c.Inc[:0]
+	c.Stale, c.Rising, c.Whole, c.SameTimes = false, false, false, false
+	c.Chunks, c.Bytes, c.Step = 0, 0, 0
 }
