@@ -38,19 +38,20 @@ type accumulation struct {
 	owner []int32
 }
 
-// newAccumulation returns nil where d's first aggregation is none of these.
-func newAccumulation(d *direct, set column.Set) *accumulation {
+// newAccumulation returns nil where d's first aggregation is none of these, or is not of
+// series that the function leaves as they are.
+func newAccumulation(ctx context.Context, d *direct, set column.Set) (*accumulation, error) {
 	if len(d.aggregations) == 0 {
-		return nil
+		return nil, nil
 	}
 	a := &accumulation{d: d, op: d.aggregations[0].Op, n: d.points()}
 	switch a.op {
 	case parser.SUM, parser.AVG, parser.MIN, parser.MAX, parser.COUNT, parser.GROUP:
 	default:
-		return nil
+		return nil, nil
 	}
 	if d.sameLabels(set) {
-		return nil
+		return nil, nil
 	}
 	g := newGrouping(d.aggregations[0])
 	if d.dropsName() { // what is dropped is not grouped by
@@ -59,6 +60,11 @@ func newAccumulation(d *direct, set column.Set) *accumulation {
 	a.groups, a.groupOf = &g, make([]int32, set.Len())
 	sizes := []int{}
 	for i := range a.groupOf {
+		if i%1024 == 0 {
+			if err := stopped(ctx); err != nil {
+				return nil, err
+			}
+		}
 		k, isNew := g.of(set.Labels(i))
 		if isNew {
 			sizes = append(sizes, 0)
@@ -67,7 +73,7 @@ func newAccumulation(d *direct, set column.Set) *accumulation {
 		a.groupOf[i] = int32(k)
 	}
 	a.divide(sizes)
-	return a
+	return a, nil
 }
 
 // divide gives each goroutine its share. Shares do not depend on how goroutines are
@@ -83,7 +89,7 @@ func (a *accumulation) divide(sizes []int) {
 	if a.workers == 1 || len(sizes)*a.n*a.workers <= few && largest*a.workers*4 > len(a.groupOf) {
 		return
 	}
-	order := make([]int, len(sizes))
+	order := make([]int, len(sizes)) // the largest first
 	for i := range order {
 		order[i] = i
 	}

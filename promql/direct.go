@@ -131,7 +131,11 @@ func (d *direct) compute(ctx context.Context, q plannedQuerier) (out []storage.S
 // evaluate computes d over the series of set.
 func (d *direct) evaluate(ctx context.Context, set column.Set) ([]storage.Series, annotations.Annotations, error) {
 	sink := newOutput(d)
-	if fast := newAccumulation(d, set); fast != nil {
+	fast, err := newAccumulation(ctx, d, set)
+	if err != nil {
+		return nil, nil, err
+	}
+	if fast != nil {
 		annos, err := fast.run(ctx, set, sink)
 		if !errors.Is(err, errNotSimple) {
 			return sink.finish(), annos, err
