@@ -207,6 +207,7 @@ func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
 		{path: "/api/v1/events/explain", handler: a.ours("/api/v1/events/explain", a.explainEvent)},
 		{path: "/api/v1/event-rules", handler: a.ours("/api/v1/event-rules", a.eventRules)},
 		{path: "/api/v1/event-rules/check", handler: a.ours("/api/v1/event-rules/check", a.checkEventRules)},
+		{path: "/api/v1/explain", handler: a.ours("/api/v1/explain", a.explainQuery(handlers))},
 		{path: "/api/v1/status/range", handler: a.ours("/api/v1/status/range", a.statusRange)},
 	}...)
 	seen := map[string]bool{

@@ -176,6 +176,7 @@ func (q *cachedQuery) assemble(ctx context.Context, a *answer, lo, hi int) bool 
 		q.count(resultPartial, hi-lo)
 	}
 	budget.From(ctx).AddCached(hi - lo)
+	explanationFrom(ctx).cached(hi - lo)
 	return true
 }
 

@@ -97,16 +97,24 @@ func subqueryStep(int64) int64 { return defaultSubqueryStep.Milliseconds() }
 // NewInstantQuery returns the query qs at ts over the series of q. What
 // upstream's engine refuses, it refuses with upstream's error.
 func (e *Engine) NewInstantQuery(ctx context.Context, q storage.Queryable, opts upstream.QueryOpts, qs string, ts time.Time) (upstream.Query, error) {
-	return e.plan(q, opts, qs, func(q storage.Queryable) (upstream.Query, error) {
+	query, err := e.plan(q, opts, qs, func(q storage.Queryable) (upstream.Query, error) {
 		return e.engine.NewInstantQuery(ctx, q, opts, qs, ts)
 	})
+	if err != nil {
+		return nil, err
+	}
+	return e.explained(ctx, query, qs, ts, ts, 0), nil
 }
 
 // NewRangeQuery returns the query qs at start, then every interval up to end.
 func (e *Engine) NewRangeQuery(ctx context.Context, q storage.Queryable, opts upstream.QueryOpts, qs string, start, end time.Time, interval time.Duration) (upstream.Query, error) {
-	return e.plan(q, opts, qs, func(q storage.Queryable) (upstream.Query, error) {
+	query, err := e.plan(q, opts, qs, func(q storage.Queryable) (upstream.Query, error) {
 		return e.engine.NewRangeQuery(ctx, q, opts, qs, start, end, interval)
 	})
+	if err != nil {
+		return nil, err
+	}
+	return e.explained(ctx, query, qs, start, end, interval), nil
 }
 
 // plan makes the query qs over q with what build makes of a Queryable.

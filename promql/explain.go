@@ -1,7 +1,6 @@
 package promql
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -9,7 +8,6 @@ import (
 
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/promql/parser/posrange"
-	"github.com/prometheus/prometheus/storage"
 
 	upstream "github.com/prometheus/prometheus/promql"
 )
@@ -18,37 +16,24 @@ import (
 // directly or are what the engine reads or knows by itself.
 type Plan struct {
 	// Expr is this part of the query as written, at Start to End in it.
-	Expr       string
-	Start, End int
+	Expr  string `json:"expr"`
+	Start int    `json:"start"`
+	End   int    `json:"end"`
 	// Direct: computed from whole series, with all that is below. Otherwise by the
 	// engine from the results of Parts.
-	Direct bool
-	Parts  []*Plan
+	Direct bool    `json:"direct"`
+	Parts  []*Plan `json:"parts,omitempty"`
 	// Of a direct part that was computed: the series selected, the chunks and bytes of
 	// them that were read (0 of what a memtable or another storage has), the samples
 	// that the engine would have looked at, the groups of the first aggregation, the
-	// series of the result, and the time that it took.
-	Series, Chunks, Bytes, Groups, Results int
-	Samples                                int64
-	Took                                   time.Duration
-}
-
-// Explain runs a query and returns its plan beside its result; of an instant query step
-// is 0 and only start is looked at.
-func (e *Engine) Explain(ctx context.Context, q storage.Queryable, opts upstream.QueryOpts, qs string, start, end time.Time, step time.Duration) (*Plan, *upstream.Result, error) {
-	var query upstream.Query
-	var err error
-	if step == 0 {
-		query, err = e.NewInstantQuery(ctx, q, opts, qs, start)
-	} else {
-		query, err = e.NewRangeQuery(ctx, q, opts, qs, start, end, step)
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	res := query.Exec(ctx)
-	plan, err := e.planOf(query, qs)
-	return plan, res, err
+	// series of the result, and the seconds that it took.
+	Series  int     `json:"series,omitempty"`
+	Chunks  int     `json:"chunks,omitempty"`
+	Bytes   int     `json:"bytes,omitempty"`
+	Groups  int     `json:"groups,omitempty"`
+	Results int     `json:"results,omitempty"`
+	Samples int64   `json:"samples,omitempty"`
+	Took    float64 `json:"seconds,omitempty"`
 }
 
 // Plan returns the plan of a query that is not run.
@@ -105,7 +90,7 @@ func (b *planBuilder) text(n parser.Node, pos posrange.PositionRange) string {
 
 func (p *Plan) measure(d *direct) {
 	s := &d.stats
-	p.Series, p.Chunks, p.Bytes, p.Groups, p.Results, p.Took = s.series, s.counts.chunks, s.counts.bytes, s.groups, s.emitted, s.took
+	p.Series, p.Chunks, p.Bytes, p.Groups, p.Results, p.Took = s.series, s.counts.chunks, s.counts.bytes, s.groups, s.emitted, s.took.Seconds()
 	for _, n := range s.counts.total {
 		p.Samples += n
 	}
@@ -117,7 +102,7 @@ func (p *Plan) Write(w io.Writer) error { return p.write(w, 0) }
 func (p *Plan) write(w io.Writer, depth int) error {
 	line := fmt.Sprintf("%s%s: %s", strings.Repeat("  ", depth), p.how(), strings.Join(strings.Fields(p.Expr), " "))
 	if p.Took > 0 {
-		line += fmt.Sprintf("  [%d series, %d chunks, %d bytes, %d samples, %d results, %s]", p.Series, p.Chunks, p.Bytes, p.Samples, p.Results, p.Took)
+		line += fmt.Sprintf("  [%d series, %d chunks, %d bytes, %d samples, %d results, %s]", p.Series, p.Chunks, p.Bytes, p.Samples, p.Results, time.Duration(p.Took*float64(time.Second)).Round(time.Microsecond))
 	}
 	if _, err := fmt.Fprintln(w, line); err != nil {
 		return err

@@ -131,12 +131,20 @@ func TestPlannerKeepsNamesThatMayBeNeeded(t *testing.T) {
 func TestExplain(t *testing.T) {
 	e := NewEngine(EngineOptions{Distinct: smallWorld()})
 	q := &matrices{byName: map[string]upstream.Matrix{"m": {{Floats: []upstream.FPoint{{T: 0, F: 3}, {T: 60_000, F: 9}}}}}}
-	p, res, err := e.Explain(t.Context(), q, nil, `abs(sum(increase(m[2m]))) + 1`, at(60), at(60), 0)
-	if err != nil || res.Err != nil {
-		t.Fatal(err, res.Err)
+	ctx, x := WithExplanation(t.Context())
+	query, err := e.NewInstantQuery(ctx, q, nil, `abs(sum(increase(m[2m]))) + 1`, at(60))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer query.Close()
+	if res := query.Exec(ctx); res.Err != nil {
+		t.Fatal(res.Err)
+	}
+	if len(x.Runs) != 1 || x.CachedSteps != 0 || x.Runs[0].Start != 60_000 || x.Runs[0].End != 60_000 || x.Runs[0].Step != 0 {
+		t.Fatalf("%+v", x)
 	}
 	var b strings.Builder
-	if err := p.Write(&b); err != nil {
+	if err := x.Runs[0].Plan.Write(&b); err != nil {
 		t.Fatal(err)
 	}
 	const want = `engine: abs(sum(increase(m[2m]))) + 1

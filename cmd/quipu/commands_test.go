@@ -77,6 +77,27 @@ func TestQueryPrintsATable(t *testing.T) {
 	}
 }
 
+func TestQueryExplained(t *testing.T) {
+	const plan = `{"expr":"-sum(hits)","start":0,"end":10,"direct":false,"parts":[{"expr":"sum(hits)","start":1,"end":10,"direct":true,"series":2,"samples":4,"results":1,"seconds":0.25}]}`
+	const data = `{"cachedSteps":7,"runs":[{"start":1432152000000,"end":1432159200000,"step":3600000,"plan":` + plan + `}]}`
+	s := newCannedServer(t, http.StatusOK, `{"status":"success","data":`+data+`}`)
+	const tree = "engine: -sum(hits)\n  direct: sum(hits)  [2 series, 0 chunks, 0 bytes, 4 samples, 1 results, 250ms]\n"
+	for args, want := range map[string]string{
+		"":                             tree,
+		"--start=now-2h --step=1h":     "7 steps of the cache\nfrom 2015-05-20T20:00:00Z to 2015-05-20T22:00:00Z by 1h0m0s:\n" + tree,
+		"--time=now-1h --output=json":  data + "\n",
+		"--start=now-2h --output json": data + "\n",
+	} {
+		line := append([]string{"query", "--server=" + s.URL, "--explain"}, strings.Fields(args)...)
+		if got := runCommand(t, "", append(line, "--", "-sum(hits)")...); got != (ran{out: want}) {
+			t.Errorf("%q left\n%+v\nwant\n%s", args, got, want)
+		}
+		if s.path != "/api/v1/explain" || s.form.Get("query") != "-sum(hits)" || s.form.Has("start") != strings.Contains(args, "start") || s.form.Has("time") != strings.Contains(args, "time") {
+			t.Errorf("%q asked %s with %v", args, s.path, s.form)
+		}
+	}
+}
+
 func TestQueryLeavesThePresentToTheServer(t *testing.T) {
 	s := newCannedServer(t, http.StatusOK, cannedVector)
 	if got := runCommand(t, "", "query", "--server="+s.URL, "hits"); got.status != 0 {

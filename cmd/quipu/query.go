@@ -1,23 +1,26 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
 
 	"github.com/quipudb/quipu/internal/answer"
 	"github.com/quipudb/quipu/internal/client"
+	"github.com/quipudb/quipu/promql"
 )
 
 type queryCmd struct {
 	remote `embed:""`
 
-	Expr   string `arg:"" help:"PromQL expression."`
-	Time   string `placeholder:"TIME" help:"Instant to evaluate at: RFC 3339, seconds since 1970, or like now-1h (default now)."`
-	Start  string `placeholder:"TIME" help:"First instant of a range, written like --time."`
-	End    string `placeholder:"TIME" help:"Last instant of a range (default now)."`
-	Step   string `placeholder:"DURATION" help:"Time between the instants of a range (default: about a hundred of them)."`
-	Output string `short:"o" enum:"auto,table,json,plot" default:"auto" help:"table, json or plot (default: plot for a range, table otherwise)."`
+	Expr    string `arg:"" help:"PromQL expression."`
+	Time    string `placeholder:"TIME" help:"Instant to evaluate at: RFC 3339, seconds since 1970, or like now-1h (default now)."`
+	Start   string `placeholder:"TIME" help:"First instant of a range, written like --time."`
+	End     string `placeholder:"TIME" help:"Last instant of a range (default now)."`
+	Step    string `placeholder:"DURATION" help:"Time between the instants of a range (default: about a hundred of them)."`
+	Explain bool   `help:"Print how the query is computed and what that takes, instead of its result; as JSON with --output=json."`
+	Output  string `short:"o" enum:"auto,table,json,plot" default:"auto" help:"table, json or plot (default: plot for a range, table otherwise)."`
 }
 
 // Help is shown by "quipu query --help".
@@ -50,6 +53,9 @@ func (c *queryCmd) instant(con *console, server *client.Client) error {
 			return fmt.Errorf("--time: %w", err)
 		}
 	}
+	if c.Explain {
+		return c.explain(con, server, at, nil)
+	}
 	a, err := server.Query(con.ctx, c.Expr, at)
 	if err != nil {
 		return err
@@ -65,6 +71,9 @@ func (c *queryCmd) overRange(con *console, server *client.Client) error {
 	if err != nil {
 		return err
 	}
+	if c.Explain {
+		return c.explain(con, server, time.Time{}, &r)
+	}
 	a, err := server.QueryRange(con.ctx, c.Expr, r)
 	if err != nil {
 		return err
@@ -74,6 +83,35 @@ func (c *queryCmd) overRange(con *console, server *client.Client) error {
 		output = "plot"
 	}
 	return show(con, a, output, answer.Plot{Range: r, Width: con.width, Colors: con.outTerminal})
+}
+
+// explain prints the plan of each run of the engine, after what the cache knew.
+func (c *queryCmd) explain(con *console, server *client.Client, at time.Time, r *client.Range) error {
+	body, err := server.Explain(con.ctx, c.Expr, at, r)
+	if err != nil {
+		return err
+	}
+	if c.Output == "json" {
+		_, err := fmt.Fprintf(con.out, "%s\n", body)
+		return err
+	}
+	var x promql.Explanation
+	if err := json.Unmarshal(body, &x); err != nil {
+		return fmt.Errorf("read the server's explanation: %w", err)
+	}
+	if r != nil {
+		fmt.Fprintf(con.out, "%d steps of the cache\n", x.CachedSteps)
+	}
+	for _, run := range x.Runs {
+		if r != nil {
+			text := func(ms int64) string { return time.UnixMilli(ms).UTC().Format(time.RFC3339Nano) }
+			fmt.Fprintf(con.out, "from %s to %s by %s:\n", text(run.Start), text(run.End), time.Duration(run.Step)*time.Millisecond)
+		}
+		if err := run.Plan.Write(con.out); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *queryCmd) parseRange(now time.Time) (client.Range, error) {
