@@ -13,6 +13,8 @@
 //
 // Files:
 //
+//	exact.go      increase and rate of counts, anchored where a tenant wants it
+//	explanation.go how queries were answered, for who asks
 //	parser.go     the language: upstream's, the two functions, what they refuse
 //	rewrite.go    calls out of an expression tree, synthetic selectors in
 //	steps.go      the times at which the engine evaluates each synthetic selector

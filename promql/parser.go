@@ -70,6 +70,7 @@ func (p checkedParser) ParseExpr(input string) (parser.Expr, error) {
 	if len(errs) > 0 {
 		return expr, errs
 	}
+	applyAnchorMark(input, expr)
 	return expr, nil
 }
 

@@ -126,6 +126,17 @@ func (a *admission) checkKind(name string, k increment.Kind) error {
 // Readers do not wait for series that are counted.
 func (a *admission) withBuckets() []string { return *a.buckets.Load() }
 
+// hasCounts is HasCounts.
+func (a *admission) hasCounts(name string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if k, ok := a.kinds[name]; ok {
+		return k == increment.Counter
+	}
+	base, _, ok := classicBase(name)
+	return ok && a.kinds[base] == increment.Buckets
+}
+
 // kindsByName returns a copy of the kinds of all metrics.
 func (a *admission) kindsByName() map[string]increment.Kind {
 	a.mu.Lock()

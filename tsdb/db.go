@@ -280,6 +280,16 @@ func (db *DB) Kinds(id tenant.ID) (map[string]increment.Kind, error) {
 	return s.admission.kindsByName(), nil
 }
 
+// HasCounts reports whether a name shows counts that are stored as increments: it is a
+// counter's, or of the classic family of a histogram with buckets.
+func (db *DB) HasCounts(id tenant.ID, metric string) (bool, error) {
+	s, err := db.store(id, false)
+	if err != nil || s == nil {
+		return false, err
+	}
+	return s.admission.hasCounts(metric), nil
+}
+
 // DataRange returns the start of a tenant's oldest window and the end of its
 // newest, in milliseconds since 1970; ok is false where it has no data.
 func (db *DB) DataRange(_ context.Context, id tenant.ID) (mint, maxt int64, ok bool, err error) {

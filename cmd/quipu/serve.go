@@ -27,6 +27,7 @@ import (
 	"github.com/quipudb/quipu/ingest"
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/overload"
+	"github.com/quipudb/quipu/internal/scope"
 	"github.com/quipudb/quipu/internal/tenant"
 	"github.com/quipudb/quipu/promql"
 	"github.com/quipudb/quipu/tsdb"
@@ -273,8 +274,8 @@ func (c *serveCmd) handler(db *tsdb.DB, logger *slog.Logger, reg *prometheus.Reg
 	})
 }
 
-// queries joins what answers them: the limits of their tenants, then the cache, then the
-// engine.
+// queries joins what answers them: the limits of their tenants, what they take for exact,
+// then the cache, then the engine.
 func (c *serveCmd) queries(db *tsdb.DB, logger *slog.Logger, reg prometheus.Registerer) (*promql.Governor, error) {
 	var engine upstream.QueryEngine = promql.NewEngines(promql.EngineOptions{
 		Distinct: db, Logger: logger, Reg: reg, Timeout: tenant.QueryTimeMax,
@@ -286,6 +287,16 @@ func (c *serveCmd) queries(db *tsdb.DB, logger *slog.Logger, reg prometheus.Regi
 		}
 		engine = cache
 	}
+	engine = promql.NewExact(engine, func(ctx context.Context, metric string) (bool, error) {
+		sc, ok := scope.From(ctx)
+		if !ok {
+			return false, nil
+		}
+		if s, err := db.Settings(sc.Tenant); err != nil || !s.ExactCounts {
+			return false, err
+		}
+		return db.HasCounts(sc.Tenant, metric)
+	})
 	return promql.NewGovernor(promql.GovernorOptions{
 		Engine: engine, Logger: logger, Reg: reg, LogSlowerThan: time.Duration(c.QueryLog),
 		Limits: func(id tenant.ID) (tenant.Limits, error) {

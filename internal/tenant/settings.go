@@ -31,7 +31,9 @@ type Settings struct {
 	IdleTimeout model.Duration `yaml:"idle_timeout"`
 	// Retention is the age past which data is dropped; 0 keeps all.
 	Retention model.Duration `yaml:"retention"`
-	Limits    Limits         `yaml:"limits"`
+	// ExactCounts: increase and rate of counts mean their anchored form.
+	ExactCounts bool   `yaml:"exact_counts"`
+	Limits      Limits `yaml:"limits"`
 }
 
 // DefaultSettings are those of a new tenant when nothing else is said.
@@ -95,10 +97,11 @@ func (s Settings) NewFile() []byte {
 #
 #   idle_timeout: %s          # a series without increments goes stale after this
 #   retention: %s             # age at which data is dropped; 0s keeps all
+#   exact_counts: %t        # increase and rate of counts mean their anchored form
 %s
 # The width of a window. Fixed when the tenant was made.
 grid: %s
-`, s.IdleTimeout, s.Retention, s.Limits.newFile(), s.Grid)
+`, s.IdleTimeout, s.Retention, s.ExactCounts, s.Limits.newFile(), s.Grid)
 }
 
 // Profile is what the write path needs to know of a tenant.
