@@ -24,11 +24,12 @@ SOAK_SEEDS ?= 1000
 # How long "make fuzz" runs each target.
 FUZZTIME ?= 3s
 
-# The part of the full size at which "make bench-tsdb" replays and fills memory: at
-# 1 it replays 24 million increments and holds 1 million series.
+# The part of the full size at which "make bench-tsdb" replays and fills memory, and at
+# which "make bench-promql" queries: at 1 it replays 24 million increments, holds 1
+# million series and queries 100,000.
 BENCH_SCALE ?= 0.2
 
-.PHONY: build test test-model lint demo test-clients fuzz soak bench-tsdb bench-ingest clean help
+.PHONY: build test test-model lint demo test-clients fuzz soak bench-tsdb bench-ingest bench-promql clean help
 
 build: ## build bin/quipu (the default)
 	@[ -e bin/quipu ] || echo "building bin/quipu: the first build compiles Prometheus and takes minutes"
@@ -92,6 +93,10 @@ bench-tsdb: ## print what storage costs beside Prometheus's own; BENCH_SCALE=1 f
 bench-ingest: build ## print what taking events costs the server, under load
 	@CGO_ENABLED=0 $(GO) build -o bin/bench-ingest ./bench/ingest
 	@bin/bench-ingest
+
+bench-promql: ## print what queries cost beside upstream's engine and storage; BENCH_SCALE=1 for the full size
+	@CGO_ENABLED=0 $(GO) build -o bin/bench-promql ./bench/promql
+	@bin/bench-promql -scale $(BENCH_SCALE)
 
 clean: ## remove what make built
 	rm -rf bin $(NODE_TESTS:=/node_modules)

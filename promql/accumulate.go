@@ -158,7 +158,12 @@ func (a *accumulation) run(ctx context.Context, set column.Set, sink *output) (a
 		total.merge(p)
 	}
 	a.d.stats.groups = len(total.groups)
-	return annos, a.flush(total, sink, &annos)
+	said := make([]annotations.Annotations, len(a.d.aggregations))
+	err := a.flush(total, sink, said)
+	for _, more := range said { // of the same the last stands
+		annos.Merge(more)
+	}
+	return annos, err
 }
 
 // firstError prefers what went wrong to what was stopped for it.
@@ -334,7 +339,7 @@ func (s *sums) merge(o *sums) {
 
 // flush hands the groups on, in the order of their first series with a value, as the
 // engine does.
-func (a *accumulation) flush(s *sums, sink *output, annos *annotations.Annotations) error {
+func (a *accumulation) flush(s *sums, sink *output, said []annotations.Annotations) error {
 	var order []int
 	for g, one := range s.groups {
 		if one != nil {
@@ -342,7 +347,7 @@ func (a *accumulation) flush(s *sums, sink *output, annos *annotations.Annotatio
 		}
 	}
 	slices.SortFunc(order, func(i, j int) int { return cmp.Compare(s.groups[i].first, s.groups[j].first) })
-	rest, finish := a.rest(sink, annos)
+	rest, finish := a.rest(sink, said)
 	var r row
 	for _, g := range order {
 		if err := s.result(s.groups[g], &r); err != nil {
@@ -356,11 +361,11 @@ func (a *accumulation) flush(s *sums, sink *output, annos *annotations.Annotatio
 }
 
 // rest returns where results go: through the aggregations over the first, then to the
-// sink; and what is to be called at the end.
-func (a *accumulation) rest(sink *output, annos *annotations.Annotations) (add func(labels.Labels, *row) error, finish func() error) {
+// sink; and what is to be called at the end. What they say of it is put into said.
+func (a *accumulation) rest(sink *output, said []annotations.Annotations) (add func(labels.Labels, *row) error, finish func() error) {
 	add, finish = sink.add, func() error { return nil }
 	for i := len(a.d.aggregations) - 1; i > 0; i-- {
-		s, next, after := newStage(a.d, a.d.aggregations[i], a.d.params[i], annos), add, finish
+		s, next, after := newStage(a.d, a.d.aggregations[i], a.d.params[i], &said[i]), add, finish
 		add = s.add
 		finish = func() error {
 			if err := s.flush(next); err != nil {

@@ -1,25 +1,47 @@
-// Package promql answers PromQL: Prometheus's parser and engine, the two
-// functions that PromQL lacks, and the planner that computes calls of them.
+// Package promql answers PromQL: Prometheus's parser and engine, the two functions that
+// PromQL lacks, and a planner that computes most of what is asked from whole series.
 //
 //	distinct_over_time(users[1d])               distinct ids in the range, per series
 //	count_distinct(users[1d], "country", ...)   the union over series, grouped by the
 //	                                            labels named; with none, one result
 //
-// The engine cannot compute these from samples: the ids of two windows overlap,
-// so counts do not add. The planner therefore replaces each such call by a
-// synthetic vector selector, hands the rest of the expression to the engine, and
-// serves the selector's series from values that it computed straight from the
-// sketches, at exactly the times at which the engine will ask for them.
+// The engine reads sample by sample, by way of an iterator, and keeps a value of every
+// series and step until it aggregates them. The planner finds the subtrees of a query
+// that are a function of a range, aggregations over one, or aggregations over a
+// selector; replaces each by a synthetic vector selector; hands the rest of the
+// expression to the engine; and serves the selector's series from what it has computed
+// in one pass over the data, several series at a time, at exactly the times at which the
+// engine will ask for them. So it does with calls of our two functions, which cannot be
+// computed from samples at all: the ids of two windows overlap, so counts do not add.
+//
+//	planner.visit      which subtrees, by the query's text
+//	evaluationPlaces   when the engine evaluates what stands for each
+//	direct.compute     select columns; evaluator: column -> row of values by step;
+//	                   aggregations over rows; series out of what is left
+//
+// Simple aggregations of floats (sum, avg, min, max, count, group) go into accumulators
+// of each goroutine; all else takes rows in the order of the series, in one goroutine,
+// with the engine's own arithmetic, while others compute the next rows.
 //
 // Files:
 //
 //	exact.go      increase and rate of counts, anchored where a tenant wants it
 //	explanation.go how queries were answered, for who asks
 //	parser.go     the language: upstream's, the two functions, what they refuse
-//	rewrite.go    calls out of an expression tree, synthetic selectors in
-//	steps.go      the times at which the engine evaluates each synthetic selector
+//	plan.go       what is computed directly
+//	rewrite.go    subtrees out of an expression, synthetic selectors in
+//	steps.go      where the engine evaluates each synthetic selector
 //	engine.go     Engine, an upstream QueryEngine, and the Query it returns
 //	querier.go    the Queryable that serves synthetic selectors next to real ones
+//	columns.go, hints.go            what a direct computation reads
+//	direct.go                       one of them
+//	evaluate.go                     a column to a row
+//	kernels.go, kernels_grid.go     functions of samples, and of runs of increments
+//	accumulate.go                   simple aggregations
+//	inorder.go, cells.go, ranks.go, grouping.go     all others
+//	output.go                       rows to series
+//	accounting.go, counts.go        what the engine would have counted
+//	explain.go    plans as trees
 //	distinct.go   DistinctSource and the values of one call
 //	functions.go  what upstream's function table says of the two functions
 //
@@ -40,27 +62,35 @@
 //
 // Invariants:
 //
-//	I1: a query without such a call reaches upstream's engine with the very string
+//	I1: a query without such a subtree reaches upstream's engine with the very string
 //	    and Queryable it came with.
-//	I2: rewriting depends on the query text alone, and a synthetic selector is
-//	    named by the position of the call it replaces. So the engine's own parse
-//	    of the query and the plan made for it agree without sharing state.
+//	I2: rewriting depends on the query text and the engine's options alone, and a
+//	    synthetic selector is named by the position of the subtree it replaces. So the
+//	    engine's own parse of the query and the plan made for it agree without
+//	    sharing state.
 //	I3: a synthetic selector reads only the plan of its own query. No query can
 //	    spell its name: the prefix is refused in what users write.
 //	I4: every node of a rewritten tree keeps its position in the query as written;
 //	    what upstream says of it, warnings and errors, points at the right place.
-//	I5: a synthetic series has a sample at an evaluation time where its call has a
+//	I5: a synthetic series has a sample at an evaluation time where its subtree has a
 //	    value, and a stale marker at the first one after it where it has none, so
 //	    that lookback never finds an older value.
-//	I6: sketches belong to their source and are never changed.
-//	I7: a query that the cache answers has the answer of the engine. Kept is only
+//	I6: sketches and histograms belong to their source and are never changed.
+//	I7: what is computed directly is what the engine gives, within the order of
+//	    additions: values, errors, annotations and counts of samples. What is not sure
+//	    to be is left to the engine, by the text of the query: see planner.takes.
+//	I8: no result depends on how goroutines are scheduled.
+//	I9: a synthetic selector is the same at every step where its subtree is (@), so
+//	    that the engine treats what is around it as it would.
+//	I10: a query that the cache answers has the answer of the engine. Kept is only
 //	    what depends on samples before a time that storage promised is settled, and
 //	    used only while nothing of that has changed; the parts of an answer that
 //	    were read at different moments are of the same state, or it is computed
 //	    whole. What can depend on the range that is asked for is not kept.
 //
-// What differs from a function that the engine evaluates itself: info() over a
-// call takes its info series at the evaluation time, also where the call's
-// selector has an offset or an @ modifier; and traces name the synthetic
-// selector.
+// What differs from a function that the engine evaluates itself: info() over one of our
+// two functions takes its info series at the evaluation time, also where the call's
+// selector has an offset or an @ modifier; traces name the synthetic selector; and a
+// query fails for too many samples by what the planner holds, which is less than the
+// engine would.
 package promql

@@ -35,6 +35,11 @@ type EngineOptions struct {
 	// LookbackDelta is the age past which a sample no longer shows, 0 for 5
 	// minutes.
 	LookbackDelta time.Duration
+	// DropNamesLast and StartTimestamps are upstream's options EnableDelayedNameRemoval
+	// and UseStartTimestamps. Language is what is parsed besides our own functions, nil for
+	// what NewParser takes.
+	DropNamesLast, StartTimestamps bool
+	Language                       *parser.Options
 }
 
 // Engine is upstream's engine with the planner in front. It implements
@@ -59,6 +64,9 @@ func NewEngine(o EngineOptions) *Engine {
 		Timeout:            o.Timeout,
 		LookbackDelta:      o.LookbackDelta,
 		EnablePerStepStats: true,
+
+		EnableDelayedNameRemoval: o.DropNamesLast,
+		UseStartTimestamps:       o.StartTimestamps,
 	}
 	if opts.MaxSamples == 0 {
 		opts.MaxSamples = defaultMaxSamples
@@ -68,6 +76,9 @@ func NewEngine(o EngineOptions) *Engine {
 	}
 	if opts.LookbackDelta == 0 {
 		opts.LookbackDelta = defaultLookbackDelta
+	}
+	if o.Language != nil {
+		return newEngine(opts, *o.Language, o.Distinct)
 	}
 	return newEngine(opts, language(), o.Distinct)
 }

@@ -20,6 +20,9 @@ type planner struct {
 	off bool
 	// noPins: selectors with @ are left to the engine.
 	noPins bool
+	// stats: the engine reads no buckets of histograms, and makes their counter reset
+	// hints from what it has read of a series before.
+	stats bool
 }
 
 // visit calls take for every outermost subtree of expr that is computed directly, and
@@ -40,6 +43,12 @@ func (p planner) visit(expr parser.Expr, take func(parser.Expr) parser.Expr) par
 	case *parser.Call:
 		_, lone := lonely[n.Func.Name]
 		p.off = p.off || lone
+		switch n.Func.Name { // see detectHistogramStatsDecoding of upstream's promql/engine.go
+		case "histogram_count", "histogram_sum", "histogram_avg":
+			p.stats = true
+		case "histogram_quantile", "histogram_quantiles", "histogram_fraction", "histogram_stddev", "histogram_stdvar":
+			p.stats = false
+		}
 		for i := range n.Args {
 			n.Args[i] = p.visit(n.Args[i], take)
 		}
@@ -49,6 +58,7 @@ func (p planner) visit(expr parser.Expr, take func(parser.Expr) parser.Expr) par
 		// Where a subquery begins when what is around it does, the engine takes @ below
 		// it from another time.
 		p.noPins = p.noPins || n.OriginalOffset != 0 || n.OriginalOffsetExpr != nil || n.Timestamp != nil || n.StartOrEnd != 0
+		p.stats = false
 		n.Expr = p.visit(n.Expr, take)
 	case *parser.UnaryExpr:
 		n.Expr = p.visit(n.Expr, take)
@@ -61,6 +71,9 @@ func (p planner) visit(expr parser.Expr, take func(parser.Expr) parser.Expr) par
 var lonely = map[string]struct{}{
 	"absent": {}, "absent_over_time": {}, "timestamp": {}, "start_timestamp": {}, "info": {},
 }
+
+// differences are the functions whose histograms have no counter reset hint of their own.
+var differences = []string{"rate", "increase", "delta", "irate", "idelta"}
 
 func (p planner) takes(expr parser.Expr) bool {
 	if c, ok := expr.(*parser.Call); ok && isOwn(c) {
@@ -75,6 +88,8 @@ func (p planner) takes(expr parser.Expr) bool {
 		return false // a bare selector is what the engine reads anyway
 	case p.noPins && s.pinned():
 		return false
+	case p.stats && (s.call == nil || !slices.Contains(differences, s.call.Func.Name)):
+		return false // hints show
 	case p.namesLast && s.call != nil && !keepsName(s.call):
 		return s.forgetsName()
 	}

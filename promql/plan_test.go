@@ -73,28 +73,28 @@ func TestPlannerTakes(t *testing.T) {
 func TestPlannerTakesParts(t *testing.T) {
 	e := NewEngine(EngineOptions{Distinct: smallWorld()})
 	for qs, want := range map[string]string{
-		`histogram_quantile(0.95, sum by (le) (rate(h_bucket[5m])))`:   `sum by (le) (rate(h_bucket[5m]))`,
-		`histogram_quantile(0.95, rate(h[5m]))`:                        `rate(h[5m])`,
-		`histogram_sum(sum(h)) / histogram_count(sum(rate(h[5m])))`:    `sum(h); sum(rate(h[5m]))`,
-		`histogram_fraction(0, 1, sum(h)) + histogram_avg(sum(h))`:     `sum(h); sum(h)`,
-		`max_over_time(sum(rate(m[1m]))[1h:1m] offset 5m)`:             `sum(rate(m[1m]))`,
-		`rate(m[5m]) / on (a) group_left () sum by (a) (n)`:            `rate(m[5m]); sum by (a) (n)`,
-		`topk(scalar(count(m)), rate(m[5m]))`:                          `rate(m[5m]); count(m)`,
-		`sum(m + rate(n[5m]))`:                                         `rate(n[5m])`,
-		`sum(m) > 1 or -avg(n)`:                                        `sum(m); avg(n)`,
-		`label_replace(increase(m[1h]), "a", "b", "c", "d")`:           `increase(m[1h])`,
-		`count_values("v", last_over_time(m[5m]))`:                     `last_over_time(m[5m])`,
-		`sum(m @ 100 + n)`:                                             ``,
-		`m`:                                                            ``,
-		`absent(sum(m)) + timestamp(sum(n)) + absent_over_time(m[5m])`: ``,
-		`info(sum(rate(m[5m])))`:                                       ``,
-		`topk(0, m) + topk(NaN, m)`:                                    ``,
-		`rate(m[5m:1m])`:                                               ``,
-		`quantile_over_time(scalar(m), n[5m])`:                         ``,
-		`max_over_time(m[5m] anchored)`:                                ``,
-		`limitk(2, m)`:                                                 ``,
-		`sum(m smoothed)`:                                              ``,
-		`max_over_time(sum(m @ 100)[5m:1m] offset 1m)`:                 ``, // the engine's @ is another there
+		`histogram_quantile(0.95, sum by (le) (rate(h_bucket[5m])))`:        `sum by (le) (rate(h_bucket[5m]))`,
+		`histogram_quantile(0.95, rate(h[5m]))`:                             `rate(h[5m])`,
+		`histogram_sum(sum(h)) / histogram_count(sum(rate(h[5m])))`:         `sum(rate(h[5m]))`, // hints of the first would show
+		`histogram_fraction(0, 1, sum(h)) + histogram_avg(increase(h[5m]))`: `sum(h); increase(h[5m])`,
+		`max_over_time(sum(rate(m[1m]))[1h:1m] offset 5m)`:                  `sum(rate(m[1m]))`,
+		`rate(m[5m]) / on (a) group_left () sum by (a) (n)`:                 `rate(m[5m]); sum by (a) (n)`,
+		`topk(scalar(count(m)), rate(m[5m]))`:                               `rate(m[5m]); count(m)`,
+		`sum(m + rate(n[5m]))`:                                              `rate(n[5m])`,
+		`sum(m) > 1 or -avg(n)`:                                             `sum(m); avg(n)`,
+		`label_replace(increase(m[1h]), "a", "b", "c", "d")`:                `increase(m[1h])`,
+		`count_values("v", last_over_time(m[5m]))`:                          `last_over_time(m[5m])`,
+		`sum(m @ 100 + n)`:                                                  ``,
+		`m`:                                                                 ``,
+		`absent(sum(m)) + timestamp(sum(n)) + absent_over_time(m[5m])`:      ``,
+		`info(sum(rate(m[5m])))`:                                            ``,
+		`topk(0, m) + topk(NaN, m)`:                                         ``,
+		`rate(m[5m:1m])`:                                                    ``,
+		`quantile_over_time(scalar(m), n[5m])`:                              ``,
+		`max_over_time(m[5m] anchored)`:                                     ``,
+		`limitk(2, m)`:                                                      ``,
+		`sum(m smoothed)`:                                                   ``,
+		`max_over_time(sum(m @ 100)[5m:1m] offset 1m)`:                      ``, // the engine's @ is another there
 	} {
 		p, err := e.Plan(qs)
 		if err != nil {

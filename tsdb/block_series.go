@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"slices"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb/chunks"
@@ -125,7 +126,7 @@ func (d *seriesDecoder) decode(ref storage.SeriesRef) (labels.Labels, error) {
 		if err != nil {
 			return labels.Labels{}, err
 		}
-		if ln == labels.MetricName {
+		if ln == model.MetricNameLabel {
 			d.name = value + 1
 		}
 		if d.keep == nil || slices.Contains(d.keep, ln) {

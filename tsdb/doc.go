@@ -21,6 +21,8 @@
 //
 //	DB.Querier -> pin a version -> selectSeries over memtables and blocks ->
 //	merge each series' increments -> view
+//	querier.Columns -> the same selection -> internal/column: the runs of a counter
+//	and its increments, the samples of all else
 //
 // # Files
 //
@@ -53,6 +55,8 @@
 //	wal*.go          the write-ahead log: writer, format, records, replay, and what
 //	                 a tenant needs of it
 //	querier.go, select.go           queries
+//	block_series.go                 series of a block's index, one after the other
+//	column.go, xor.go               whole series for the planner
 //	view_runs.go, view.go, view_spans.go, classic.go    what PromQL sees
 //
 // # Invariants

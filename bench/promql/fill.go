@@ -74,7 +74,6 @@ func fill(e env) error {
 type batcher struct {
 	db    *tsdb.DB
 	batch increment.Batch
-	bytes int
 }
 
 func (b *batcher) add(inc increment.Increment) error {

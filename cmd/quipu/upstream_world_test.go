@@ -38,19 +38,22 @@ type twin struct {
 	r      *rand.Rand
 	db     *tsdb.DB
 	theirs *teststorage.TestStorage
-	now    int64
-	incs   []increment.Increment
+	now    int64 // the present of queries
+	// dataEnd is the present after all data.
+	dataEnd int64
+	incs    []increment.Increment
 }
 
 // newTwin fills both with series of all kinds: dense and sparse, with gaps, resets,
 // markers of staleness, births and deaths; late and out of order; in memory and in
 // blocks.
 func newTwin(t *testing.T, r *rand.Rand) *twin {
-	tw := &twin{t: t, r: r, now: twinStart + twinSpan + 7*twinGrid, theirs: teststorage.New(t)}
+	tw := &twin{t: t, r: r, dataEnd: twinStart + twinSpan + 7*twinGrid, theirs: teststorage.New(t)}
+	tw.now = tw.dataEnd
 	settings := tenant.DefaultSettings()
 	db, err := tsdb.Open(tsdb.Options{
 		Dir: t.TempDir(), Logger: slog.New(slog.DiscardHandler), Defaults: settings, MaintainInterval: time.Hour,
-		Now: func() time.Time { return time.UnixMilli(tw.now) }, WALSyncEvery: time.Hour,
+		Now: func() time.Time { return time.UnixMilli(tw.dataEnd) }, WALSyncEvery: time.Hour,
 	})
 	if err != nil {
 		t.Fatal(err)
