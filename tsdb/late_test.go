@@ -215,7 +215,7 @@ func shownSamples(t *testing.T, db *testDB, until int64) map[string]int64 {
 // other: not the zero before a run, nor a marker after one, nor the totals of its day.
 func TestChangesShowWhereTheyAreTold(t *testing.T) {
 	changed := 0
-	for seed := range uint64(12) {
+	for seed := range uint64(6) {
 		r := rand.New(rand.NewPCG(seed, 11))
 		db := openTestDB(t, "", func(o *Options) { o.WALSyncEvery = time.Hour })
 		*db.now = testStart.Add(time.Duration(r.IntN(24*3600)) * time.Second)
@@ -242,7 +242,7 @@ func TestChangesShowWhereTheyAreTold(t *testing.T) {
 			db.mustAppend(tenant.Default, randomInc())
 		}
 		db.mustAppend(tenant.Default, randomInc())
-		for range 10 {
+		for range 8 {
 			m := settle(t, db)
 			before := shownSamples(t, db, m.Settled)
 			inc := randomInc()
