@@ -11,10 +11,12 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 
+	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/past"
 	"github.com/quipudb/quipu/internal/scope"
 	"github.com/quipudb/quipu/internal/tenant"
@@ -176,6 +178,93 @@ func settledView(t *testing.T, db *testDB, m past.Mark) string {
 		t.Fatal(set.Err())
 	}
 	return out
+}
+
+// shownSamples are all samples that show up to a time, by series and time.
+func shownSamples(t *testing.T, db *testDB, until int64) map[string]int64 {
+	t.Helper()
+	q, err := db.Querier(0, until)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer q.Close()
+	set := q.Select(scoped(db), true, &storage.SelectHints{Start: 0, End: until}, labels.MustNewMatcher(labels.MatchRegexp, model.MetricNameLabel, "[a-z]+"))
+	out := map[string]int64{}
+	for set.Next() {
+		it, name := set.At().Iterator(nil), set.At().Labels().String()
+		for typ := it.Next(); typ != chunkenc.ValNone; typ = it.Next() {
+			var ts int64
+			var v, sum float64
+			if typ == chunkenc.ValFloat {
+				ts, v = it.At()
+			} else {
+				var fh *histogram.FloatHistogram
+				ts, fh = it.AtFloatHistogram(nil)
+				v, sum = fh.Count, fh.Sum
+			}
+			out[fmt.Sprint(name, ts, v, sum)] = ts
+		}
+	}
+	if set.Err() != nil {
+		t.Fatal(set.Err())
+	}
+	return out
+}
+
+// A late increment of any kind changes samples in the interval that is told, and in no
+// other: not the zero before a run, nor a marker after one, nor the totals of its day.
+func TestChangesShowWhereTheyAreTold(t *testing.T) {
+	changed := 0
+	for seed := range uint64(6) {
+		r := rand.New(rand.NewPCG(seed, 11))
+		db := openTestDB(t, "", func(o *Options) { o.WALSyncEvery = time.Hour })
+		*db.now = testStart.Add(time.Duration(r.IntN(24*3600)) * time.Second)
+		randomInc := func() increment.Increment {
+			ts := db.now.Add(-3*time.Minute - time.Duration(r.IntN(30*3600))*time.Second)
+			inc := counterInc("c", ts, float64(1+r.IntN(3)), "page", fmt.Sprint(r.IntN(3)))
+			switch r.IntN(6) {
+			case 0:
+				inc.Series, inc.Hist = series(increment.Histogram, "h"), &increment.Hist{}
+				inc.Hist.Observe(float64(r.IntN(100)))
+			case 1:
+				inc.Series, inc.Hist = series(increment.Buckets, "b"), &increment.Hist{Bounds: []float64{1, float64(2 + r.IntN(2))}}
+				inc.Hist.Observe(float64(r.IntN(4)))
+			case 2:
+				inc.Series, inc.IDs = series(increment.Distinct, "d"), []uint64{uint64(r.IntN(50)) << 40}
+			case 3:
+				inc.Series, inc.At = series(increment.Gauge, "g"), inc.Time+r.Int64N(g)
+			case 4:
+				inc.Series, inc.Time = series(increment.Sample, "s"), inc.Time+r.Int64N(g)
+			}
+			return inc
+		}
+		for range r.IntN(200) {
+			db.mustAppend(tenant.Default, randomInc())
+		}
+		db.mustAppend(tenant.Default, randomInc())
+		for range 8 {
+			m := settle(t, db)
+			before := shownSamples(t, db, m.Settled)
+			inc := randomInc()
+			db.mustAppend(tenant.Default, inc)
+			told := changedSince(t, db, m)
+			after := shownSamples(t, db, m.Settled)
+			for _, d := range []struct{ a, b map[string]int64 }{{before, after}, {after, before}} {
+				for sample, ts := range d.a {
+					if _, ok := d.b[sample]; ok {
+						continue
+					}
+					changed++
+					if !slices.ContainsFunc(told, func(iv past.Interval) bool { return iv.From <= ts && ts <= iv.To }) {
+						t.Fatalf("seed %d: %s %s at %d changed %s, told of %v", seed, inc.Kind, inc.Labels, inc.Time, sample, told)
+					}
+				}
+			}
+		}
+	}
+	if changed < 1000 {
+		t.Errorf("only %d samples changed", changed)
+	}
 }
 
 // I10: while increments come at any time of the past and readers take their marks,
