@@ -80,7 +80,7 @@ func (u *Union) addID(id uint64) {
 		u.n++
 	}
 	if u.n > unionExactMax {
-		u.toRegisters()
+		u.ToRegisters()
 	}
 }
 
@@ -130,8 +130,8 @@ func (u *Union) each(f func(id uint64)) {
 	}
 }
 
-// toRegisters gives exactness up.
-func (u *Union) toRegisters() {
+// ToRegisters gives exactness up.
+func (u *Union) ToRegisters() {
 	if u.inexact {
 		return
 	}
@@ -157,7 +157,7 @@ func (u *Union) Add(s *Sketch) error {
 	if err != nil {
 		return fmt.Errorf("join sketches: %w", err)
 	}
-	u.toRegisters()
+	u.ToRegisters()
 	return u.regs.mergeImage(image)
 }
 
@@ -177,7 +177,7 @@ func (u *Union) AddEncoded(src []byte) error {
 	if m <= 0 || size != uint64(len(src)-k-m) {
 		return errShort
 	}
-	u.toRegisters()
+	u.ToRegisters()
 	return u.regs.mergeImage(src[k+m:])
 }
 
@@ -204,7 +204,7 @@ func (u *Union) AddUnion(o *Union) {
 		o.each(u.addID)
 		return
 	}
-	u.toRegisters()
+	u.ToRegisters()
 	u.regs.merge(o.regs[imageHead:])
 }
 
@@ -212,7 +212,7 @@ func (u *Union) AddUnion(o *Union) {
 // CellExactMax ids registers. So it does not show how the hour is stored.
 func (u *Union) Settle() {
 	if u.count() > CellExactMax {
-		u.toRegisters()
+		u.ToRegisters()
 	}
 }
 
@@ -250,7 +250,7 @@ func (u *Union) CellBytes() int {
 func (u *Union) AddCell(src []byte) error {
 	switch {
 	case len(src) > 0 && src[0] == cellRegisters:
-		u.toRegisters()
+		u.ToRegisters()
 		return u.regs.mergePacked(src[1:])
 	case len(src) > 0 && src[0] == cellIDs && len(src)%8 == 1 && len(src)/8 <= CellExactMax:
 		return u.addSorted(src[1:], len(src)/8)
