@@ -1,7 +1,6 @@
 package promql
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,16 +18,17 @@ import (
 	"github.com/quipudb/quipu/internal/sketch"
 )
 
-// DistinctSource is where the sketches of distinct series are read.
+// DistinctSource is where distinct series are read.
 type DistinctSource interface {
-	// DistinctSeries returns the series of kind distinct that the matchers
-	// select, with every window that shows in (mint, maxt], by ascending End and
-	// at most one for each. Times are milliseconds since 1970. ctx carries the
-	// tenant and the present (internal/scope); maxt is the last time that the
-	// result is asked at, so the open window shows at min(present, maxt). The
-	// annotations name selected metrics of another kind, which are left out.
-	// The caller does not change the sketches.
-	DistinctSeries(ctx context.Context, mint, maxt int64, matchers ...*labels.Matcher) ([]sketch.Series, annotations.Annotations, error)
+	// DistinctSeries calls use with the series of kind distinct that the matchers
+	// select; they can be read until use returns, and its error is passed on. The
+	// intervals, at least one, are sorted and disjoint: no range of the query begins
+	// or ends inside of one, so that storage may have the union of many windows at
+	// hand. ctx carries the tenant and the present (internal/scope); the end of the
+	// last interval is the last time that the result is asked at, so the open window
+	// shows at min(present, that). The annotations name selected metrics of another
+	// kind, which are left out.
+	DistinctSeries(ctx context.Context, in []sketch.Interval, use func([]sketch.Series) error, matchers ...*labels.Matcher) (annotations.Annotations, error)
 }
 
 // errSameLabelset has upstream's wording.
@@ -37,8 +37,8 @@ var errSameLabelset = errors.New("vector cannot contain metrics with the same la
 // where names the place of an error that stops a query, as upstream does.
 const where = "query execution"
 
-// checkEvery is how many steps and merges of sketches pass between two looks at
-// the context: milliseconds at most.
+// checkEvery is how many steps pass between two looks at the context: milliseconds
+// at most.
 const checkEvery = 256
 
 // stale is the marker after the last value of a run of values.
@@ -58,38 +58,29 @@ func (c *call) compute(ctx context.Context, q plannedQuerier) ([]storage.Series,
 // matrix returns the series of c: a sample at each evaluation time that has a
 // value, and a stale marker where values end (I5). Series are sorted by labels.
 func (c *call) matrix(ctx context.Context, source DistinctSource, maxSamples int) (upstream.Matrix, annotations.Annotations, error) {
-	n := c.times.count()
-	if n == 0 {
+	if c.times.count() == 0 {
 		return nil, nil, nil
 	}
-	mint, _ := c.window(c.times.at(0))
-	_, maxt := c.window(c.times.at(n - 1))
-	series, ws, err := source.DistinctSeries(ctx, mint, maxt, c.matchers...)
+	in, ranges := c.intervals()
+	if len(in) == 0 {
+		return nil, nil, nil // ranges of no length
+	}
+	k := counter{ctx: ctx, call: c, ranges: ranges, unions: make([]sketch.Union, len(in)), room: maxSamples}
+	var out upstream.Matrix
+	ws, err := source.DistinctSeries(ctx, in, func(series []sketch.Series) (err error) {
+		out, err = k.groups(c.group(series))
+		return err
+	}, c.matchers...)
 	ws = positioned(ws, c.pos)
 	if err != nil {
+		var evaluation *evaluationError
+		if errors.As(err, &evaluation) {
+			return nil, ws, evaluation
+		}
 		if stop := stopped(ctx); stop != nil {
 			return nil, ws, stop
 		}
 		return nil, ws, fmt.Errorf("read distinct series for %s: %w", c.function, err)
-	}
-	if c.function == countDistinct {
-		series = union(series, c.by)
-	}
-	k := counter{ctx: ctx, call: c, room: maxSamples}
-	out := make(upstream.Matrix, 0, len(series))
-	for _, s := range series {
-		points, err := k.count(s.Windows)
-		if err != nil {
-			return nil, ws, err
-		}
-		if len(points) == 0 {
-			continue
-		}
-		metric := s.Labels
-		if c.function == distinctOverTime {
-			metric = metric.DropReserved(schema.IsMetadataLabel)
-		}
-		out = append(out, upstream.Series{Metric: metric, Floats: points})
 	}
 	out, err = mergeSameLabelset(out)
 	return out, ws, err
@@ -108,82 +99,99 @@ func stopped(ctx context.Context) error {
 	}
 }
 
-// union joins the windows of all series that agree in the labels by. A label
-// that a series lacks counts as empty. What it returns has several windows with
-// one End.
-func union(series []sketch.Series, by []string) []sketch.Series {
-	var groups []sketch.Series
+// unionGroup is the series that are counted as one, and the labels of the result.
+type unionGroup struct {
+	labels labels.Labels
+	series []sketch.Series
+}
+
+// group returns the groups of count_distinct, which agree in the labels c.by; a label
+// that a series lacks counts as empty. For distinct_over_time each series is one.
+func (c *call) group(series []sketch.Series) []unionGroup {
+	var groups []unionGroup
+	if c.function == distinctOverTime {
+		for i, s := range series {
+			groups = append(groups, unionGroup{s.Labels.DropReserved(schema.IsMetadataLabel), series[i : i+1]})
+		}
+		return groups
+	}
 	index := make(map[string]int)
 	var key []byte
 	for _, s := range series {
-		group := s.Labels.MatchLabels(true, by...)
-		key = group.Bytes(key[:0])
+		by := s.Labels.MatchLabels(true, c.by...)
+		key = by.Bytes(key[:0])
 		i, ok := index[string(key)]
 		if !ok {
 			i = len(groups)
 			index[string(key)] = i
-			groups = append(groups, sketch.Series{Labels: group})
+			groups = append(groups, unionGroup{labels: by})
 		}
-		groups[i].Windows = append(groups[i].Windows, s.Windows...)
-	}
-	for _, g := range groups {
-		slices.SortFunc(g.Windows, func(a, b sketch.Window) int { return cmp.Compare(a.End, b.End) })
+		groups[i].series = append(groups[i].series, s)
 	}
 	return groups
 }
 
-// counter turns windows into the values of a call.
+// counter turns the ids of series into the values of a call, a group at a time: only
+// its sets are in memory.
 type counter struct {
 	ctx    context.Context
 	call   *call
+	ranges []stretch
+	unions []sketch.Union // by interval
+	slide  sketch.Slide
 	room   int // samples that the query may still hold
-	worked int // steps and merges since the context was looked at
 }
 
-// work counts one step or merge, and stops a query whose context has ended.
-func (k *counter) work() error {
-	if k.worked++; k.worked < checkEvery {
-		return nil
-	}
-	k.worked = 0
-	return stopped(k.ctx)
-}
-
-// count returns the samples over windows, which are sorted by End. Ranges move
-// forward with evaluation time, so two indices follow the windows in range.
-func (k *counter) count(windows []sketch.Window) ([]upstream.FPoint, error) {
-	var (
-		out         []upstream.FPoint
-		first, last int // windows[first:last] are in range
-		counted     float64
-		countedOf   [2]int // first and last of counted
-		within      bool   // the sample before is a value
-	)
-	for i := range k.call.times.count() {
-		if err := k.work(); err != nil {
+func (k *counter) groups(groups []unionGroup) (upstream.Matrix, error) {
+	var out upstream.Matrix
+	for _, g := range groups {
+		for i := range k.unions {
+			k.unions[i].Reset()
+		}
+		for _, s := range g.series {
+			if err := s.Unite(k.ctx, k.unions); err != nil {
+				return nil, err
+			}
+		}
+		points, err := k.count()
+		if err != nil {
 			return nil, err
 		}
+		if len(points) > 0 {
+			out = append(out, upstream.Series{Metric: g.labels, Floats: points})
+		}
+	}
+	return out, nil
+}
+
+// count returns the samples over the unions.
+func (k *counter) count() ([]upstream.FPoint, error) {
+	var (
+		out     []upstream.FPoint
+		counted float64
+		some    bool // the range has windows
+		within  bool // the sample before is a value
+	)
+	k.slide.Reset(k.unions)
+	for i, r := range k.ranges {
+		if i%checkEvery == 0 {
+			if err := stopped(k.ctx); err != nil {
+				return nil, err
+			}
+		}
 		t := k.call.times.at(i)
-		lo, hi := k.call.window(t)
-		for last < len(windows) && windows[last].End <= hi {
-			last++
+		if i == 0 || r != k.ranges[i-1] {
+			var err error
+			if counted, some, err = k.slide.Count(r.first, r.last); err != nil {
+				return nil, fmt.Errorf("count ids: %w", err)
+			}
 		}
-		for first < last && windows[first].End <= lo {
-			first++
-		}
-		if first == last {
+		if !some {
 			if within {
 				out = append(out, upstream.FPoint{T: t, F: stale})
 			}
 			within = false
 			continue
-		}
-		if of := [2]int{first, last}; of != countedOf {
-			var err error
-			if counted, err = k.distinct(windows[first:last]); err != nil {
-				return nil, err
-			}
-			countedOf = of
 		}
 		if k.room--; k.room < 0 {
 			return nil, &evaluationError{upstream.ErrTooManySamples(where)}
@@ -192,23 +200,6 @@ func (k *counter) count(windows []sketch.Window) ([]upstream.FPoint, error) {
 		out = append(out, upstream.FPoint{T: t, F: counted})
 	}
 	return out, nil
-}
-
-// distinct returns the number of ids over windows, at least one.
-func (k *counter) distinct(windows []sketch.Window) (float64, error) {
-	if len(windows) == 1 {
-		return windows[0].Sketch.Estimate()
-	}
-	var u sketch.Union
-	for _, w := range windows {
-		if err := k.work(); err != nil {
-			return 0, err
-		}
-		if err := u.Add(w.Sketch); err != nil {
-			return 0, fmt.Errorf("join sketches: %w", err)
-		}
-	}
-	return u.Estimate()
 }
 
 // mergeSameLabelset sorts m by labels and joins series that have the same ones,

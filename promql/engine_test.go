@@ -15,6 +15,8 @@ import (
 	"github.com/prometheus/prometheus/rules"
 
 	upstream "github.com/prometheus/prometheus/promql"
+
+	"github.com/quipudb/quipu/internal/sketch"
 )
 
 // smallWorld has three series of users, two of which share ids, one of visitors,
@@ -207,15 +209,20 @@ func TestCallIsComputedOnDemandInTheQuerysContext(t *testing.T) {
 	type key struct{}
 	w := smallWorld()
 	var got []any
-	w.onRead = func(ctx context.Context, mint, maxt int64) { got = append(got, ctx.Value(key{}), mint, maxt) }
+	w.onRead = func(ctx context.Context, in []sketch.Interval) {
+		got = append(got, ctx.Value(key{}))
+		for _, v := range in {
+			got = append(got, v.Lo/1000, v.Hi/1000)
+		}
+	}
 	e := NewEngine(EngineOptions{Distinct: w})
 	query, err := e.NewRangeQuery(t.Context(), &matrices{}, nil, `count_distinct(users[1m] offset 10s)`, at(100), at(170), 30*time.Second)
 	if err != nil || len(got) > 0 {
 		t.Fatalf("read before Exec: %v, %v", got, err)
 	}
 	query.Exec(context.WithValue(t.Context(), key{}, "mine"))
-	// Steps at 100, 130 and 160.
-	if want := []any{"mine", int64(30_000), int64(150_000)}; !slices.Equal(got, want) {
+	// Steps at 100, 130 and 160: ranges of 30 to 90, 60 to 120 and 90 to 150.
+	if want := "[mine 30 60 60 90 90 120 120 150]"; fmt.Sprint(got) != want {
 		t.Errorf("source was asked for %v, want %v", got, want)
 	}
 }
@@ -271,14 +278,14 @@ func TestQueryStops(t *testing.T) {
 	})
 	t.Run("when it is canceled", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		big.onRead = func(context.Context, int64, int64) { cancel() }
+		big.onRead = func(context.Context, []sketch.Interval) { cancel() }
 		err := run(t, NewEngine(EngineOptions{Distinct: big}), ctx)
 		if !errors.Is(err, upstream.ErrQueryCanceled("query execution")) {
 			t.Errorf("got %v", err)
 		}
 	})
 	t.Run("at its timeout", func(t *testing.T) {
-		big.onRead = func(ctx context.Context, _, _ int64) { <-ctx.Done() }
+		big.onRead = func(ctx context.Context, _ []sketch.Interval) { <-ctx.Done() }
 		err := run(t, NewEngine(EngineOptions{Distinct: big, Timeout: time.Millisecond}), t.Context())
 		if !errors.Is(err, upstream.ErrQueryTimeout("query execution")) {
 			t.Errorf("got %v", err)

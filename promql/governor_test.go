@@ -17,6 +17,7 @@ import (
 	upstream "github.com/prometheus/prometheus/promql"
 
 	"github.com/quipudb/quipu/internal/budget"
+	"github.com/quipudb/quipu/internal/sketch"
 	"github.com/quipudb/quipu/internal/tenant"
 )
 
@@ -77,7 +78,7 @@ func TestLimitsOfAQuery(t *testing.T) {
 		ctx := c.scoped(t.Context())
 		switch tc.limit {
 		case limitTime:
-			c.onRead = func(ctx context.Context, _, _ int64) { <-ctx.Done() }
+			c.onRead = func(ctx context.Context, _ []sketch.Interval) { <-ctx.Done() }
 		case limitQueued:
 			_, release, err := g.Admit(ctx)
 			if err != nil {

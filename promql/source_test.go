@@ -32,7 +32,7 @@ type world struct {
 	err    error
 	reads  atomic.Int64
 	// onRead, where set, runs in every DistinctSeries.
-	onRead func(ctx context.Context, mint, maxt int64)
+	onRead func(ctx context.Context, in []sketch.Interval)
 }
 
 type worldSeries struct {
@@ -49,11 +49,11 @@ func (w *world) selects(matchers []*labels.Matcher, l labels.Labels) bool {
 	return true
 }
 
-// DistinctSeries returns no window outside (mint, maxt].
-func (w *world) DistinctSeries(ctx context.Context, mint, maxt int64, matchers ...*labels.Matcher) ([]sketch.Series, annotations.Annotations, error) {
+// DistinctSeries has the windows of every series one by one.
+func (w *world) DistinctSeries(ctx context.Context, in []sketch.Interval, use func([]sketch.Series) error, matchers ...*labels.Matcher) (annotations.Annotations, error) {
 	w.reads.Add(1)
 	if w.onRead != nil {
-		w.onRead(ctx, mint, maxt)
+		w.onRead(ctx, in)
 	}
 	var ws annotations.Annotations
 	for name, kind := range w.kinds {
@@ -61,27 +61,35 @@ func (w *world) DistinctSeries(ctx context.Context, mint, maxt int64, matchers .
 			ws.Add(fmt.Errorf("%w: metric %q is a %s, not a distinct metric", annotations.PromQLWarning, name, kind))
 		}
 	}
+	if w.err != nil {
+		return ws, w.err
+	}
 	var out []sketch.Series
 	for _, s := range w.series {
-		if !w.selects(matchers, s.labels) {
-			continue
-		}
-		var ws []sketch.Window
-		for _, win := range s.windows {
-			if win.end <= mint || win.end > maxt {
-				continue
-			}
-			var sk sketch.Sketch
-			if err := sk.Add(win.ids...); err != nil {
-				return nil, nil, err
-			}
-			ws = append(ws, sketch.Window{End: win.end, Sketch: &sk})
-		}
-		if len(ws) > 0 {
-			out = append(out, sketch.Series{Labels: s.labels, Windows: ws})
+		if w.selects(matchers, s.labels) {
+			out = append(out, sketch.Series{Labels: s.labels, Unite: func(_ context.Context, unions []sketch.Union) error {
+				return s.unite(in, unions)
+			}})
 		}
 	}
-	return out, ws, w.err
+	return ws, use(out)
+}
+
+func (s *worldSeries) unite(in []sketch.Interval, unions []sketch.Union) error {
+	for _, win := range s.windows {
+		i, ok := sketch.Find(in, win.end)
+		if !ok {
+			continue
+		}
+		var sk sketch.Sketch
+		if err := sk.Add(win.ids...); err != nil {
+			return err
+		}
+		if err := unions[i].Add(&sk); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // value is the model: what function gives over (hi-width, hi], by result labels.

@@ -26,6 +26,7 @@ const (
 	blockMetaName = "meta.json"
 	blockIndex    = "index"
 	blockChunks   = "chunks"
+	blockUnions   = "unions"
 )
 
 // blockMeta is a block's meta.json: upstream's fields and ours.
@@ -39,6 +40,8 @@ type blockMetaQuipu struct {
 	Generation uint64 `json:"generation"`
 	// Kinds has the kind of every metric name in the block.
 	Kinds map[string]string `json:"kinds"`
+	// Unions is the size of the file of unions in bytes; 0: the block has none.
+	Unions int64 `json:"unions,omitempty"`
 }
 
 // block is an immutable directory of increments in Prometheus's block format. It
@@ -51,6 +54,7 @@ type block struct {
 	cache *blockCache
 
 	damaged  atomic.Bool  // it was said that it is
+	slow     atomic.Bool  // it was said that its unions are
 	refs     atomic.Int64 // versions that hold it
 	obsolete atomic.Bool  // remove the directory when refs is 0
 
@@ -90,7 +94,34 @@ func (b *block) mapFiles() (*blockFiles, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open chunks of block %s: %w", b.dir, err), ix.Close())
 	}
-	return &blockFiles{ix, ch}, nil
+	return &blockFiles{index: ix, chunks: ch, unions: b.mapUnions()}, nil
+}
+
+// mapUnions maps the block's unions; nil where it has none, or none that can be read:
+// its windows say the same.
+func (b *block) mapUnions() *unionsFile {
+	if b.Unions == 0 {
+		return nil
+	}
+	var f *unionsFile
+	err := readMapped(func() (err error) {
+		f, err = openUnions(b.dir, b.Unions)
+		return err
+	})
+	if err != nil {
+		b.unionsError(err)
+		return nil
+	}
+	return f
+}
+
+// unionsError says that unions of the block could not be read. Where that is for
+// damage, it is logged and counted at the first time.
+func (b *block) unionsError(err error) {
+	if isDamage(err) && !b.slow.Swap(true) {
+		b.cache.metrics.blockDamage.Inc()
+		b.cache.logger.Error("the unions of a block are damaged, distinct counts read its windows instead, which takes longer; restore the block from a backup, or run \"quipu check\"", "block", b.dir, "err", err)
+	}
 }
 
 // openChunks maps chunk files. Upstream's reader numbers them as they come: with one

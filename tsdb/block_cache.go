@@ -15,9 +15,12 @@ import (
 type blockFiles struct {
 	index  *mappedIndex
 	chunks *chunks.Reader
+	unions *unionsFile // nil: none, or none that can be read
 }
 
-func (f *blockFiles) close() error { return errors.Join(f.index.Close(), f.chunks.Close()) }
+func (f *blockFiles) close() error {
+	return errors.Join(f.index.Close(), f.chunks.Close(), f.unions.close())
+}
 
 // blockCache keeps at most max blocks open, of all tenants together: past that the
 // one whose last use is longest ago is closed, of those that nobody uses. Where all

@@ -57,6 +57,7 @@ type blockSpec struct {
 	sources    []ulid.ULID // of a merged block: the flushed blocks it came from
 	chunkBytes int64       // about how many bytes of chunks there will be
 	bytes      int64       // of chunks, once they are written
+	unions     unionsWriter
 }
 
 // writeBlock writes a block into a temporary directory, makes it durable and
@@ -73,9 +74,10 @@ func writeBlock(ctx context.Context, fsys vfs.FS, spec *blockSpec) (bi blockInfo
 	if err := fsys.MkdirAll(filepath.Join(tmp, blockChunks)); err != nil {
 		return bi, false, fmt.Errorf("make block directory: %w", err)
 	}
+	spec.unions = unionsWriter{fs: fsys, path: filepath.Join(tmp, blockUnions), step: spec.step}
 	meta, err := writeBlockFiles(ctx, tmp, spec)
 	if err != nil {
-		return bi, false, fmt.Errorf("write block %s: %w", tmp, err)
+		return bi, false, fmt.Errorf("write block %s: %w", tmp, errors.Join(err, spec.unions.close()))
 	}
 	if meta.Stats.NumSeries == 0 {
 		return bi, false, nil
@@ -106,7 +108,7 @@ func writeBlock(ctx context.Context, fsys vfs.FS, spec *blockSpec) (bi blockInfo
 		return bi, false, fmt.Errorf("size of block index: %w", err)
 	}
 	return blockInfo{
-		ULID: spec.id, MinTime: meta.MinTime, MaxTime: meta.MaxTime, Bytes: spec.bytes + size.Size(),
+		ULID: spec.id, MinTime: meta.MinTime, MaxTime: meta.MaxTime, Bytes: spec.bytes + size.Size() + meta.Quipu.Unions, Unions: meta.Quipu.Unions,
 		MetaSum: crc32.Checksum(src, castagnoli), Seq: spec.seq, Samples: spec.samples(), Series: meta.Stats.NumSeries,
 	}, true, nil
 }
@@ -135,7 +137,7 @@ func adoptFiles(fsys vfs.FS, dir string) error {
 	return nil
 }
 
-// writeBlockFiles writes chunks and index; upstream's writers sync what they
+// writeBlockFiles writes chunks, index and unions; upstream's writers sync what they
 // close.
 func writeBlockFiles(ctx context.Context, dir string, spec *blockSpec) (meta *blockMeta, err error) {
 	meta = &blockMeta{
@@ -177,7 +179,8 @@ func writeBlockFiles(ctx context.Context, dir string, spec *blockSpec) (meta *bl
 		}
 		i = j
 	}
-	return meta, nil
+	meta.Quipu.Unions, err = spec.unions.finish()
+	return meta, err
 }
 
 func addSymbols(iw *index.Writer, series []blockSeries) error {
@@ -207,6 +210,10 @@ func addSeries(iw *index.Writer, cw *chunks.Writer, spec *blockSpec, meta *block
 	for _, s := range same {
 		mint, maxt = min(mint, s.mint), max(maxt, s.maxt)
 	}
+	distinct := same[0].kind == increment.Distinct
+	if distinct {
+		spec.unions.beginSeries(labels.StableHash(same[0].labels))
+	}
 	var metas []chunks.Meta
 	for day := dayStart(mint); day < maxt; day += dayMillis {
 		// No chunk crosses midnight, so a day at a time is enough in memory.
@@ -218,6 +225,11 @@ func addSeries(iw *index.Writer, cw *chunks.Writer, spec *blockSpec, meta *block
 	}
 	if len(metas) == 0 {
 		return nil
+	}
+	if distinct {
+		if err := spec.unions.endSeries(); err != nil {
+			return err
+		}
 	}
 	if err := iw.AddSeries(storage.SeriesRef(meta.Stats.NumSeries+1), same[0].labels, metas...); err != nil {
 		return err
@@ -246,6 +258,9 @@ func addDay(cw *chunks.Writer, spec *blockSpec, meta *blockMeta, same []blockSer
 		return nil, err
 	}
 	metas, err := encodeChunks(&p, spec.step)
+	if err == nil && p.kind == increment.Distinct {
+		err = spec.unions.addDay(&p)
+	}
 	if err != nil {
 		return nil, err
 	}

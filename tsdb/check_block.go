@@ -25,6 +25,7 @@ type blockChecker struct {
 	*blockFiles
 	mint, maxt int64
 	bytes      int64 // of chunks
+	united     int   // series with unions
 	series     uint64
 	chunks     uint64
 	windows    uint64
@@ -52,6 +53,7 @@ func (c *blockChecker) run() {
 	refs, ok := c.checkAllSeries()
 	if ok {
 		c.checkPostings(refs)
+		c.checkUnionsFile()
 	}
 	c.checkTotals()
 }
@@ -64,6 +66,9 @@ func (c *blockChecker) checkEntries() {
 		return
 	}
 	missing := map[string]struct{}{blockMetaName: {}, blockIndex: {}, blockChunks: {}}
+	if c.block.Unions > 0 {
+		missing[blockUnions] = struct{}{}
+	}
 	for _, e := range entries {
 		if _, ok := missing[e.Name()]; !ok {
 			c.bad(e.Name(), "does not belong here")
@@ -169,8 +174,8 @@ func (c *blockChecker) checkTotals() {
 	c.sum.Series += int(c.series)
 	c.sum.Chunks += int(c.chunks)
 	c.sum.Windows += int(c.windows)
-	if n := c.bytes + c.index.Size(); n != c.block.Bytes {
-		c.bad("", "the manifest says %d bytes of chunks and index, there are %d", c.block.Bytes, n)
+	if n := c.bytes + c.index.Size() + c.block.Unions; n != c.block.Bytes {
+		c.bad("", "the manifest says %d bytes of chunks, index and unions, there are %d", c.block.Bytes, n)
 	}
 	if n := c.block.Series; n != 0 && n != c.series {
 		c.bad("", "the manifest says %d series, there are %d", n, c.series)
@@ -205,6 +210,8 @@ func (c *blockChecker) checkSeries(ls labels.Labels, ref storage.SeriesRef, meta
 		c.bad(blockIndex, "series %s has no chunks", ls)
 	}
 	last := int64(0)
+	unions := c.checkUnions(ls)
+	defer unions.end()
 	for i, m := range metas {
 		n, _ := chunks.BlockChunkRef(m.Ref).Unpack()
 		file := filepath.Join(blockChunks, chunkFileName(n))
@@ -235,6 +242,9 @@ func (c *blockChecker) checkSeries(ls labels.Labels, ref storage.SeriesRef, meta
 			c.bad(file, "chunk %d of %s crosses midnight", i, ls)
 		}
 		c.checkKind(ls, p.kind)
+		if p.kind == increment.Distinct {
+			unions.add(&p)
+		}
 		if c.chunks == 0 {
 			c.mint, c.maxt = first, end
 		}

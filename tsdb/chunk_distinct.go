@@ -4,6 +4,9 @@ import (
 	"encoding/binary"
 	"fmt"
 
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
+
+	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/sketch"
 )
 
@@ -47,4 +50,40 @@ func decodeSketches(src []byte, h chunkHeader, p *points) error {
 		p.ids = append(p.ids, s)
 	}
 	return nil
+}
+
+// encodedWindow is a window of a chunk that was not decoded further.
+type encodedWindow struct {
+	start  int64
+	sketch []byte // in the chunk
+}
+
+// appendEncodedWindows appends the windows of a chunk, which stay in it. To decode
+// them into sketches takes ten times as long as to find them.
+func appendEncodedWindows(dst []encodedWindow, c chunkenc.Chunk) ([]encodedWindow, error) {
+	if c.Encoding() != encodingOf(increment.Distinct) {
+		return dst, fmt.Errorf("chunk encoding %#x among those of a distinct series", byte(c.Encoding()))
+	}
+	var h chunkHeader
+	src, err := h.decode(c.Bytes())
+	if err != nil {
+		return dst, err
+	}
+	win := h.first
+	for i := range h.n {
+		if i > 0 {
+			gap, k := binary.Uvarint(src)
+			if k <= 0 || gap > 1<<40 {
+				return dst, errChunkShort
+			}
+			src = src[k:]
+			win += int64(gap) + 1
+		}
+		w := encodedWindow{start: win * h.step}
+		if w.sketch, src, err = sketch.Encoded(src); err != nil {
+			return dst, err
+		}
+		dst = append(dst, w)
+	}
+	return dst, nil
 }

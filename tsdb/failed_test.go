@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/quipudb/quipu/internal/increment"
+	"github.com/quipudb/quipu/internal/sketch"
 	"github.com/quipudb/quipu/internal/tenant"
 	"github.com/quipudb/quipu/internal/vfs"
 )
@@ -85,7 +86,7 @@ func requests(db *testDB, id tenant.ID) map[string]error {
 	out["select"] = q.Select(q.ctx, false, nil, everyEvent()).Err()
 	_, _, out["label names"] = q.LabelNames(q.ctx, nil)
 	_, _, out["label values"] = q.LabelValues(q.ctx, "page", nil)
-	_, _, out["distinct"] = db.DistinctSeries(q.ctx, 0, 1, everyEvent())
+	_, out["distinct"] = db.DistinctSeries(q.ctx, []sketch.Interval{{Lo: 0, Hi: 1}}, func([]sketch.Series) error { return nil }, everyEvent())
 	return out
 }
 

@@ -67,7 +67,7 @@ type blockInfo struct {
 	ULID    ulid.ULID `json:"ulid"`
 	MinTime int64     `json:"minTime"` // start of the first window, milliseconds since 1970
 	MaxTime int64     `json:"maxTime"` // end of the last window
-	Bytes   int64     `json:"bytes"`   // of chunks and index
+	Bytes   int64     `json:"bytes"`   // of chunks, index and unions
 	// MetaSum is the CRC-32C of meta.json, which has none of its own; 0: not recorded.
 	MetaSum uint32 `json:"metaSum,omitempty"`
 	// Seq orders the blocks by when what they hold was written: of two samples of one
@@ -78,6 +78,8 @@ type blockInfo struct {
 	Samples bool `json:"samples,omitempty"`
 	// Series is how many the block has; 0: not recorded.
 	Series uint64 `json:"series,omitempty"`
+	// Unions is the size of the file of unions in bytes; 0: the block has none.
+	Unions int64 `json:"unions,omitempty"`
 }
 
 // keyFile names a file of batch keys.

@@ -68,6 +68,7 @@ func (m *modelRun) maintainBlocks() {
 	}
 	m.must(m.db.maintainBlocks(context.Background()))
 	m.compare()
+	m.compareDistinct()
 }
 
 // reopen closes and opens the directory.
@@ -336,6 +337,9 @@ func (m *modelRun) sound(dir string) {
 // directory is sound.
 func (m *modelRun) finish() {
 	m.compare()
+	for range 20 {
+		m.compareDistinct()
+	}
 	m.reopen()
 	m.maintainBlocks()
 	m.closeReaders()

@@ -131,7 +131,7 @@ func (m *modelRun) step() {
 		weight int // of 10,000
 		do     func()
 	}{
-		{12, m.compare}, {20, m.read}, {20, m.pin}, {6, m.listLabels},
+		{12, m.compare}, {20, m.compareDistinct}, {20, m.read}, {20, m.pin}, {6, m.listLabels},
 		{150, m.tick}, {4, m.jump},
 		{40, m.duplicates}, {30, m.refuseWhole}, {4, m.storm},
 		{6, m.relog}, {4, m.flush}, {4, m.maintainMemory}, {2, m.maintainBlocks},

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 
 	"github.com/prometheus/common/model"
@@ -15,7 +14,6 @@ import (
 
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/scope"
-	"github.com/quipudb/quipu/internal/sketch"
 )
 
 var errNoScope = errors.New("request names no tenant")
@@ -179,63 +177,6 @@ func limited(s []string, hints *storage.LabelHints) []string {
 		return s[:hints.Limit]
 	}
 	return s
-}
-
-// DistinctSeries returns the series of kind distinct that the matchers select,
-// with every window that shows in (mint, maxt]; annotations name the selected
-// metrics of another kind. The open window shows at the present or at maxt,
-// whichever comes first.
-func (db *DB) DistinctSeries(ctx context.Context, mint, maxt int64, matchers ...*labels.Matcher) ([]sketch.Series, annotations.Annotations, error) {
-	q := &querier{db: db, mint: mint, maxt: maxt}
-	defer q.Close()
-	v, params, err := q.pin(ctx)
-	if err != nil || v == nil {
-		return nil, nil, err
-	}
-	from := floorTo(mint, params.grid) // a window that starts here shows after mint
-	win := window{readMin: from, showMin: from, showMax: maxt, sampleMin: from, sampleMax: maxt}
-	sels, err := selectSeries(ctx, v, &q.blocks, win, matchers)
-	if err != nil {
-		return nil, nil, err
-	}
-	var out []sketch.Series
-	var warnings annotations.Annotations
-	for _, sel := range sels {
-		if err := ctx.Err(); err != nil {
-			return nil, nil, err
-		}
-		if sel.kind != increment.Distinct {
-			warnings.Add(fmt.Errorf("%w: %q is a %s, not a distinct metric", annotations.PromQLWarning, sel.labels.Get(model.MetricNameLabel), sel.kind))
-			continue
-		}
-		p, err := sel.read(from, maxt+1, q.cut)
-		if err != nil {
-			return nil, nil, err
-		}
-		if ws := sketchWindows(&p, params, mint, maxt); len(ws) > 0 {
-			out = append(out, sketch.Series{Labels: sel.labels, Windows: ws})
-		}
-	}
-	slices.SortFunc(out, func(a, b sketch.Series) int { return labels.Compare(a.Labels, b.Labels) })
-	return out, warnings, nil
-}
-
-// sketchWindows are the windows of p that show in (mint, maxt].
-func sketchWindows(p *points, v viewParams, mint, maxt int64) []sketch.Window {
-	var out []sketch.Window
-	for i := range v.visible(p.win) {
-		end := p.win[i] + v.grid
-		if end > v.now {
-			end = min(v.now, v.evalEnd)
-			if end <= p.win[i] {
-				continue
-			}
-		}
-		if end > mint && end <= maxt {
-			out = append(out, sketch.Window{End: end, Sketch: p.ids[i]})
-		}
-	}
-	return out
 }
 
 // viewSeries is the view of one selected series.
