@@ -105,12 +105,7 @@ func (s *columnSet) Reading(f func() error) error {
 func (s *columnSet) Read(i int, c *column.Column) error {
 	c.Reset()
 	if i = s.at(i); i >= len(s.series) {
-		one := s.classic[i-len(s.series)]
-		p, err := one.of.held()
-		if err != nil {
-			return err
-		}
-		return c.AppendSamples(newClassicView(p, one.view, one.part, one.bound, one.mint, one.maxt))
+		return s.readClassic(s.classic[i-len(s.series)], c)
 	}
 	sel := s.series[i]
 	from, to := s.win.read(sel.kind)
@@ -149,12 +144,7 @@ func (s *columnSet) readCounter(sel *selection, from, to int64, c *column.Column
 	n := s.params.visible(p.win)
 	c.Win, c.Inc, c.Step = p.win[:n], p.value[:n], s.params.grid
 	c.Whole = decoded && !p.fractions || whole(c.Inc)
-	var few [8]run
-	for _, r := range s.params.appendRuns(few[:0], c.Win, nil) {
-		c.Runs = append(c.Runs, column.Run{
-			Zero: r.zero, First: r.first, Last: r.last, Open: r.open, Marker: r.marker, From: r.from, To: r.to,
-		})
-	}
+	appendColumnRuns(c, s.params)
 	return nil
 }
 
