@@ -158,8 +158,8 @@ func whole(values []float64) bool {
 }
 
 // readInto sets p to the increments that start in [from, to). What p has room for is
-// used again where they are in one place, as most are. It reports whether they are of
-// chunks of one block, so that p knows of fractions.
+// used again where they are in one place or in blocks that follow one another, as most
+// are. It reports whether they are of chunks alone, so that p knows of fractions.
 func (sel *selection) readInto(p *points, from, to int64, at cut, c *column.Column) (decoded bool, err error) {
 	p.reset(sel.kind)
 	c.Chunks = len(sel.chunks)
@@ -169,18 +169,42 @@ func (sel *selection) readInto(p *points, from, to int64, at cut, c *column.Colu
 			return false, fmt.Errorf("read %s: %w", sel.labels, err)
 		}
 		return false, nil
-	case len(sel.mems) == 0 && sel.oneBlock():
-		if err := appendChunks(sel.chunks, from, to, p); err != nil {
-			return false, fmt.Errorf("read chunk of %s: %w", sel.labels, sel.chunks[0].block.readError(err))
+	case len(sel.mems) == 0:
+		follow, err := sel.appendFollowing(p, from, to)
+		if err != nil {
+			return false, err
 		}
-		p.between(from, to)
-		return true, nil
+		if follow {
+			p.between(from, to)
+			return true, nil
+		}
+		p.reset(sel.kind)
 	}
 	all, err := sel.read(from, to, at)
 	if err == nil {
 		*p = all
 	}
 	return false, err
+}
+
+// appendFollowing appends the increments of chunks; false where those of one block do
+// not come after those of the block before: they are to be merged then.
+func (sel *selection) appendFollowing(p *points, from, to int64) (bool, error) {
+	for i := 0; i < len(sel.chunks); {
+		b, j := sel.chunks[i].block, i+1
+		for j < len(sel.chunks) && sel.chunks[j].block == b {
+			j++
+		}
+		n := p.len()
+		if err := appendChunks(sel.chunks[i:j], from, to, p); err != nil {
+			return false, fmt.Errorf("read chunk of %s: %w", sel.labels, b.readError(err))
+		}
+		if n > 0 && p.len() > n && p.win[n] <= p.win[n-1] {
+			return false, nil
+		}
+		i = j
+	}
+	return true, nil
 }
 
 // oneBlock reports whether all chunks are of one block.
@@ -191,7 +215,7 @@ func (sel *selection) oneBlock() bool {
 // readSamples sets c to Prometheus samples.
 func (s *columnSet) readSamples(sel *selection, from, to int64, c *column.Column) error {
 	c.Chunks = len(sel.chunks)
-	if len(sel.mems) > 0 || !sel.oneBlock() {
+	if len(sel.mems) > 0 || !sel.oneBlock() && !sel.followingFloats() {
 		p, err := sel.read(from, to+1, s.q.cut)
 		if err != nil {
 			return err
@@ -211,6 +235,22 @@ func (s *columnSet) readSamples(sel *selection, from, to int64, c *column.Column
 		}
 	}
 	return nil
+}
+
+// followingFloats reports whether the chunks of several blocks come one after the other,
+// as far as their times say, and hold no histograms: the counter reset hint of a block's
+// first depends on those of the block before.
+func (sel *selection) followingFloats() bool {
+	for i := range sel.chunks {
+		if i > 0 && sel.chunks[i].meta.MinTime <= sel.chunks[i-1].meta.MaxTime {
+			return false
+		}
+		ch, err := sel.chunks[i].chunk()
+		if err != nil || ch.Encoding() != chunkenc.EncXOR && ch.Encoding() != chunkenc.EncXOR2 {
+			return false
+		}
+	}
+	return true
 }
 
 // appendSamples appends the samples of one chunk.
