@@ -136,16 +136,46 @@ func (s *columnSet) view(k increment.Kind, p *points) chunkenc.Iterator {
 
 // readCounter sets c to the runs of a counter.
 func (s *columnSet) readCounter(sel *selection, from, to int64, c *column.Column) error {
-	p := points{kind: sel.kind, win: c.Win, value: c.Inc}
-	decoded, err := sel.readInto(&p, from, to+1, s.q.cut, c)
+	scratch, ok := c.Scratch.(*columnScratch)
+	if !ok || scratch.set != s {
+		scratch = &columnScratch{set: s}
+		c.Scratch = scratch
+	}
+	p := &scratch.p
+	decoded, err := sel.readInto(p, from, to+1, s.q.cut, c)
 	if err != nil {
 		return err
 	}
 	n := s.params.visible(p.win)
 	c.Win, c.Inc, c.Step = p.win[:n], p.value[:n], s.params.grid
 	c.Whole = decoded && !p.fractions || whole(c.Inc)
-	appendColumnRuns(c, s.params)
+	scratch.appendRuns(c)
 	return nil
+}
+
+// columnScratch is what reading a set's counters uses again.
+type columnScratch struct {
+	set *columnSet
+	p   points
+	// run is that of n windows without a gap from first on, if n is not 0: series that
+	// are counted all the time have the same one.
+	run   column.Run
+	first int64
+	n     int
+}
+
+// appendRuns appends the runs of c's windows.
+func (s *columnScratch) appendRuns(c *column.Column) {
+	n := len(c.Win)
+	dense := n > 0 && c.Win[n-1]-c.Win[0] == int64(n-1)*c.Step
+	if dense && n == s.n && c.Win[0] == s.first {
+		c.Runs = append(c.Runs, s.run)
+		return
+	}
+	appendColumnRuns(c, s.set.params)
+	if s.n = 0; dense && len(c.Runs) == 1 {
+		s.run, s.first, s.n = c.Runs[0], c.Win[0], n
+	}
 }
 
 // whole reports whether all values are whole numbers that float64 holds.
