@@ -114,6 +114,38 @@ type classicHistogram struct {
 	once   sync.Once
 	p      points
 	err    error
+
+	count     func() (*bucketCounts, error) // in blocks.read
+	countOnce sync.Once
+	counts    *bucketCounts
+	countErr  error
+}
+
+// bucketCounts returns nil where there are none for the histogram; where the blocks are
+// held open.
+func (h *classicHistogram) bucketCounts() (*bucketCounts, error) {
+	h.countOnce.Do(func() { h.counts, h.countErr = h.count() })
+	return h.counts, h.countErr
+}
+
+// bounds are all that the histogram has had, and that of the last bucket, ascending.
+func (h *classicHistogram) bounds() (out []float64, err error) {
+	err = h.blocks.read(func() error {
+		c, err := h.bucketCounts()
+		if err != nil || c == nil {
+			return err
+		}
+		out = append(slices.Clone(c.bounds), math.Inf(1))
+		return nil
+	})
+	if err != nil || out != nil {
+		return out, err
+	}
+	p, err := h.points()
+	if err != nil {
+		return nil, err
+	}
+	return p.allBounds(), nil
 }
 
 func (h *classicHistogram) points() (*points, error) {
@@ -153,7 +185,11 @@ func (q *querier) classic(ctx context.Context, v *version, params viewParams, mi
 			return nil, err
 		}
 		for _, sel := range sels {
-			h := &classicHistogram{blocks: &q.blocks, read: func() (points, error) { return sel.read(from, to+1, q.cut) }}
+			h := &classicHistogram{
+				blocks: &q.blocks,
+				read:   func() (points, error) { return sel.read(from, to+1, q.cut) },
+				count:  func() (*bucketCounts, error) { return sel.bucketCounts(from, to+1, q.cut) },
+			}
 			series := classicSeries{of: h, part: cq.part, view: params, mint: mint, maxt: maxt}
 			if out, err = cq.appendSeries(out, sel, series); err != nil {
 				return nil, err
@@ -221,11 +257,11 @@ func (cq *classicQuery) appendSeries(out []*classicSeries, sel *selection, s cla
 		s.labels = b.Labels()
 		return append(out, &s), nil
 	}
-	p, err := s.of.points()
+	bounds, err := s.of.bounds()
 	if err != nil {
 		return nil, err
 	}
-	for _, bound := range p.allBounds() {
+	for _, bound := range bounds {
 		le := labels.FormatOpenMetricsFloat(bound)
 		if !allMatch(cq.le, le) {
 			continue

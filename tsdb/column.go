@@ -105,12 +105,7 @@ func (s *columnSet) Reading(f func() error) error {
 func (s *columnSet) Read(i int, c *column.Column) error {
 	c.Reset()
 	if i = s.at(i); i >= len(s.series) {
-		one := s.classic[i-len(s.series)]
-		p, err := one.of.held()
-		if err != nil {
-			return err
-		}
-		return c.AppendSamples(newClassicView(p, one.view, one.part, one.bound, one.mint, one.maxt))
+		return s.readClassic(s.classic[i-len(s.series)], c)
 	}
 	sel := s.series[i]
 	from, to := s.win.read(sel.kind)
@@ -141,21 +136,46 @@ func (s *columnSet) view(k increment.Kind, p *points) chunkenc.Iterator {
 
 // readCounter sets c to the runs of a counter.
 func (s *columnSet) readCounter(sel *selection, from, to int64, c *column.Column) error {
-	p := points{kind: sel.kind, win: c.Win, value: c.Inc}
-	decoded, err := sel.readInto(&p, from, to+1, s.q.cut, c)
+	scratch, ok := c.Scratch.(*columnScratch)
+	if !ok || scratch.set != s {
+		scratch = &columnScratch{set: s}
+		c.Scratch = scratch
+	}
+	p := &scratch.p
+	decoded, err := sel.readInto(p, from, to+1, s.q.cut, c)
 	if err != nil {
 		return err
 	}
 	n := s.params.visible(p.win)
 	c.Win, c.Inc, c.Step = p.win[:n], p.value[:n], s.params.grid
 	c.Whole = decoded && !p.fractions || whole(c.Inc)
-	var few [8]run
-	for _, r := range s.params.appendRuns(few[:0], c.Win, nil) {
-		c.Runs = append(c.Runs, column.Run{
-			Zero: r.zero, First: r.first, Last: r.last, Open: r.open, Marker: r.marker, From: r.from, To: r.to,
-		})
-	}
+	scratch.appendRuns(c)
 	return nil
+}
+
+// columnScratch is what reading a set's counters uses again.
+type columnScratch struct {
+	set *columnSet
+	p   points
+	// run is that of n windows without a gap from first on, if n is not 0: series that
+	// are counted all the time have the same one.
+	run   column.Run
+	first int64
+	n     int
+}
+
+// appendRuns appends the runs of c's windows.
+func (s *columnScratch) appendRuns(c *column.Column) {
+	n := len(c.Win)
+	dense := n > 0 && c.Win[n-1]-c.Win[0] == int64(n-1)*c.Step
+	if dense && n == s.n && c.Win[0] == s.first {
+		c.Runs = append(c.Runs, s.run)
+		return
+	}
+	appendColumnRuns(c, s.set.params)
+	if s.n = 0; dense && len(c.Runs) == 1 {
+		s.run, s.first, s.n = c.Runs[0], c.Win[0], n
+	}
 }
 
 // whole reports whether all values are whole numbers that float64 holds.
@@ -168,8 +188,8 @@ func whole(values []float64) bool {
 }
 
 // readInto sets p to the increments that start in [from, to). What p has room for is
-// used again where they are in one place, as most are. It reports whether they are of
-// chunks of one block, so that p knows of fractions.
+// used again where they are in one place or in blocks that follow one another, as most
+// are. It reports whether they are of chunks alone, so that p knows of fractions.
 func (sel *selection) readInto(p *points, from, to int64, at cut, c *column.Column) (decoded bool, err error) {
 	p.reset(sel.kind)
 	c.Chunks = len(sel.chunks)
@@ -179,18 +199,42 @@ func (sel *selection) readInto(p *points, from, to int64, at cut, c *column.Colu
 			return false, fmt.Errorf("read %s: %w", sel.labels, err)
 		}
 		return false, nil
-	case len(sel.mems) == 0 && sel.oneBlock():
-		if err := appendChunks(sel.chunks, from, to, p); err != nil {
-			return false, fmt.Errorf("read chunk of %s: %w", sel.labels, sel.chunks[0].block.readError(err))
+	case len(sel.mems) == 0:
+		follow, err := sel.appendFollowing(p, from, to)
+		if err != nil {
+			return false, err
 		}
-		p.between(from, to)
-		return true, nil
+		if follow {
+			p.between(from, to)
+			return true, nil
+		}
+		p.reset(sel.kind)
 	}
 	all, err := sel.read(from, to, at)
 	if err == nil {
 		*p = all
 	}
 	return false, err
+}
+
+// appendFollowing appends the increments of chunks; false where those of one block do
+// not come after those of the block before: they are to be merged then.
+func (sel *selection) appendFollowing(p *points, from, to int64) (bool, error) {
+	for i := 0; i < len(sel.chunks); {
+		b, j := sel.chunks[i].block, i+1
+		for j < len(sel.chunks) && sel.chunks[j].block == b {
+			j++
+		}
+		n := p.len()
+		if err := appendChunks(sel.chunks[i:j], from, to, p); err != nil {
+			return false, fmt.Errorf("read chunk of %s: %w", sel.labels, b.readError(err))
+		}
+		if n > 0 && p.len() > n && p.win[n] <= p.win[n-1] {
+			return false, nil
+		}
+		i = j
+	}
+	return true, nil
 }
 
 // oneBlock reports whether all chunks are of one block.
@@ -201,7 +245,7 @@ func (sel *selection) oneBlock() bool {
 // readSamples sets c to Prometheus samples.
 func (s *columnSet) readSamples(sel *selection, from, to int64, c *column.Column) error {
 	c.Chunks = len(sel.chunks)
-	if len(sel.mems) > 0 || !sel.oneBlock() {
+	if len(sel.mems) > 0 || !sel.oneBlock() && !sel.followingFloats() {
 		p, err := sel.read(from, to+1, s.q.cut)
 		if err != nil {
 			return err
@@ -221,6 +265,22 @@ func (s *columnSet) readSamples(sel *selection, from, to int64, c *column.Column
 		}
 	}
 	return nil
+}
+
+// followingFloats reports whether the chunks of several blocks come one after the other,
+// as far as their times say, and hold no histograms: the counter reset hint of a block's
+// first depends on those of the block before.
+func (sel *selection) followingFloats() bool {
+	for i := range sel.chunks {
+		if i > 0 && sel.chunks[i].meta.MinTime <= sel.chunks[i-1].meta.MaxTime {
+			return false
+		}
+		ch, err := sel.chunks[i].chunk()
+		if err != nil || ch.Encoding() != chunkenc.EncXOR && ch.Encoding() != chunkenc.EncXOR2 {
+			return false
+		}
+	}
+	return true
 }
 
 // appendSamples appends the samples of one chunk.

@@ -34,12 +34,14 @@ var order = []string{"sum", "sum_by", "topk", "quantile", "count", "month", "mon
 type env struct {
 	data, storage, query, dir string
 	scale                     float64
+	runs                      int
 	profile                   string
 }
 
 func main() {
 	var e env
 	flag.Float64Var(&e.scale, "scale", 1, "part of the full number of series")
+	flag.IntVar(&e.runs, "runs", 3, "times that a query is measured; the median counts")
 	flag.StringVar(&e.profile, "cpuprofile", "", "write CPU profiles to this directory")
 	flag.StringVar(&e.data, "data", "", "fill -dir with this data, or query it")
 	flag.StringVar(&e.storage, "storage", "", "of this storage: upstream, samples or increments")
@@ -144,7 +146,7 @@ func (e env) run() ([]byte, error) {
 	}
 	var complaint bytes.Buffer
 	cmd := exec.Command(self, "-data", e.data, "-storage", e.storage, "-query", e.query, "-dir", e.dir,
-		"-scale", strconv.FormatFloat(e.scale, 'g', -1, 64), "-cpuprofile", e.profile)
+		"-scale", strconv.FormatFloat(e.scale, 'g', -1, 64), "-runs", strconv.Itoa(e.runs), "-cpuprofile", e.profile)
 	cmd.Stderr = &complaint
 	out, err := cmd.Output()
 	if err != nil {

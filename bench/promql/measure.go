@@ -57,7 +57,7 @@ func measureQuery(e env) (err error) {
 	ctx := scope.With(context.Background(), scope.Scope{Tenant: tenant.Default, Now: d.end().UnixMilli()})
 	var runs []results
 	memory := 0.0
-	for i := range 4 {
+	for i := range 1 + max(e.runs, 1) {
 		if i == 1 && e.profile != "" {
 			out, err := os.Create(filepath.Join(e.profile, e.query+"-"+e.storage+".pprof"))
 			if err != nil {

@@ -62,6 +62,9 @@ type Column struct {
 
 	// Chunks and Bytes are what was read from storage.
 	Chunks, Bytes int
+
+	// Scratch is storage's own, for the next read.
+	Scratch any
 }
 
 // Reset empties c, which keeps its capacity. Field by field: to set a slice to a part of

@@ -1,0 +1,175 @@
+package tsdb
+
+import (
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/quipudb/quipu/internal/column"
+	"github.com/quipudb/quipu/internal/increment"
+)
+
+// bucketCounts are the increments of all buckets of a histogram that has had one set of
+// bounds: what its classic series count, side by side and small, as all of them are read
+// but not one after the other.
+type bucketCounts struct {
+	bounds []float64
+	win    []int64
+	// upTo has a row for each window: the observations up to each bound, the last of
+	// all.
+	upTo []uint32
+}
+
+func (c *bucketCounts) width() int { return len(c.bounds) + 1 }
+
+// appendRow adds a window; false where it has more observations than are counted here.
+func (c *bucketCounts) appendRow(win int64, buckets []increment.Bucket) bool {
+	c.win = append(c.win, win)
+	n := len(c.upTo)
+	c.upTo = slices.Grow(c.upTo, c.width())[:n+c.width()]
+	row := c.upTo[n:]
+	sum := uint64(0)
+	for i := range row {
+		for len(buckets) > 0 && int(buckets[0].Index) <= i {
+			sum += buckets[0].Count
+			buckets = buckets[1:]
+		}
+		row[i] = uint32(sum)
+	}
+	return sum <= math.MaxUint32
+}
+
+// bucketCounts returns nil where a histogram is not of one set of bounds, or too large.
+func (sel *selection) bucketCounts(from, to int64, at cut) (*bucketCounts, error) {
+	if len(sel.mems) == 0 && sel.oneBlock() {
+		var c *bucketCounts
+		err := readMapped(func() (err error) {
+			c, err = sel.decodeBucketCounts(from, to)
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("read chunk of %s: %w", sel.labels, sel.chunks[0].block.readError(err))
+		}
+		return c, nil
+	}
+	p, err := sel.read(from, to, at)
+	if err != nil || p.len() == 0 {
+		return nil, err
+	}
+	c := &bucketCounts{bounds: p.hist[0].Bounds}
+	for i, h := range p.hist {
+		if !increment.SameBounds(h.Bounds, c.bounds) || !c.appendRow(p.win[i], h.Pos) {
+			return nil, nil
+		}
+	}
+	return c, nil
+}
+
+// decodeBucketCounts reads what decodeBucketHists would, without a histogram for each
+// window.
+func (sel *selection) decodeBucketCounts(from, to int64) (*bucketCounts, error) {
+	var c *bucketCounts
+	var row []increment.Bucket
+	for i := range sel.chunks {
+		at := &sel.chunks[i]
+		if at.meta.MaxTime < from || at.meta.MinTime >= to {
+			continue
+		}
+		ch, err := at.chunk()
+		if err != nil {
+			return nil, err
+		}
+		var h chunkHeader
+		src, err := h.decode(ch.Bytes())
+		if err != nil {
+			return nil, err
+		}
+		d := decoder{src: src}
+		bounds, err := d.readBounds()
+		if err != nil {
+			return nil, err
+		}
+		if c == nil {
+			c = &bucketCounts{bounds: bounds}
+		} else if !slices.Equal(bounds, c.bounds) {
+			return nil, nil
+		}
+		if h.n > len(d.src) { // a window takes a byte and more
+			return nil, errChunkShort
+		}
+		c.win, c.upTo = slices.Grow(c.win, h.n), slices.Grow(c.upTo, h.n*c.width())
+		win := h.first
+		for k := range h.n {
+			if k > 0 {
+				gap := d.uvarint()
+				if gap > 1<<40 {
+					return nil, fmt.Errorf("histogram chunk has a gap of %d windows", gap)
+				}
+				win += int64(gap) + 1
+			}
+			if row, err = d.positive(row[:0], len(bounds)); err != nil {
+				return nil, err
+			}
+			if t := win * h.step; t >= from && t < to && !c.appendRow(t, row) {
+				return nil, nil
+			}
+		}
+	}
+	return c, nil
+}
+
+// positive appends the buckets of a histogram with bounds and skips all else of it.
+func (d *decoder) positive(dst []increment.Bucket, bounds int) ([]increment.Bucket, error) {
+	d.uvarint()
+	d.float()
+	n := d.uvarint()
+	at := int64(0)
+	for i := range n {
+		step := d.varint()
+		if at += step; d.err != nil || at < 0 || at > int64(bounds) || i > 0 && step <= 0 {
+			return nil, errChunkShort
+		}
+		dst = append(dst, increment.Bucket{Index: int32(at), Count: d.uvarint()})
+	}
+	if negative := d.uvarint(); d.err == nil && negative > 0 {
+		return nil, fmt.Errorf("histogram with bounds has %d negative buckets", negative)
+	}
+	return dst, d.err
+}
+
+// readClassic sets c to a classic series.
+func (s *columnSet) readClassic(one *classicSeries, c *column.Column) error {
+	counts, err := one.of.bucketCounts()
+	if err != nil {
+		return err
+	}
+	if counts == nil || one.part == classicSum {
+		p, err := one.of.held()
+		if err != nil {
+			return err
+		}
+		return c.AppendSamples(newClassicView(p, one.view, one.part, one.bound, one.mint, one.maxt))
+	}
+	at := len(counts.bounds)
+	if one.part == classicBucket && !math.IsInf(one.bound, 1) {
+		at, _ = slices.BinarySearch(counts.bounds, one.bound)
+	}
+	n := one.view.visible(counts.win)
+	c.Win = append(c.Win, counts.win[:n]...)
+	for k := at; len(c.Inc) < n; k += counts.width() {
+		c.Inc = append(c.Inc, float64(counts.upTo[k]))
+	}
+	c.Step, c.Whole = one.view.grid, true
+	appendColumnRuns(c, one.view)
+	return nil
+}
+
+// appendColumnRuns appends the runs of c's windows.
+func appendColumnRuns(c *column.Column, v viewParams) {
+	var few [8]run
+	for _, r := range v.appendRuns(few[:0], c.Win, nil) {
+		c.Runs = append(c.Runs, column.Run{
+			Zero: r.zero, First: r.first, Last: r.last, Open: r.open, Marker: r.marker, From: r.from, To: r.to,
+		})
+	}
+}
