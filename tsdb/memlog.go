@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"slices"
 
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/tsdb/encoding"
@@ -187,6 +188,10 @@ func (l *memlog) appendTo(p *points) error {
 // appendCounts is appendTo for the kind that there is most of.
 func (l *memlog) appendCounts(p *points) error {
 	src, t := l.bytes, int64(0)
+	// An entry takes two bytes or more, and the open window comes after them. Growing a
+	// little at a time took half of the time of reading.
+	most := len(src)/2 + 1
+	p.win, p.value = slices.Grow(p.win, most), slices.Grow(p.value, most)
 	for len(src) > 0 {
 		step, n := binary.Varint(src)
 		if n <= 0 {
