@@ -16,6 +16,7 @@ import (
 
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/scope"
+	"github.com/quipudb/quipu/internal/sketch"
 	"github.com/quipudb/quipu/internal/tenant"
 )
 
@@ -163,6 +164,34 @@ func sumPoints(t testing.TB, out map[string]float64, ls labels.Labels, p *points
 			out[key] += n
 		}
 	}
+}
+
+// countIDs counts the ids of all distinct series that matchers select, together, in the
+// interval at a present; and whether that is exact (1 or 0).
+func (d *testDB) countIDs(id tenant.ID, now int64, in sketch.Interval, matchers ...*labels.Matcher) [2]float64 {
+	d.t.Helper()
+	ctx := scope.With(context.Background(), scope.Scope{Tenant: id, Now: now})
+	u := make([]sketch.Union, 1)
+	_, err := d.DistinctSeries(ctx, []sketch.Interval{in}, func(series []sketch.Series) error {
+		for _, s := range series {
+			if err := s.Unite(ctx, u); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, matchers...)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	n, err := u[0].Estimate()
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	exact := 0.0
+	if u[0].Exact() {
+		exact = 1
+	}
+	return [2]float64{n, exact}
 }
 
 func total(m map[string]float64) (sum float64) {
