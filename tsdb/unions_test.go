@@ -4,17 +4,22 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/sketch"
+	"github.com/quipudb/quipu/internal/tenant"
+	"github.com/quipudb/quipu/internal/vfs"
 )
 
 // writtenUnions returns what is written of series, by hash.
@@ -241,4 +246,82 @@ func FuzzUnionsDecode(f *testing.F) {
 			}
 		}
 	})
+}
+
+// unionsFaultFS fails one operation on files of unions.
+type unionsFaultFS struct {
+	vfs.OS
+	op string
+}
+
+type unionsFaultFile struct {
+	vfs.File
+	fs *unionsFaultFS
+}
+
+func (f *unionsFaultFS) Create(name string) (vfs.File, error) {
+	if filepath.Base(name) != blockUnions {
+		return f.OS.Create(name)
+	}
+	if f.op == "create" {
+		return nil, errInjected
+	}
+	file, err := f.OS.Create(name)
+	return unionsFaultFile{file, f}, err
+}
+
+func (f unionsFaultFile) Write(p []byte) (int, error) {
+	switch f.fs.op {
+	case "write":
+		return 0, errInjected
+	case "short write":
+		return f.File.Write(p[:len(p)-1])
+	}
+	return f.File.Write(p)
+}
+
+func (f unionsFaultFile) Sync() error {
+	if f.fs.op == "sync" {
+		return errInjected
+	}
+	return f.File.Sync()
+}
+
+func (f unionsFaultFile) Close() error {
+	err := f.File.Close()
+	if f.fs.op == "close" {
+		return errInjected
+	}
+	return err
+}
+
+// Where unions cannot be written there is no block: the flush says so, leaves nothing
+// behind, and succeeds later.
+func TestUnionsThatCannotBeWritten(t *testing.T) {
+	fault := &unionsFaultFS{}
+	db := openTestDB(t, "", func(o *Options) { o.FS = fault })
+	day := dayStart(testStart.UnixMilli())
+	in := sketch.Interval{Lo: day, Hi: day + dayMillis}
+	db.mustAppend(tenant.Default, visits(rand.New(rand.NewPCG(4, 4)), 400, 5, testStart.Add(-5*time.Hour), testStart.Add(-2*time.Hour))...)
+	s, err := db.store(tenant.Default, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fault.op = range []string{"create", "write", "short write", "sync", "close"} {
+		err := db.Flush(context.Background(), tenant.Default)
+		if !errors.Is(err, errInjected) && !errors.Is(err, io.ErrShortWrite) || !strings.Contains(err.Error(), blockUnions) {
+			t.Errorf("%s: %v", fault.op, err)
+		}
+		mustHoldOnly(t, s)
+		if got := db.countIDs(tenant.Default, in.Hi, in, usersMatcher()); got != [2]float64{400, 1} {
+			t.Errorf("%s: %v", fault.op, got)
+		}
+	}
+	fault.op = ""
+	if err := db.Flush(context.Background(), tenant.Default); err != nil || unionFiles(t, db) != 1 {
+		t.Errorf("%d blocks with unions, %v", unionFiles(t, db), err)
+	}
+	if got := db.countIDs(tenant.Default, in.Hi, in, usersMatcher()); got != [2]float64{400, 1} {
+		t.Errorf("%v", got)
+	}
 }
