@@ -50,6 +50,9 @@ func variedDir(t testing.TB) (dir string, stored map[string]float64) {
 			{Series: increment.NewSeries(labels.FromStrings(model.MetricNameLabel, "event_value", "field", "n"), increment.Histogram, nil), Time: win, Hist: h},
 			{Series: increment.NewSeries(labels.FromStrings(model.MetricNameLabel, "event_users"), increment.Distinct, nil), Time: win, IDs: []uint64{uint64(i) * 1e15, 7}},
 		}}
+		for j := range int64(5) { // more windows than their union is worth
+			b.Increments = append(b.Increments, increment.Increment{Series: series(increment.Distinct, "visitors"), Time: floorTo(win, hourMillis) + j*g, IDs: []uint64{7, 8}})
+		}
 		if _, err := db.Append(context.Background(), tenant.Default, b); err != nil {
 			t.Fatal(err)
 		}

@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/quipudb/quipu/internal/increment"
+	"github.com/quipudb/quipu/internal/sketch"
 	"github.com/quipudb/quipu/internal/tenant"
 	"github.com/quipudb/quipu/internal/vfs"
 )
@@ -346,6 +347,11 @@ func (h *history) batch(n int) (tenant.ID, *increment.Batch) {
 		{Series: of(increment.Sample, "event_scraped"), Time: win + 11, Value: float64(n)},
 		counterInc("events_total", ts.Add(-3*time.Hour), 1, "page", page),
 	}}
+	for i := range int64(4) { // more windows than their union is worth
+		again := b.Increments[2]
+		again.Time -= hourMillis - i*g
+		b.Increments = append(b.Increments, again)
+	}
 	b.Exemplars = []increment.Exemplar{{Series: b.Increments[0].Labels, Labels: labels.FromStrings("trace_id", page), Time: win, Value: 1}}
 	b.Metadata = []increment.Metadata{{Metric: "of " + page, Help: page}}
 	return h.tenant(n), b
@@ -509,11 +515,15 @@ func (h *history) counted(n int) (bool, error) {
 		return false, nil // retention keeps the notes
 	}
 	want := map[string]float64{}
-	for i, v := range []float64{float64(n + 1), 1, 1, float64(n), float64(n) + 1, 1} {
+	for i, v := range []float64{float64(n + 1), 1, 1, float64(n), float64(n) + 1, 1, 1, 1, 1, 1} {
 		want[fmt.Sprintf("%s %d", b.Increments[i].Labels, b.Increments[i].Time)] = v
 	}
 	if err := diff(got, want); err != nil || !noted {
 		return false, fmt.Errorf("batch %d is counted in part or twice: noted %v, %w", n, noted, err)
+	}
+	day := dayStart(b.Increments[2].Time)
+	if ids := d.countIDs(id, day+dayMillis, sketch.Interval{Lo: day, Hi: day + dayMillis}, m)[0]; ids != 1 {
+		return false, fmt.Errorf("batch %d has %v ids, want 1", n, ids)
 	}
 	return true, nil
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -148,26 +147,4 @@ func writeBlocksAtLimits(t *testing.T) {
 	}
 	db.DB = nil
 	mustBeSound(t, dir)
-}
-
-// mustHoldOnly fails the test where a tenant's directory has anything that its
-// manifest does not name.
-func mustHoldOnly(t *testing.T, s *store) {
-	t.Helper()
-	live := map[string]bool{manifestName: true, settingsName: true, idKeyName: true}
-	for _, b := range s.man.Blocks {
-		live[b.ULID.String()] = true
-	}
-	for _, k := range s.man.Keys {
-		live[k.Name] = true
-	}
-	entries, err := os.ReadDir(s.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		if !live[e.Name()] {
-			t.Errorf("%s was left behind", filepath.Join(s.dir, e.Name()))
-		}
-	}
 }

@@ -18,6 +18,8 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 
 	"github.com/quipudb/quipu/internal/increment"
+	"github.com/quipudb/quipu/internal/scope"
+	"github.com/quipudb/quipu/internal/sketch"
 	"github.com/quipudb/quipu/internal/tenant"
 	"github.com/quipudb/quipu/internal/vfs"
 )
@@ -61,6 +63,9 @@ func smallBlocks(t testing.TB) (dir string, other tenant.ID) {
 			{Series: increment.NewSeries(labels.FromStrings(model.MetricNameLabel, "latency"), increment.Histogram, nil), Time: win, Hist: h},
 			{Series: increment.NewSeries(labels.FromStrings(model.MetricNameLabel, "users"), increment.Distinct, nil), Time: win, IDs: []uint64{uint64(i), 7}},
 		}}
+		for j := range int64(5) { // more windows than their union is worth
+			batch.Increments = append(batch.Increments, increment.Increment{Series: batch.Increments[3].Series, Time: win - hourMillis + j*g, IDs: []uint64{uint64(i) + 10, 7}})
+		}
 		for j := range 40 - i { // more than the index reader keeps in memory
 			batch.Increments = append(batch.Increments, counterInc("events_total", testStart, 1, "page", fmt.Sprint("/more/", j)))
 		}
@@ -129,6 +134,24 @@ func (d *testDB) ask(id tenant.ID) (string, error) {
 			fmt.Fprintln(&out)
 		}
 		if err := set.Err(); err != nil {
+			return "", err
+		}
+	}
+	day := dayStart(testStart.UnixMilli())
+	ctx := scope.With(context.Background(), scope.Scope{Tenant: id, Now: day + dayMillis})
+	for _, in := range [][]sketch.Interval{{{Lo: day, Hi: day + dayMillis}}, {{Lo: day, Hi: day + 20*hourMillis}}, {{Lo: day, Hi: testStart.Add(-time.Hour).UnixMilli() + 2*g}}} {
+		_, err := d.DistinctSeries(ctx, in, func(series []sketch.Series) error {
+			u := make([]sketch.Union, 1)
+			for _, s := range series {
+				if err := s.Unite(ctx, u); err != nil {
+					return err
+				}
+			}
+			n, err := u[0].Estimate()
+			fmt.Fprintln(&out, in, len(series), n)
+			return err
+		}, labels.MustNewMatcher(labels.MatchEqual, model.MetricNameLabel, "users"))
+		if err != nil {
 			return "", err
 		}
 	}

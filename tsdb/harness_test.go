@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/scope"
+	"github.com/quipudb/quipu/internal/sketch"
 	"github.com/quipudb/quipu/internal/tenant"
 )
 
@@ -165,6 +168,34 @@ func sumPoints(t testing.TB, out map[string]float64, ls labels.Labels, p *points
 	}
 }
 
+// countIDs counts the ids of all distinct series that matchers select, together, in the
+// interval at a present; and whether that is exact (1 or 0).
+func (d *testDB) countIDs(id tenant.ID, now int64, in sketch.Interval, matchers ...*labels.Matcher) [2]float64 {
+	d.t.Helper()
+	ctx := scope.With(context.Background(), scope.Scope{Tenant: id, Now: now})
+	u := make([]sketch.Union, 1)
+	_, err := d.DistinctSeries(ctx, []sketch.Interval{in}, func(series []sketch.Series) error {
+		for _, s := range series {
+			if err := s.Unite(ctx, u); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, matchers...)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	n, err := u[0].Estimate()
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	exact := 0.0
+	if u[0].Exact() {
+		exact = 1
+	}
+	return [2]float64{n, exact}
+}
+
 func total(m map[string]float64) (sum float64) {
 	for _, v := range m {
 		sum += v
@@ -225,4 +256,26 @@ func countSamples(t testing.TB, set storage.SeriesSet) int {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// mustHoldOnly fails the test where a tenant's directory has anything that its
+// manifest does not name.
+func mustHoldOnly(t *testing.T, s *store) {
+	t.Helper()
+	live := map[string]bool{manifestName: true, settingsName: true, idKeyName: true}
+	for _, b := range s.man.Blocks {
+		live[b.ULID.String()] = true
+	}
+	for _, k := range s.man.Keys {
+		live[k.Name] = true
+	}
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if !live[e.Name()] {
+			t.Errorf("%s was left behind", filepath.Join(s.dir, e.Name()))
+		}
+	}
 }

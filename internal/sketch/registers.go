@@ -216,13 +216,19 @@ const zerosBit = 46
 // of 2^-rank and the number of zeros alone. Those have 46 bits at most: in floating
 // point they are exact, in whatever order they are added.
 func (r registers) estimate() (float64, error) {
-	sum, large := uint64(0), 0.0
-	for _, v := range r.array() {
-		sum += fixedRank[v&registerMax]
+	sum, ranks, large := uint64(0), uint64(0), 0.0
+	a := r.array()
+	for i := 0; i <= registerCount-8; i += 8 {
+		w := binary.LittleEndian.Uint64(a[i : i+8 : i+8])
+		ranks |= w
+		sum += fixedRank[w&registerMax] + fixedRank[w>>8&registerMax] + fixedRank[w>>16&registerMax] + fixedRank[w>>24&registerMax] +
+			fixedRank[w>>32&registerMax] + fixedRank[w>>40&registerMax] + fixedRank[w>>48&registerMax] + fixedRank[w>>56&registerMax]
 	}
-	for _, v := range r.array() {
-		if v >= 32 {
-			large += math.Ldexp(1, -int(v))
+	if ranks&(32*everyByte) != 0 { // of less than billions of ids seldom so
+		for _, v := range a {
+			if v >= 32 {
+				large += math.Ldexp(1, -int(v))
+			}
 		}
 	}
 	head := r[:imageHead]
