@@ -1,0 +1,7 @@
+//go:build !race
+
+package main
+
+const queriesDefault = 20_000
+
+const raceDetector = false
