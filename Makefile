@@ -29,7 +29,7 @@ FUZZTIME ?= 3s
 # million series and queries 100,000.
 BENCH_SCALE ?= 0.2
 
-.PHONY: build test test-model test-upstream lint demo test-clients fuzz soak bench-tsdb bench-ingest bench-promql clean help
+.PHONY: build test test-model lint demo test-clients fuzz soak bench-tsdb bench-ingest bench-promql clean help
 
 build: ## build bin/quipu (the default)
 	@[ -e bin/quipu ] || echo "building bin/quipu: the first build compiles Prometheus and takes minutes"
@@ -44,13 +44,9 @@ test: ## run all Go tests, with the race detector where a C compiler is found
 	CGO_ENABLED=0 $(GO) build -o bin/testrun ./internal/testrun && \
 	bin/testrun $$race -timeout $(TEST_TIMEOUT) ./...
 
-test-model: ## run random histories of storage against a model: 50 seeds of 10,000 operations
+test-model: ## run random histories of storage against a model, and 20,000 random queries against upstream
 	@CGO_ENABLED=0 $(GO) build -o bin/testrun ./internal/testrun && \
-	CGO_ENABLED=0 bin/testrun -run '^TestModel$$' -timeout $(TEST_TIMEOUT) ./tsdb
-
-test-upstream: ## ask 20,000 generated queries of Quipu and of Prometheus's engine
-	@CGO_ENABLED=0 $(GO) build -o bin/testrun ./internal/testrun && \
-	CGO_ENABLED=0 bin/testrun -run '^TestAgainstUpstream$$' -timeout $(TEST_TIMEOUT) ./cmd/quipu
+	CGO_ENABLED=0 bin/testrun -run '^(TestModel|TestAgainstUpstream)$$' -timeout $(TEST_TIMEOUT) ./tsdb ./cmd/quipu
 
 lint: ## gofmt, go vet and staticcheck
 	@unformatted=$$("$$($(GO) env GOROOT)/bin/gofmt" -l .) || exit 1; \

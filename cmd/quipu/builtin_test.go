@@ -26,6 +26,9 @@ import (
 func TestBuiltinSuite(t *testing.T) {
 	for name, flush := range map[string]bool{"memory": false, "blocks": true} {
 		t.Run(name, func(t *testing.T) {
+			if raceDetector && !flush {
+				t.Skip("the race detector takes long, and one storage is enough for it")
+			}
 			// The suite opens a storage for each of its files, and the engine one DB: it
 			// is asked only for distinct series, of which there are none.
 			engine := promql.NewEngine(promql.EngineOptions{

@@ -2,4 +2,6 @@
 
 package main
 
-const upstreamQueriesDefault = 20_000
+const queriesDefault = 20_000
+
+const raceDetector = false

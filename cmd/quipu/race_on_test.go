@@ -2,6 +2,8 @@
 
 package main
 
-// upstreamQueriesDefault is fewer with the race detector, which takes many times as
-// long: "make test-upstream" asks all without it.
-const upstreamQueriesDefault = 1000
+// queriesDefault is fewer with the race detector, which takes ten times as long: "make
+// test-model" runs all of them without it.
+const queriesDefault = 1000
+
+const raceDetector = true

@@ -22,7 +22,7 @@ import (
 )
 
 var (
-	upstreamQueries = flag.Int("queries", upstreamQueriesDefault, "queries of TestAgainstUpstream")
+	upstreamQueries = flag.Int("queries", queriesDefault, "queries of TestAgainstUpstream")
 	upstreamSeed    = flag.Uint64("seed", 0, "seed of TestAgainstUpstream; 0: of the clock")
 )
 
