@@ -73,7 +73,13 @@ func (w queryWriter) aggregate(a string, ordered bool) string {
 	case 2:
 		return fmt.Sprintf("quantile %s(%s, %s)", by, oneOf(w.r, "0.5", "0", "0.99", "1", "-1", "2"), a)
 	case 3:
-		return fmt.Sprintf(oneOf(w.r, "count_values %s(\"v\", %s)", "limitk %s(2, %s)"), by, a)
+		if w.r.IntN(2) == 0 {
+			return fmt.Sprintf("limitk %s(2, %s)", by, a)
+		}
+		if strings.Contains(a, "(") { // it makes labels of numbers, whose last digits may differ
+			a = fmt.Sprintf("round(%s, 0.000123457)", a)
+		}
+		return fmt.Sprintf("count_values %s(\"v\", %s)", by, a)
 	}
 	return fmt.Sprintf("%s %s(%s)", oneOf(w.r, "sum", "sum", "sum", "avg", "min", "max", "count", "group", "stddev", "stdvar"), by, a)
 }
