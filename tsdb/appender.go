@@ -221,19 +221,16 @@ func (a *appender) apply(s *store, b *increment.Batch, now int64) error {
 	for i := 0; i < len(a.to); {
 		m := a.to[i].mem
 		mint, maxt, grown := int64(math.MaxInt64), int64(math.MinInt64), 0
-		var err error
-		for ; err == nil && i < len(a.to) && a.to[i].mem == m; i++ {
+		for ; i < len(a.to) && a.to[i].mem == m; i++ {
 			inc := &b.Increments[i]
-			more := 0
-			if more, err = a.to[i].series.add(inc, in); err != nil {
-				err = fmt.Errorf("apply increment of %s: %w", a.to[i].series.labels, err)
+			more, err := a.to[i].series.add(inc, in)
+			if err != nil {
+				s.changed(m.start, m.end-1)
+				return fmt.Errorf("apply increment of %s: %w", a.to[i].series.labels, err)
 			}
 			mint, maxt, grown = min(mint, inc.Time), max(maxt, s.endOf(inc.Kind, inc.Time)), grown+more
 		}
 		s.changed(mint, maxt-1)
-		if err != nil {
-			return err
-		}
 		m.wrote(mint, maxt, grown)
 		m.lastAppend.Store(now)
 	}

@@ -52,3 +52,14 @@ func TestServeNamesTheFlagThatItRefuses(t *testing.T) {
 		t.Errorf("a negative retention: %v", err)
 	}
 }
+
+// The cache has a least size, below which fastcache would take that much all the same.
+func TestCacheFlag(t *testing.T) {
+	for text, want := range map[string]cacheFlag{"0": 0, "32MiB": 32 << 20, "1GiB": 1 << 30, "31MiB": -1, "0MiB": -1, "much": -1} {
+		var got cacheFlag
+		err := got.UnmarshalText([]byte(text))
+		if (err != nil) != (want < 0) || err == nil && got != want {
+			t.Errorf("--query.cache=%s is %d, %v, want %d", text, got, err, want)
+		}
+	}
+}
