@@ -18,6 +18,7 @@
 //	steps.go      the times at which the engine evaluates each synthetic selector
 //	engine.go     Engine, an upstream QueryEngine, and the Query it returns
 //	querier.go    the Queryable that serves synthetic selectors next to real ones
+//	intervals.go  the pieces of time that the ranges of a call consist of
 //	distinct.go   DistinctSource and the values of one call
 //	functions.go  what upstream's function table says of the two functions
 //
@@ -35,7 +36,9 @@
 //	I5: a synthetic series has a sample at an evaluation time where its call has a
 //	    value, and a stale marker at the first one after it where it has none, so
 //	    that lookback never finds an older value.
-//	I6: sketches belong to their source and are never changed.
+//	I6: no range of a call begins or ends inside an interval that its source is asked
+//	    for, so that the source may count an hour or a day that an interval has whole
+//	    as one set. Only the sets of one group are in memory at a time.
 //
 // What differs from a function that the engine evaluates itself: info() over a
 // call takes its info series at the evaluation time, also where the call's

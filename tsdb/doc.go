@@ -51,7 +51,9 @@
 //	chunk*.go, pack.go, bits.go     chunk encodings
 //	wal*.go          the write-ahead log: writer, format, records, replay, and what
 //	                 a tenant needs of it
+//	unions_write.go, unions_read.go the unions of distinct ids in a block
 //	querier.go, select.go           queries
+//	distinct.go                     distinct ids by intervals
 //	view_runs.go, view.go, view_spans.go, classic.go    what PromQL sees
 //
 // # Invariants
@@ -82,6 +84,8 @@
 //	    Options.WALSyncEvery is set: durable within that time.)
 //	I9: Of two samples of one series and time the last written stands: a version's
 //	    blocks are in the order of writing, its memtables after them.
+//	I10: A block's unions say nothing that its windows do not: without them, or where
+//	    they are damaged, answers are the same and take longer.
 //
 // # Lock order
 //

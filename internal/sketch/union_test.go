@@ -401,3 +401,13 @@ func BenchmarkEstimateOfRegisters(b *testing.B) {
 		}
 	}
 }
+
+func BenchmarkMergeRegisters(b *testing.B) {
+	r, o := newRegisters(), newRegisters()
+	for _, id := range randomIDs(3, 7000) {
+		o.addID(id)
+	}
+	for b.Loop() {
+		r.merge(o[imageHead:])
+	}
+}
