@@ -42,6 +42,7 @@
 //	output.go                       rows to series
 //	accounting.go, counts.go        what the engine would have counted
 //	explain.go    plans as trees
+//	intervals.go  the pieces of time that the ranges of a call consist of
 //	distinct.go   DistinctSource and the values of one call
 //	functions.go  what upstream's function table says of the two functions
 //
@@ -87,6 +88,9 @@
 //	    used only while nothing of that has changed; the parts of an answer that
 //	    were read at different moments are of the same state, or it is computed
 //	    whole. What can depend on the range that is asked for is not kept.
+//	I11: no range of a call begins or ends inside an interval that its source is asked
+//	    for, so that the source may count an hour or a day that an interval has whole
+//	    as one set. Only the sets of one group are in memory at a time.
 //
 // What differs from a function that the engine evaluates itself: info() over one of our
 // two functions takes its info series at the evaluation time, also where the call's

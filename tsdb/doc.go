@@ -54,9 +54,11 @@
 //	chunk*.go, pack.go, bits.go     chunk encodings
 //	wal*.go          the write-ahead log: writer, format, records, replay, and what
 //	                 a tenant needs of it
+//	unions_write.go, unions_read.go the unions of distinct ids in a block
 //	querier.go, select.go           queries
 //	block_series.go                 series of a block's index, one after the other
 //	column.go, xor.go               whole series for the planner
+//	distinct.go                     distinct ids by intervals
 //	view_runs.go, view.go, view_spans.go, classic.go    what PromQL sees
 //
 // # Invariants
@@ -90,6 +92,8 @@
 //	I10: What changes samples at or before a time that a reader was promised is
 //	    settled is noted in the tenant's lateLog while no cut can be taken, before it
 //	    can be seen.
+//	I11: A block's unions say nothing that its windows do not: without them, or where
+//	    they are damaged, answers are the same and take longer.
 //
 // # Lock order
 //

@@ -1,8 +1,10 @@
 // Package sketch counts distinct ids: exactly while a set is small, by
 // HyperLogLog after.
 //
-// Files: sketch.go (the set of one window, its merge and codec), union.go (the
-// union over windows and series that a query asks for).
+// Files: sketch.go (the set of one window, its merge and codec), union.go (the union
+// of any number of them, for a query, or for an hour or a day in a block),
+// registers.go (HyperLogLog registers and their estimate), slide.go and last.go
+// (unions counted by ranges that slide over them), series.go (what a query reads).
 //
 // Invariants:
 //
@@ -12,9 +14,13 @@
 //	    registers of them past it.
 //	I2: estimates are the composite estimate of the registers, because the more
 //	    accurate HIP estimate depends on the order of updates.
+//	I3: the registers of a Union are those of a Sketch of the same ids, and so is its
+//	    estimate; but up to 1,535 ids a Sketch has datasketches' coupons, whose
+//	    estimate is closer.
 //
-// Errors of an estimate: none up to ExactMax ids; past it 0.81% standard error
-// (1.04/sqrt(2^LgK), Flajolet et al. 2007, doi:10.46298/dmtcs.3545).
+// Errors of an estimate: none up to ExactMax ids, nor of a Union while all that it is
+// of is exact; past that 0.81% standard error (1.04/sqrt(2^LgK), Flajolet et al. 2007,
+// doi:10.46298/dmtcs.3545).
 package sketch
 
 import (

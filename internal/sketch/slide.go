@@ -15,12 +15,12 @@ const slideDepth = 1024
 type Slide struct {
 	unions []Union
 
-	last    map[uint64]int // by id
-	newest  []int          // by union: the ids whose last it is
-	exact   int            // ids whose last is in the run
-	inexact int            // unions of the run that are
-	first   int            // of the run that was counted
-	next    int            // its end
+	last    lastSeen
+	newest  []int // by union: the ids whose last it is
+	exact   int   // ids whose last is in the run
+	inexact int   // unions of the run that are
+	first   int   // of the run that was counted
+	next    int   // its end
 
 	before    []registers // before[i]: of unions start+i to middle
 	start     int
@@ -33,7 +33,7 @@ type Slide struct {
 // Reset makes s count the ids of unions, which must not change meanwhile.
 func (s *Slide) Reset(unions []Union) {
 	s.unions = unions
-	clear(s.last)
+	s.last.reset()
 	s.newest = append(s.newest[:0], make([]int, len(unions))...)
 	s.exact, s.inexact, s.first, s.next = 0, 0, 0, 0
 	s.start, s.middle, s.afterNext = 0, 0, 0
@@ -64,9 +64,6 @@ func (s *Slide) move(first, last int) {
 			s.inexact--
 		}
 	}
-	if s.last == nil {
-		s.last = make(map[uint64]int)
-	}
 	s.first, s.next = first, max(s.next, first)
 	for ; s.next < last; s.next++ {
 		u := &s.unions[s.next]
@@ -75,13 +72,11 @@ func (s *Slide) move(first, last int) {
 			continue
 		}
 		u.each(func(id uint64) {
-			before, seen := s.last[id]
-			if seen && before >= first {
+			if before := s.last.see(id, s.next, first); before >= first {
 				s.newest[before]--
 			} else {
 				s.exact++
 			}
-			s.last[id] = s.next
 			s.newest[s.next]++
 		})
 	}

@@ -32,9 +32,12 @@ type Union struct {
 	inexact bool
 }
 
-// Reset makes u empty; it keeps capacity.
+// Reset makes u empty; it keeps capacity, a table that was much too large apart: to clear
+// it again and again would take longer than to make a small one.
 func (u *Union) Reset() {
-	if u.n > 0 {
+	if len(u.table) > 1024 && u.n < len(u.table)/16 {
+		u.table = nil
+	} else if u.n > 0 {
 		clear(u.table)
 	}
 	if u.inexact {

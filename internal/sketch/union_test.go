@@ -401,3 +401,42 @@ func BenchmarkEstimateOfRegisters(b *testing.B) {
 		}
 	}
 }
+
+func BenchmarkMergeRegisters(b *testing.B) {
+	r, o := newRegisters(), newRegisters()
+	for _, id := range randomIDs(3, 7000) {
+		o.addID(id)
+	}
+	for b.Loop() {
+		r.merge(o[imageHead:])
+	}
+}
+
+// BenchmarkSlide counts a month by ranges of a day, each an hour after the other: of 300
+// ids an hour, and of registers.
+func BenchmarkSlide(b *testing.B) {
+	const hours, width = 744, 24
+	for _, exact := range []bool{true, false} {
+		b.Run(map[bool]string{true: "ids", false: "registers"}[exact], func(b *testing.B) {
+			unions := make([]Union, hours)
+			r := rand.New(rand.NewPCG(2, 2))
+			for i := range unions {
+				for range 300 {
+					unions[i].addID((1 + r.Uint64N(20_000)) * 0x9e3779b97f4a7c15)
+				}
+				if !exact {
+					unions[i].ToRegisters()
+				}
+			}
+			var s Slide
+			for b.Loop() {
+				s.Reset(unions)
+				for last := width; last <= hours; last++ {
+					if _, _, err := s.Count(last-width, last); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+		})
+	}
+}
