@@ -35,6 +35,8 @@ type modelUnion struct {
 	ids   modelIDs
 	exact bool
 	split bool // of more ids than a sketch keeps in a window, which storage may have in parts
+	// unknown: of a window of which a retention pass left registers, perhaps in parts.
+	unknown bool
 }
 
 // unite is the specification of DistinctSeries for one series: hours and days that an
@@ -59,6 +61,11 @@ func (s *modelSeries) unite(in []sketch.Interval, now int64, into []modelUnion) 
 			continue
 		}
 		u := &into[i]
+		have, known := v.(modelIDs)
+		if !known {
+			u.unknown = true
+			continue
+		}
 		cell := [2]int64{w, g}
 		for _, span := range []int64{hourMillis, dayMillis} {
 			start := floorTo(w, span)
@@ -69,10 +76,10 @@ func (s *modelSeries) unite(in []sketch.Interval, now int64, into []modelUnion) 
 		if cells[cell] == nil {
 			cells[cell] = modelIDs{}
 		}
-		for id := range v.(modelIDs) {
+		for id := range have {
 			u.ids[id], cells[cell][id] = true, true
 		}
-		if len(v.(modelIDs)) > sketch.ExactMax {
+		if len(have) > sketch.ExactMax {
 			u.exact, u.split = false, true
 		}
 	}
@@ -86,6 +93,9 @@ func (s *modelSeries) unite(in []sketch.Interval, now int64, into []modelUnion) 
 // accepts reports whether a union counts as it must.
 func (m *modelUnion) accepts(got *sketch.Union) bool {
 	n, err := got.Estimate()
+	if m.unknown {
+		return err == nil
+	}
 	if err != nil || got.Exact() != m.exact && !(got.Exact() && m.split) {
 		return false
 	}

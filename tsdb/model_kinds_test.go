@@ -2,6 +2,8 @@ package tsdb
 
 import (
 	"bytes"
+	"encoding/binary"
+	"errors"
 	"maps"
 	"math"
 	"math/rand/v2"
@@ -171,7 +173,31 @@ func fillIDs(r *rand.Rand, inc *increment.Increment) {
 // modelIDs are the ids of a window.
 type modelIDs map[uint64]bool
 
+// storedIDs are the ids of a sketch, or where it has registers the sketch itself.
+func storedIDs(s *sketch.Sketch) any {
+	if !s.Exact() {
+		return s
+	}
+	enc, err := s.Append(nil)
+	if err != nil {
+		panic(err)
+	}
+	ids := modelIDs{}
+	_, n := binary.Uvarint(enc)
+	for enc = enc[n:]; len(enc) > 0; enc = enc[8:] {
+		ids[binary.BigEndian.Uint64(enc)] = true
+	}
+	return ids
+}
+
 func mergeIDs(have any, inc *increment.Increment) any {
+	if s, ok := have.(*sketch.Sketch); ok {
+		next, err := s.Clone()
+		if err = errors.Join(err, next.Add(inc.IDs...)); err != nil {
+			panic(err)
+		}
+		return &next
+	}
 	next := modelIDs{}
 	if ids, ok := have.(modelIDs); ok {
 		next = maps.Clone(ids)
@@ -193,7 +219,11 @@ func (ids modelIDs) sketch() *sketch.Sketch {
 // sameIDs compares estimates past what is exact, where encodings also say how they
 // came about.
 func sameIDs(want any, p *points, i int) bool {
-	w, got := want.(modelIDs).sketch(), p.ids[i]
+	got := p.ids[i]
+	w, ok := want.(*sketch.Sketch)
+	if !ok {
+		w = want.(modelIDs).sketch()
+	}
 	if w.Exact() {
 		a, err := w.Append(nil)
 		b, err2 := got.Append(nil)

@@ -237,7 +237,7 @@ func modelOf(ls labels.Labels, p *points) *modelSeries {
 		e := p.entry(i)
 		inc := increment.Increment{Series: &increment.Series{Kind: p.kind}, Time: w, Value: e.value, At: e.at, Hist: e.hist, Native: e.native}
 		if e.ids != nil {
-			s.values[w] = e.ids
+			s.values[w] = storedIDs(e.ids)
 			continue
 		}
 		s.values[w] = k.merge(nil, &inc)
