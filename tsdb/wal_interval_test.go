@@ -174,18 +174,16 @@ func stressLog(t *testing.T, every time.Duration, what string, after int) {
 				}
 				acked[c] = i + 1
 				if total.Add(1) == int64(after) {
+					// Here, while there are records to come: all may be written soon.
+					fault.failSync.Store(what == "sync")
+					fault.failWrite.Store(what == "write")
 					close(reached)
 				}
 			}
 		})
 	}
 	<-reached
-	switch what {
-	case "sync":
-		fault.failSync.Store(true)
-	case "write":
-		fault.failWrite.Store(true)
-	case "close":
+	if what == "close" {
 		if err := w.close(); err != nil {
 			t.Error(err)
 		}
