@@ -119,7 +119,7 @@ func (s *columnSet) Read(i int, c *column.Column) error {
 	if err != nil {
 		return err
 	}
-	c.Chunks = len(sel.chunks)
+	c.Chunks, c.Bytes = len(sel.chunks), p.bytes
 	return c.AppendSamples(s.view(sel.kind, &p))
 }
 
@@ -146,6 +146,7 @@ func (s *columnSet) readCounter(sel *selection, from, to int64, c *column.Column
 	if err != nil {
 		return err
 	}
+	c.Bytes = p.bytes
 	n := s.params.visible(p.win)
 	c.Win, c.Inc, c.Step = p.win[:n], p.value[:n], s.params.grid
 	c.Whole = decoded && !p.fractions || whole(c.Inc)
@@ -250,6 +251,7 @@ func (s *columnSet) readSamples(sel *selection, from, to int64, c *column.Column
 		if err != nil {
 			return err
 		}
+		c.Bytes = p.bytes
 		return c.AppendSamples(newSampleView(&p, from, to))
 	}
 	for i := range sel.chunks {

@@ -33,11 +33,13 @@ type points struct {
 
 	// fractions: a chunk of a counter was decoded whose values are not all whole numbers.
 	fractions bool
+	// bytes is how long the chunks were that the points are of.
+	bytes int
 }
 
 // reset empties p for series of kind k; it keeps capacity.
 func (p *points) reset(k increment.Kind) {
-	p.kind, p.fractions = k, false
+	p.kind, p.fractions, p.bytes = k, false, 0
 	p.cut(0, 0)
 }
 

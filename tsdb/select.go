@@ -289,10 +289,15 @@ func (sel *selection) read(from, to int64, at cut) (points, error) {
 		}
 		parts = append(parts, p)
 	}
+	bytes := 0
+	for i := range parts {
+		bytes += parts[i].bytes
+	}
 	p, err := mergePoints(sel.kind, parts)
 	if err != nil {
 		return points{}, fmt.Errorf("read %s: %w", sel.labels, err)
 	}
+	p.bytes = bytes
 	i, _ := slices.BinarySearch(p.win, from) // a chunk may begin before
 	p.cut(i, p.len())
 	return p, nil
@@ -335,6 +340,7 @@ func appendChunks(all []blockChunk, mint, maxt int64, p *points) error {
 		if _, err := appendChunk(ch.Encoding(), ch.Bytes(), p); err != nil {
 			return fmt.Errorf("decode: %w", err)
 		}
+		p.bytes += len(ch.Bytes())
 	}
 	return nil
 }
