@@ -9,7 +9,7 @@ CHROMIUM := /usr/bin/chromium
 NODE_TESTS := web/test ingest/test
 
 # A test that runs longer than this is stuck.
-TEST_TIMEOUT ?= 9m
+TEST_TIMEOUT ?= 15m
 
 # Prometheus's chunkenc.Iterator has a Seek that is not io.Seeker's, so whoever
 # implements it fails the one analyzer that knows io.Seeker.
