@@ -157,7 +157,14 @@ func FuzzEvents(f *testing.F) {
 		before := bytes.Clone(body)
 		store := &checked{t: t}
 		g, _ := newTestIngester(t, store)
-		r, err := g.Events(context.Background(), tenant.Default, plainPost(body, contentType), "")
+		post, err := plainFormat.Open(&Request{Header: http.Header{"Content-Type": {contentType}}, Body: body})
+		if err != nil {
+			if !errors.Is(err, ErrBadRequest) {
+				t.Fatal(err)
+			}
+			return
+		}
+		r, err := g.Events(context.Background(), tenant.Default, post, "")
 		if err != nil && !errors.Is(err, ErrBadRequest) {
 			t.Fatal(err)
 		}
