@@ -268,3 +268,24 @@ func FuzzBody(f *testing.F) {
 		}
 	})
 }
+
+// Every format is answered as its clients expect, by way of the server too.
+func TestAnswersOfFormats(t *testing.T) {
+	_, srv := newWorld(t, nil)
+	for _, tc := range []struct {
+		path, body string
+		code       int
+		want       string
+	}{
+		{"/v1/track", `{"event":"a"}`, 200, `{"success":true,"accepted":1,"duplicate":0,"filtered":0,"rejected":0,"errors":[]}`},
+		{"/v1/track", `{}`, 400, `{"success":false,"accepted":0,`},
+		{"/capture/", `{"event":"a"}`, 200, `{"status":1,"accepted":1,"duplicate":0,"filtered":0,"rejected":0,"errors":[]}`},
+		{"/api/event", `{"n":"a","u":"https://x.org/","d":"x.org"}`, 202, "ok"},
+		{"/api/v1/events", `{"event":"a"}`, 200, `{"accepted":1,"duplicate":0,"filtered":0,"rejected":0,"errors":[]}`},
+	} {
+		code, got, _ := call(t, srv, "POST", tc.path, tc.body)
+		if code != tc.code || !strings.HasPrefix(got, tc.want) {
+			t.Errorf("%s %s: %d %s, want %d %s", tc.path, tc.body, code, got, tc.code, tc.want)
+		}
+	}
+}

@@ -26,8 +26,8 @@ var postHogFormat = &Format{
 		}
 		return Answer{Status: status, JSON: struct {
 			Status int `json:"status"`
-			*Result
-		}{done, r}}
+			*plainResult
+		}{done, (*plainResult)(r)}}
 	},
 }
 

@@ -2,6 +2,10 @@ package ingest
 
 import "strconv"
 
+// plainResult is a Result to embed: what embeds a Result would have its AppendJSON, and
+// be written without its own fields.
+type plainResult Result
+
 // AppendJSON appends r as encoding/json writes it, in a tenth of the time; ok is false
 // where there is more to say than counts, which is left to it.
 func (r Result) AppendJSON(dst []byte) (out []byte, ok bool) {

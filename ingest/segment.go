@@ -22,8 +22,8 @@ var segmentFormat = &Format{
 		status := statusOf(r, http.StatusOK)
 		return Answer{Status: status, JSON: struct {
 			Success bool `json:"success"`
-			*Result
-		}{status == http.StatusOK, r}}
+			*plainResult
+		}{status == http.StatusOK, (*plainResult)(r)}}
 	},
 }
 
