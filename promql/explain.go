@@ -24,9 +24,9 @@ type Plan struct {
 	Direct bool    `json:"direct"`
 	Parts  []*Plan `json:"parts,omitempty"`
 	// Of a direct part that was computed: the series selected, the chunks and bytes of
-	// them that were read (0 of what a memtable has), the samples
-	// that the engine would have looked at, the groups of the first aggregation, the
-	// series of the result, and the seconds that it took.
+	// them that were read (0 of what a memtable has), the samples that the engine would
+	// have looked at, the groups of the first aggregation, the series of the result, and
+	// the seconds that it took.
 	Series  int     `json:"series,omitempty"`
 	Chunks  int     `json:"chunks,omitempty"`
 	Bytes   int     `json:"bytes,omitempty"`
