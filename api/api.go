@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/util/httputil"
 
+	"github.com/quipudb/quipu/api/auth"
 	"github.com/quipudb/quipu/internal/overload"
 	"github.com/quipudb/quipu/internal/tenant"
 )
@@ -144,10 +145,10 @@ func New(o Options) (http.Handler, error) {
 		}
 	}
 	posts := postHandlers(routes)
-	notFound := a.route("not_found", http.NotFoundHandler())
+	notFound := a.route("not_found", auth.Open, http.NotFoundHandler())
 	root.NotFoundHandler, root.MethodNotAllowedHandler = notFound, notFound
 	if o.UI != nil {
-		root.Methods(http.MethodGet, http.MethodHead).PathPrefix("/").Handler(a.route("ui", o.UI))
+		root.Methods(http.MethodGet, http.MethodHead).PathPrefix("/").Handler(a.route("ui", auth.Open, o.UI))
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost {
@@ -200,15 +201,15 @@ func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
 	handlers := http.StripPrefix("/api/v1", u.router)
 	get := []string{http.MethodGet, http.MethodHead}
 	out := append(a.eventRoutes(), []endpoint{
-		{path: "/-/healthy", methods: get, handler: a.route("/-/healthy", http.HandlerFunc(a.healthy))},
-		{path: "/-/ready", methods: get, handler: a.route("/-/ready", http.HandlerFunc(a.readiness))},
-		{path: "/metrics", methods: get, handler: a.route("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))},
-		{path: "/api/v1/", below: true, methods: []string{http.MethodOptions}, handler: a.route("/api/v1/*", handlers)},
-		{path: "/api/v1/events/explain", handler: a.ours("/api/v1/events/explain", a.explainEvent)},
-		{path: "/api/v1/event-rules", handler: a.ours("/api/v1/event-rules", a.eventRules)},
-		{path: "/api/v1/event-rules/check", handler: a.ours("/api/v1/event-rules/check", a.checkEventRules)},
-		{path: "/api/v1/explain", handler: a.ours("/api/v1/explain", a.explainQuery(handlers))},
-		{path: "/api/v1/status/range", handler: a.ours("/api/v1/status/range", a.statusRange)},
+		{path: "/-/healthy", methods: get, handler: a.route("/-/healthy", auth.Open, http.HandlerFunc(a.healthy))},
+		{path: "/-/ready", methods: get, handler: a.route("/-/ready", auth.Open, http.HandlerFunc(a.readiness))},
+		{path: "/metrics", methods: get, handler: a.route("/metrics", auth.Process, promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))},
+		{path: "/api/v1/", below: true, methods: []string{http.MethodOptions}, handler: a.route("/api/v1/*", auth.Open, handlers)},
+		{path: "/api/v1/events/explain", handler: a.ours("/api/v1/events/explain", auth.Any(auth.MetricsRead), a.explainEvent)},
+		{path: "/api/v1/event-rules", handler: a.byMethod("/api/v1/event-rules", auth.Any(auth.MetricsRead), auth.Any(auth.RulesWrite), a.eventRules)},
+		{path: "/api/v1/event-rules/check", handler: a.ours("/api/v1/event-rules/check", auth.Any(auth.MetricsRead|auth.RulesWrite), a.checkEventRules)},
+		{path: "/api/v1/explain", handler: a.ours("/api/v1/explain", auth.Any(auth.MetricsRead), a.explainQuery(handlers))},
+		{path: "/api/v1/status/range", handler: a.ours("/api/v1/status/range", auth.Any(auth.MetricsRead), a.statusRange)},
 	}...)
 	seen := map[string]bool{
 		"/*path": true, // OPTIONS, which is above
@@ -220,8 +221,9 @@ func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
 			continue // off, or another method of one that is there
 		}
 		seen[path] = true
+		need := upstreamNeed(path)
 		if absentPaths[path] {
-			out = append(out, endpoint{path: "/api/v1" + path, handler: a.ours("/api/v1"+path, a.absent)})
+			out = append(out, endpoint{path: "/api/v1" + path, handler: a.ours("/api/v1"+path, need, a.absent)})
 			continue
 		}
 		h := handlers
@@ -234,9 +236,9 @@ func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
 		case "/metadata":
 			h = a.withMetadata(h)
 		}
-		out = append(out, endpoint{path: "/api/v1" + pattern(path), handler: a.scoped("/api/v1"+path, h)})
+		out = append(out, endpoint{path: "/api/v1" + pattern(path), handler: a.scoped("/api/v1"+path, need, h)})
 	}
-	return append(out, endpoint{path: "/api/", below: true, handler: a.route("not_found", http.HandlerFunc(a.unknown))})
+	return append(out, endpoint{path: "/api/", below: true, handler: a.route("not_found", auth.Open, http.HandlerFunc(a.unknown))})
 }
 
 // pattern is a path of Prometheus's router in the form of ours.

@@ -8,9 +8,9 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/quipudb/quipu/api/auth"
 	"github.com/quipudb/quipu/ingest"
 	"github.com/quipudb/quipu/internal/overload"
-	"github.com/quipudb/quipu/internal/scope"
 	"github.com/quipudb/quipu/internal/tenant"
 )
 
@@ -55,7 +55,7 @@ func (a *api) eventRoutes() []endpoint {
 			}
 			a.ready(func(w http.ResponseWriter, r *http.Request) { a.events(w, r, formats[path]) })(w, r)
 		})
-		out = append(out, endpoint{path: path, handler: a.route(path, h)})
+		out = append(out, endpoint{path: path, handler: a.route(path, auth.Open, h)})
 	}
 	return out
 }
@@ -110,13 +110,13 @@ func (a *api) events(w http.ResponseWriter, r *http.Request, formats []*ingest.F
 		a.respondNotTaken(w, r, err)
 		return
 	}
-	s, err := a.authenticate(r, post.WriteKey())
+	ctx, err := a.authenticate(r, auth.Any(auth.EventsWrite), post.WriteKey())
 	if err != nil {
 		respondError(w, a.logger, http.StatusBadRequest, errorBadData, err.Error())
 		return
 	}
-	r = r.WithContext(scope.With(r.Context(), s))
-	result, err := a.sink.Events(r.Context(), s.Tenant, post, r.Header.Get("Idempotency-Key"))
+	r = r.WithContext(ctx)
+	result, err := a.sink.Events(ctx, tenantOf(r), post, r.Header.Get("Idempotency-Key"))
 	if err != nil {
 		a.respondNotTaken(w, r, err)
 		return
@@ -141,12 +141,12 @@ func (a *api) open(ctx context.Context, format *ingest.Format, request *ingest.R
 // admitted reads a body within the limits of the tenant that the headers name, where it
 // takes any now; otherwise it has answered.
 func (a *api) admitted(w http.ResponseWriter, r *http.Request) (*heldBody, bool) {
-	s, err := a.authenticate(r, "")
+	ctx, err := a.authenticate(r, auth.Any(auth.EventsWrite), "")
 	if err != nil {
 		respondError(w, a.logger, http.StatusBadRequest, errorBadData, err.Error())
 		return nil, false
 	}
-	limits, err := a.sink.Admit(s.Tenant)
+	limits, err := a.sink.Admit(tenantOf(r.WithContext(ctx)))
 	if err != nil {
 		a.bodies.discard(w, r)
 		a.respondNotTaken(w, r, err)

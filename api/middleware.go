@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/util/httputil"
 
+	"github.com/quipudb/quipu/api/auth"
 	"github.com/quipudb/quipu/internal/overload"
 	"github.com/quipudb/quipu/internal/scope"
 	"github.com/quipudb/quipu/internal/tenant"
@@ -56,8 +58,19 @@ func newRequestMetrics(reg prometheus.Registerer, budget *heldBudget) (*requestM
 }
 
 // route is what every request passes on its way to h; name is how its metrics
-// call it.
-func (a *api) route(name string, h http.Handler) http.Handler {
+// call it. A request gets to h if who asks has what need says.
+func (a *api) route(name string, need auth.Need, h http.Handler) http.Handler {
+	switch {
+	case !need.Declared():
+		panic(fmt.Sprintf("api: the route %s does not say what it needs (auth.Need)", name))
+	case !need.IsOpen():
+		h = a.guarded(h, func(r *http.Request) (context.Context, error) { return a.identify(r, need) })
+	}
+	return a.measured(name, h)
+}
+
+// measured counts requests to h and survives its panics.
+func (a *api) measured(name string, h http.Handler) http.Handler {
 	m := &routeMetrics{
 		requests: a.metrics.requests.MustCurryWith(prometheus.Labels{"handler": name}),
 		seconds:  a.metrics.seconds.WithLabelValues(name),
@@ -93,33 +106,68 @@ func (m *routeMetrics) count(code int, took time.Duration) {
 	(*ok).Inc()
 }
 
-// scoped is a route under /api/.
-func (a *api) scoped(name string, h http.Handler) http.Handler {
-	return a.route(name, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s, err := a.authenticate(r, "")
+// guarded lets requests pass to h that pass, with the context that it returns.
+func (a *api) guarded(h http.Handler, pass func(*http.Request) (context.Context, error)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, err := pass(r)
 		if err != nil {
 			httputil.SetCORS(w, a.corsOrigin, r)
 			respondError(w, a.logger, http.StatusBadRequest, errorBadData, err.Error())
 			return
 		}
-		h.ServeHTTP(w, r.WithContext(scope.With(r.Context(), s)))
-	}))
+		h.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+// scoped is a route under /api/, of the data of the request's tenant.
+func (a *api) scoped(name string, need auth.Need, h http.Handler) http.Handler {
+	if !need.Declared() || need.IsOpen() {
+		panic(fmt.Sprintf("api: the route %s has a tenant, so it has to say what it needs (auth.Need)", name))
+	}
+	return a.measured(name, a.guarded(h, func(r *http.Request) (context.Context, error) { return a.authenticate(r, need, "") }))
 }
 
 // ours is a scoped route that Prometheus does not have, with what Prometheus
 // does around its own.
-func (a *api) ours(name string, h http.HandlerFunc) http.Handler {
-	return a.scoped(name, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+func (a *api) ours(name string, need auth.Need, h http.HandlerFunc) http.Handler {
+	return a.scoped(name, need, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		httputil.SetCORS(w, a.corsOrigin, r)
 		a.ready(h)(w, r)
 	}))
 }
 
-// authenticate says whose request r is, and reads the clock (I1). Every request for a
-// tenant's data comes here, with the key that its events carry, "" where there is none.
-// There are no credentials yet, so a key says nothing. None may ever be a cookie: pages
-// of any origin may post events with those that they have (setPostCORS).
-func (a *api) authenticate(r *http.Request, _ string) (scope.Scope, error) {
+// byMethod is ours where reading needs something else than writing.
+func (a *api) byMethod(name string, read, write auth.Need, h http.HandlerFunc) http.Handler {
+	reading, writing := a.ours(name, read, h), a.ours(name, write, h)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet || r.Method == http.MethodHead {
+			reading.ServeHTTP(w, r)
+			return
+		}
+		writing.ServeHTTP(w, r)
+	})
+}
+
+// identify returns a context that says who asks, where whoever asks has what is needed.
+func (a *api) identify(r *http.Request, _ auth.Need) (context.Context, error) {
+	return auth.With(r.Context(), &auth.Everybody), nil
+}
+
+// authenticate returns a context that says who asks and of which tenant, with the
+// present (I1), where whoever asks has what is needed. Every request for a tenant's data
+// comes here, with the key that its events carry, "" where there is none. There are no
+// credentials yet, so a key says nothing. None may ever be a cookie: pages of any origin
+// may post events with those that they have (setPostCORS).
+func (a *api) authenticate(r *http.Request, _ auth.Need, _ string) (context.Context, error) {
+	s, err := a.scopeOf(r)
+	if err != nil {
+		return nil, err
+	}
+	return scope.With(auth.With(r.Context(), &auth.Everybody), s), nil
+}
+
+// scopeOf is the tenant that the headers name, and the present.
+func (a *api) scopeOf(r *http.Request) (scope.Scope, error) {
 	s := scope.Scope{Tenant: tenant.Default, Now: a.now().UnixMilli()}
 	if a.tenantHeader == "" {
 		return s, refuseTenants(r)
