@@ -35,10 +35,18 @@ func openPlausible(r *Request) (*Post, error) {
 		return nil
 	})
 	p.writeKey = site
-	if agent := r.Header.Get("User-Agent"); r.Client != "" || agent != "" {
-		p.user = []byte(r.Client + "\x00" + agent + "\x00" + site)
-	}
+	p.user = visitorOf(r, site)
 	return p, err
+}
+
+// visitorOf is who sent r as far as a site can tell without keeping anything on the
+// visitor's machine; nil where nothing tells.
+func visitorOf(r *Request, site string) []byte {
+	agent := r.Header.Get("User-Agent")
+	if r.Client == "" && agent == "" {
+		return nil
+	}
+	return []byte(r.Client + "\x00" + agent + "\x00" + site)
 }
 
 var plausibleLayout = &layout{
