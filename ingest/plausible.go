@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"net/http"
 	"net/url"
-	"strconv"
 
 	"github.com/valyala/fastjson"
 )
@@ -122,9 +121,16 @@ func parameterOf(name string) func(text []byte) []byte {
 // deviceOfWidth is the kind of device that a screen of so many pixels has, by the
 // bounds that Plausible uses; nil where it is no number.
 func deviceOfWidth(text []byte) []byte {
-	width, err := strconv.ParseFloat(string(text), 64)
+	whole, _, _ := bytes.Cut(text, []byte("."))
+	width := 0
+	for _, c := range whole {
+		if c < '0' || c > '9' || width > 1e6 {
+			return nil
+		}
+		width = 10*width + int(c-'0')
+	}
 	switch {
-	case err != nil:
+	case len(whole) == 0:
 		return nil
 	case width < 576:
 		return []byte("mobile")
