@@ -118,6 +118,14 @@ func parameterOf(name string) func(text []byte) []byte {
 	}
 }
 
+// Kinds of devices, made once.
+var (
+	deviceMobile  = []byte("mobile")
+	deviceTablet  = []byte("tablet")
+	deviceLaptop  = []byte("laptop")
+	deviceDesktop = []byte("desktop")
+)
+
 // deviceOfWidth is the kind of device that a screen of so many pixels has, by the
 // bounds that Plausible uses; nil where it is no number.
 func deviceOfWidth(text []byte) []byte {
@@ -133,11 +141,11 @@ func deviceOfWidth(text []byte) []byte {
 	case len(whole) == 0:
 		return nil
 	case width < 576:
-		return []byte("mobile")
+		return deviceMobile
 	case width < 992:
-		return []byte("tablet")
+		return deviceTablet
 	case width < 1440:
-		return []byte("laptop")
+		return deviceLaptop
 	}
-	return []byte("desktop")
+	return deviceDesktop
 }
