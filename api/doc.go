@@ -12,6 +12,7 @@
 //	GET  /api/v1/status/range  the times between which the tenant has data
 //	     /api/v1/...           the rest: Prometheus's own handlers
 //	GET  /-/healthy, /-/ready  for who watches the process
+//	POST /-/reload             reads the configuration again
 //	GET  /metrics              the process's own metrics
 //	GET  /                     the user interface, for all other paths (not
 //	                           at /prometheus)
