@@ -53,8 +53,12 @@ type Options struct {
 	Tenants   Tenants
 	// Admission is for reads that do not go through the engine; nil: none waits.
 	Admission Admission
-	// TenantHeader is the request header that names the tenant; "": all
-	// requests are of the default tenant.
+	// Auth says who makes a request; nil: everybody may do everything.
+	Auth *auth.Authenticator
+	// Audit is where administrative acts are written; nil: nowhere.
+	Audit *auth.AuditLog
+	// TenantHeader is the request header that names the tenant where there is no Auth;
+	// "": all requests are of the default tenant.
 	TenantHeader string
 	// Registry takes the metrics of this package and is what /metrics shows.
 	Registry *prometheus.Registry
@@ -118,11 +122,14 @@ type api struct {
 	rules        EventRules
 	tenants      Tenants
 	admission    Admission
+	auth         *auth.Authenticator // nil: everybody may do everything
+	audit        *auth.AuditLog
 	tenantHeader string
 	now          func() time.Time
 	isReady      func() error
 	reloadConfig func() error
 	bodies       *bodyReader
+	strangers    *bodyReader // of those whose key is in the body
 	metrics      *requestMetrics
 	corsOrigin   *regexp.Regexp
 }
@@ -138,10 +145,10 @@ func New(o Options) (http.Handler, error) {
 		return nil, err
 	}
 	a := &api{
-		logger: o.Logger, sink: o.Events, rules: o.Rules, tenants: o.Tenants, admission: o.Admission, tenantHeader: o.TenantHeader, now: o.Now, isReady: o.Ready,
+		logger: o.Logger, sink: o.Events, rules: o.Rules, tenants: o.Tenants, admission: o.Admission, auth: o.Auth, audit: o.Audit, tenantHeader: o.TenantHeader, now: o.Now, isReady: o.Ready,
 		reloadConfig: o.Reload,
-		bodies:       bodies,
-		metrics:      m,
+		bodies:       bodies, strangers: bodies.forStrangers(),
+		metrics: m,
 		// Prometheus's default, in the very spelling that it answers with "*".
 		corsOrigin: regexp.MustCompile("^(?:.*)$"),
 	}
@@ -220,6 +227,8 @@ func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
 		{path: "/api/v1/explain", handler: a.ours("/api/v1/explain", auth.Any(auth.MetricsRead), a.explainQuery(handlers))},
 		{path: "/api/v1/status/range", handler: a.ours("/api/v1/status/range", auth.Any(auth.MetricsRead), a.statusRange)},
 	}...)
+	out = append(out, a.keyRoutes()...)
+	out = append(out, a.profileRoutes()...)
 	seen := map[string]bool{
 		"/*path": true, // OPTIONS, which is above
 		// Off, and the handlers' answer names options that Quipu has not.

@@ -53,7 +53,7 @@ func (a *api) eventRoutes() []endpoint {
 				w.WriteHeader(http.StatusNoContent)
 				return
 			}
-			a.ready(func(w http.ResponseWriter, r *http.Request) { a.events(w, r, formats[path]) })(w, r)
+			a.ready(func(w http.ResponseWriter, r *http.Request) { a.events(w, r, path, formats[path]) })(w, r)
 		})
 		out = append(out, endpoint{path: path, handler: a.route(path, auth.Open, h)})
 	}
@@ -87,7 +87,7 @@ func setPostCORS(w http.ResponseWriter, r *http.Request) {
 // events answers a POST of events in one of the formats. The status tells a client what
 // to do with its batch: 2xx nothing, 429 and 503 to send it again as it is after the
 // time in Retry-After, any other 4xx not to send it again.
-func (a *api) events(w http.ResponseWriter, r *http.Request, formats []*ingest.Format) {
+func (a *api) events(w http.ResponseWriter, r *http.Request, route string, formats []*ingest.Format) {
 	if r.Method != http.MethodPost {
 		a.wrongMethod(w, r, "POST, OPTIONS", "events are sent with POST")
 		return
@@ -99,7 +99,7 @@ func (a *api) events(w http.ResponseWriter, r *http.Request, formats []*ingest.F
 	}
 	request := &ingest.Request{Path: r.URL.Path, Header: r.Header, Query: r.URL.Query(), Client: clientOf(r)}
 	format := formats[slices.IndexFunc(formats, func(f *ingest.Format) bool { return f.Claims(request) })]
-	body, ok := a.admitted(w, r)
+	r, body, ok := a.received(w, r, route, format)
 	if !ok {
 		return
 	}
@@ -110,16 +110,18 @@ func (a *api) events(w http.ResponseWriter, r *http.Request, formats []*ingest.F
 		a.respondNotTaken(w, r, err)
 		return
 	}
-	ctx, err := a.authenticate(r, auth.Any(auth.EventsWrite), post.WriteKey())
-	if err != nil {
-		respondError(w, a.logger, http.StatusBadRequest, errorBadData, err.Error())
-		return
+	if auth.From(r.Context()) == nil {
+		if r, ok = a.unveiled(w, r, route, post); !ok {
+			return
+		}
 	}
-	r = r.WithContext(ctx)
-	result, err := a.sink.Events(ctx, tenantOf(r), post, r.Header.Get("Idempotency-Key"))
+	result, err := a.sink.Events(r.Context(), tenantOf(r), post, r.Header.Get("Idempotency-Key"))
 	if err != nil {
 		a.respondNotTaken(w, r, err)
 		return
+	}
+	if a.auth != nil {
+		a.auth.Charge(auth.From(r.Context()), result.Accepted+result.Filtered)
 	}
 	if answer := format.Answer(&result); answer.JSON != nil {
 		respondJSON(w, a.logger, answer.Status, answer.JSON)
@@ -138,15 +140,52 @@ func (a *api) open(ctx context.Context, format *ingest.Format, request *ingest.R
 	return format.Open(request)
 }
 
-// admitted reads a body within the limits of the tenant that the headers name, where it
-// takes any now; otherwise it has answered.
-func (a *api) admitted(w http.ResponseWriter, r *http.Request) (*heldBody, bool) {
-	ctx, err := a.authenticate(r, auth.Any(auth.EventsWrite), "")
+// received reads the body of a request and returns it with the request, whose context says
+// who makes it where the headers do; otherwise it has answered.
+func (a *api) received(w http.ResponseWriter, r *http.Request, route string, format *ingest.Format) (*http.Request, *heldBody, bool) {
+	if a.auth != nil && format.KeyInBody() && !auth.Carries(r.Header) {
+		body, bad := a.strangers.read(w, r, a.strangers.bounds())
+		if bad != nil {
+			a.respondBadBody(w, bad)
+			return nil, nil, false
+		}
+		return r, body, true
+	}
+	ctx, err := a.authenticate(r, route, auth.Any(auth.EventsWrite), "")
 	if err != nil {
-		respondError(w, a.logger, http.StatusBadRequest, errorBadData, err.Error())
+		a.respondRefused(w, err)
+		return nil, nil, false
+	}
+	r = r.WithContext(ctx)
+	body, ok := a.admitted(w, r)
+	return r, body, ok
+}
+
+// unveiled returns a request whose body said who makes it, where that may post events and
+// the body is within the limits of their tenant; otherwise it has answered.
+func (a *api) unveiled(w http.ResponseWriter, r *http.Request, route string, post *ingest.Post) (*http.Request, bool) {
+	ctx, err := a.authenticate(r, route, auth.Any(auth.EventsWrite), post.WriteKey())
+	if err != nil {
+		a.respondRefused(w, err)
 		return nil, false
 	}
-	limits, err := a.sink.Admit(tenantOf(r.WithContext(ctx)))
+	r = r.WithContext(ctx)
+	limits, err := a.sink.Admit(tenantOf(r))
+	if err != nil {
+		a.respondNotTaken(w, r, err)
+		return nil, false
+	}
+	if n := limits.DecodedBytes; n > 0 && int64(post.Bytes()) > n {
+		a.respondBadBody(w, a.bodies.bounds().of(&limits).tooLongDecoded())
+		return nil, false
+	}
+	return r, true
+}
+
+// admitted reads a body within the limits of the request's tenant, where it takes any now;
+// otherwise it has answered.
+func (a *api) admitted(w http.ResponseWriter, r *http.Request) (*heldBody, bool) {
+	limits, err := a.sink.Admit(tenantOf(r))
 	if err != nil {
 		a.bodies.discard(w, r)
 		a.respondNotTaken(w, r, err)

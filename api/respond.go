@@ -15,6 +15,10 @@ const (
 	errorTooMany     = "too_many_requests"
 	errorTimeout     = "timeout"
 	errorCanceled    = "canceled"
+
+	// Prometheus has no names for these: it checks no credentials.
+	errorUnauthorized = "unauthorized"
+	errorForbidden    = "forbidden"
 )
 
 // failure is an error in the form of Prometheus's API.

@@ -80,6 +80,10 @@ func (p *Post) WriteKey() string { return p.writeKey }
 // Bytes is the size of the request's body, decompressed.
 func (p *Post) Bytes() int { return p.size }
 
+// KeyInBody reports whether the key of who sends a request may be known only once it is
+// open (Post.WriteKey), as it is with trackers.
+func (f *Format) KeyInBody() bool { return f != plainFormat && f != cloudEventsFormat }
+
 // Claims reports whether a request to one of the format's paths is of the format.
 func (f *Format) Claims(r *Request) bool { return f.claims == nil || f.claims(r) }
 
