@@ -12,7 +12,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/route"
 	"github.com/prometheus/prometheus/config"
-	"github.com/prometheus/prometheus/util/features"
 	v1 "github.com/prometheus/prometheus/web/api/v1"
 )
 
@@ -56,8 +55,8 @@ func (a *api) newUpstream(o Options) *upstream {
 		map[string]string{},
 		v1.GlobalURLOptions{},
 		a.ready,
-		nil, "", false, // no TSDB of Prometheus's: see absentPaths
-		false, 0, // no search
+		nil, "", false, // no TSDB of Prometheus's: see ownPaths
+		false, 0, // no search: it keeps metadata of one tenant for the next that asks
 		o.Logger,
 		func(context.Context) v1.RulesRetriever { return noRules{} },
 		readSamplesMax, readConcurrencyMax, readFrameBytesMax,
@@ -74,7 +73,7 @@ func (a *api) newUpstream(o Options) *upstream {
 		lookbackDelta,
 		false, false, // no labels for types and units, no metadata appended
 		nil, // the usual status codes
-		features.NewRegistry(),
+		addFeatures(o.Features, o.Admin != nil),
 		v1.OpenAPIOptions{Version: prometheusVersion},
 		o.Parser,
 		false, 0, // no cost of queries
