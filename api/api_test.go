@@ -47,6 +47,7 @@ type world struct {
 	notReady error
 	broken   error // of Tenants
 	scopes   []scope.Scope
+	asked    []string // of Inventory and Admin
 }
 
 func (w *world) Tenant(tenant.ID) (tenant.Profile, error) {
@@ -184,7 +185,7 @@ func newWorld(t *testing.T, change func(*Options)) (*world, *httptest.Server) {
 	}
 	p := parser.NewParser(parser.Options{})
 	o := Options{
-		Events: ingester, Rules: ingester, Parser: p, Storage: w, Exemplars: w, Tenants: w, Registry: registry, TenantHeader: "X-Scope-OrgID",
+		Events: ingester, Rules: ingester, Parser: p, Storage: w, Exemplars: w, Tenants: w, Inventory: w, Admin: w, Registry: registry, TenantHeader: "X-Scope-OrgID",
 		Engine:       promql.NewEngine(promql.EngineOpts{MaxSamples: 1000, Timeout: time.Minute, Parser: p, EnableAtModifier: true}),
 		Now:          func() time.Time { return time.UnixMilli(present) },
 		Ready:        func() error { return w.notReady },
@@ -269,16 +270,19 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/api/v1/status/runtimeinfo", 200, `"startTime":"2023-11-14T22:13:20.123Z"`},
 		{"GET", "/api/v1/status/config", 200, `"yaml"`},
 		{"GET", "/api/v1/status/flags", 200, `"data":{}`},
-		{"GET", "/api/v1/status/tsdb", 404, `"errorType":"not_found","error":"/api/v1/status/tsdb is not available: `},
-		{"GET", "/api/v1/status/tsdb/blocks", 404, `is not available`},
-		{"GET", "/api/v1/status/walreplay", 404, `is not available`},
+		{"GET", "/api/v1/status/tsdb", 200, `{"status":"success","data":{"headStats":{"numSeries":10,`},
+		{"GET", "/api/v1/status/tsdb/blocks", 200, `{"status":"success","data":{"blocks":[]}}`},
+		{"GET", "/api/v1/status/walreplay", 200, `{"status":"success","data":{"min":0,"max":0,"current":0}}`},
+		{"GET", "/federate?match[]=of_default", 200, `of_default{tenant="default",instance=""} 7 1700000000123`},
 		{"GET", "/api/v1/status/self_metrics", 200, `"data":[]`},
-		{"GET", "/api/v1/features", 200, `"data":{}`},
+		{"GET", "/api/v1/features", 200, `"api":{"admin":true,"exclude_alerts":true,`},
 		{"GET", "/api/v1/notifications", 200, `"data":[]`},
 		{"GET", "/api/v1/notifications/live", 204, ""},
-		{"POST", "/api/v1/admin/tsdb/delete_series?match[]=of_default", 404, `is not available`},
-		{"PUT", "/api/v1/admin/tsdb/snapshot", 404, `is not available`},
-		{"POST", "/api/v1/admin/tsdb/clean_tombstones", 404, `is not available`},
+		{"POST", "/api/v1/admin/tsdb/delete_series?match[]=of_default", 204, ``},
+		{"PUT", "/api/v1/admin/tsdb/snapshot", 200, `{"status":"success","data":{"name":"snapshot-of-default"}}`},
+		{"POST", "/api/v1/admin/tsdb/clean_tombstones", 204, ``},
+		{"GET", "/api/v1/admin/tsdb/snapshot", 405, `takes POST, PUT, not GET`},
+		{"POST", "/api/v1/status/tsdb", 405, `takes GET, HEAD, not POST`},
 		{"POST", "/api/v1/write", 404, `"errorType":"not_found","error":"there is nothing at \"/api/v1/write\""`},
 		{"POST", "/api/v1/otlp/v1/metrics", 404, `"errorType":"not_found"`},
 		{"GET", "/api/v1/nothing", 404, `{"status":"error","errorType":"not_found","error":"there is nothing at \"/api/v1/nothing\""}`},
