@@ -35,9 +35,7 @@ func openPlausible(r *Request) (*Post, error) {
 		return nil
 	})
 	p.writeKey = site
-	if agent := r.Header.Get("User-Agent"); r.Client != "" || agent != "" {
-		p.user = []byte(r.Client + "\x00" + agent + "\x00" + site)
-	}
+	p.user = visitor(r.Client, r.Header.Get("User-Agent"), site)
 	return p, err
 }
 
@@ -85,6 +83,15 @@ func readPlausible(t *tracker, v *fastjson.Value) *rejection {
 	t.where = "props"
 	t.objects(props, v)
 	return nil
+}
+
+// visitor is who comes from an address with a browser to a site; nil where neither the
+// address nor the browser is known.
+func visitor(address, agent, site string) []byte {
+	if address == "" && agent == "" {
+		return nil
+	}
+	return []byte(address + "\x00" + agent + "\x00" + site)
 }
 
 // either is what v has under one of two names; nil where it has neither.
