@@ -15,6 +15,11 @@ const (
 	errorTooMany     = "too_many_requests"
 	errorTimeout     = "timeout"
 	errorCanceled    = "canceled"
+
+	// Prometheus has no names for these: it checks no credentials.
+	errorUnauthorized = "unauthorized"
+	errorForbidden    = "forbidden"
+	errorExec         = "execution"
 )
 
 // failure is an error in the form of Prometheus's API.
@@ -28,6 +33,8 @@ type failure struct {
 type success struct {
 	Status string `json:"status"` // always "success"
 	Data   any    `json:"data"`
+	// Warnings say how the answer falls short.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // jsonAppender writes itself as json.Marshal would, faster; ok is false where it leaves

@@ -57,9 +57,6 @@ func openPostHog(r *Request) (*Post, error) {
 	return p, err
 }
 
-// formBytesMax is the longest form: it becomes several copies of itself.
-const formBytesMax = 4 << 20
-
 // postHogBody is the JSON of a request: its body, or a field of the form that it is.
 func postHogBody(r *Request) ([]byte, error) {
 	body := r.Body

@@ -59,6 +59,7 @@
 //	block_series.go                 series of a block's index, one after the other
 //	column.go, xor.go               whole series for the planner
 //	distinct.go                     distinct ids by intervals
+//	stats.go                        series by their labels, blocks, for who looks at storage
 //	view_runs.go, view.go, view_spans.go, classic.go    what PromQL sees
 //
 // # Invariants

@@ -94,9 +94,9 @@ func (n Need) Declared() bool { return n.open || n.any != 0 }
 // IsOpen reports whether n needs no credential.
 func (n Need) IsOpen() bool { return n.open }
 
-// Administrative reports whether whoever passes n may change more than data: what is
+// Administrative reports whether only who may administer or write rules passes n: what is
 // done there is written to the audit log.
-func (n Need) Administrative() bool { return n.any&(Admin|RulesWrite) != 0 }
+func (n Need) Administrative() bool { return n.any != 0 && n.any&^(Admin|RulesWrite) == 0 }
 
 // metBy says what s lacks; "" where it has what n needs.
 func (n Need) metBy(s *Subject) string {

@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"sync/atomic"
 
 	"github.com/quipudb/quipu/internal/tenant"
 )
@@ -18,7 +19,16 @@ type Subject struct {
 	// Operator says that the credential is of no tenant, and so may name any.
 	Operator    bool
 	Permissions Permissions
+
+	plan  string // of the key; "": that of the tenant
+	usage *usage // that requests are charged to; nil: none
 }
+
+// Issuers of subjects that are no address.
+const (
+	issuerKey  = "key"
+	issuerUser = "user"
+)
 
 // Everybody is who asks a server without credentials: all may do everything.
 var Everybody = Subject{Operator: true, Permissions: all}
@@ -39,15 +49,33 @@ func (s *Subject) effective() Permissions {
 // May reports whether s may do what p names.
 func (s *Subject) May(p Permissions) bool { return s.effective().Has(p) }
 
-type subjectKey struct{}
+// Request is what is known of a request once it is known who makes it.
+type Request struct {
+	Subject *Subject
+	// Client is the address of who sent it, Route the route that it takes.
+	Client, Route string
+	// Log is where acts are written; nil: nowhere.
+	Log *AuditLog
 
-// With returns a context that carries who asks.
-func With(ctx context.Context, s *Subject) context.Context {
-	return context.WithValue(ctx, subjectKey{}, s)
+	audited atomic.Bool
+}
+
+type requestKey struct{}
+
+// With returns a context of a request.
+func With(ctx context.Context, r *Request) context.Context {
+	return context.WithValue(ctx, requestKey{}, r)
 }
 
 // From returns who asks, nil where ctx is of no request.
 func From(ctx context.Context) *Subject {
-	s, _ := ctx.Value(subjectKey{}).(*Subject)
-	return s
+	if r := requestOf(ctx); r != nil {
+		return r.Subject
+	}
+	return nil
+}
+
+func requestOf(ctx context.Context) *Request {
+	r, _ := ctx.Value(requestKey{}).(*Request)
+	return r
 }

@@ -72,7 +72,7 @@ func newHeavy(t *testing.T, series int, settings string, tenants ...string) *hea
 	if h.handler, err = c.handler(h.db, slog.New(slog.DiscardHandler), reg, &configs{}); err != nil {
 		t.Fatal(err)
 	}
-	if h.queries, err = c.queries(h.db, slog.New(slog.DiscardHandler), h.metrics); err != nil {
+	if h.queries, err = c.queries(h.db, slog.New(slog.DiscardHandler), h.metrics, nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range tenants {

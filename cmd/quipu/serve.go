@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/common/model"
 	upstream "github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/util/features"
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/quipudb/quipu/api"
@@ -265,7 +266,8 @@ func (c *serveCmd) handler(db *tsdb.DB, logger *slog.Logger, reg *prometheus.Reg
 	if err != nil {
 		return nil, err
 	}
-	queries, err := c.queries(db, logger, prometheus.WrapRegistererWithPrefix("quipu_promql_", reg))
+	languageFeatures := features.NewRegistry()
+	queries, err := c.queries(db, logger, prometheus.WrapRegistererWithPrefix("quipu_promql_", reg), languageFeatures)
 	if err != nil {
 		return nil, err
 	}
@@ -277,6 +279,8 @@ func (c *serveCmd) handler(db *tsdb.DB, logger *slog.Logger, reg *prometheus.Reg
 		Parser:  promql.NewParser(),
 		Storage: db, Exemplars: db,
 		Tenants:   &catalog{db: db, rules: ingester},
+		Inventory: inventory{db},
+		Features:  languageFeatures,
 		Admission: queries,
 
 		TenantHeader: c.TenantHeader,
@@ -291,9 +295,9 @@ func (c *serveCmd) handler(db *tsdb.DB, logger *slog.Logger, reg *prometheus.Reg
 
 // queries joins what answers them: the limits of their tenants, what they take for exact,
 // then the cache, then the engine.
-func (c *serveCmd) queries(db *tsdb.DB, logger *slog.Logger, reg prometheus.Registerer) (*promql.Governor, error) {
+func (c *serveCmd) queries(db *tsdb.DB, logger *slog.Logger, reg prometheus.Registerer, said features.Collector) (*promql.Governor, error) {
 	var engine upstream.QueryEngine = promql.NewEngines(promql.EngineOptions{
-		Distinct: db, Logger: logger, Reg: reg, Timeout: tenant.QueryTimeMax,
+		Distinct: db, Logger: logger, Reg: reg, Timeout: tenant.QueryTimeMax, Features: said,
 	})
 	if c.QueryCache > 0 {
 		cache, err := promql.NewCache(engine, promql.CacheOptions{Bytes: int(c.QueryCache), History: db, Reg: reg})
