@@ -17,7 +17,7 @@ import (
 // Explanation is what would become of one event.
 type Explanation struct {
 	Verdict string            `json:"verdict"`          // accepted, filtered or rejected
-	Reason  string            `json:"reason,omitempty"` // why it is rejected
+	Reason  string            `json:"reason,omitempty"` // why it is rejected, or filtered before any rule
 	Version string            `json:"version"`          // of the rules
 	Time    int64             `json:"time,omitempty"`   // of the event, milliseconds since 1970
 	Window  int64             `json:"window,omitempty"` // start of its window
@@ -68,7 +68,7 @@ func (g *Ingester) Explain(ctx context.Context, id tenant.ID, post *Post) (Expla
 	if err != nil {
 		return Explanation{}, err
 	}
-	return explain(rules, profile, g.present(ctx), post)
+	return explain(newWorker(g.enricher), rules, profile, g.present(ctx), post)
 }
 
 // ExplainWith is Explain by the rules of a text, at the present now in
@@ -78,21 +78,28 @@ func ExplainWith(file string, text []byte, post *Post, now int64) (Explanation, 
 	if err != nil {
 		return Explanation{}, err
 	}
-	return explain(rules, tenant.Profile{Settings: tenant.DefaultSettings()}, now, post)
+	e, err := offlineEnricher()
+	if err != nil {
+		return Explanation{}, err
+	}
+	return explain(newWorker(e), rules, tenant.Profile{Settings: tenant.DefaultSettings()}, now, post)
 }
 
-func explain(rules *ruleset, p tenant.Profile, now int64, post *Post) (Explanation, error) {
+func explain(w *worker, rules *ruleset, p tenant.Profile, now int64, post *Post) (Explanation, error) {
 	out := Explanation{Version: rules.version, Verdict: "filtered"}
 	raw, err := post.one()
 	if err != nil {
 		return out, err
 	}
-	w := newWorker()
 	w.begin(rules, p, now, post)
 	w.coalescer.dry = true
 	e, r := w.decoder.decode(raw)
 	if r != nil {
 		out.Verdict, out.Reason = "rejected", r.text
+		return out, nil
+	}
+	if by := w.enriching.enrich(e); by != notFiltered {
+		out.Reason = "it is filtered: " + by.String()
 		return out, nil
 	}
 	out.Time, out.Window = e.ms, e.ms-e.ms%p.GridMillis()

@@ -22,6 +22,9 @@ type Format struct {
 	// InQuery: an event may be in the query of a request that has no body, also of a GET.
 	InQuery bool
 
+	// fromPages: pages send it, and nothing else does.
+	fromPages bool
+
 	claims func(r *Request) bool           // nil: every request
 	open   func(r *Request) (*Post, error) // given a trimmed body that is not empty, unless bodyless says so
 	answer func(result *Result) Answer
@@ -76,6 +79,8 @@ type Post struct {
 	sentAt []byte  // a JSON value: the client's clock when it sent the body; nil: unknown
 	user   []byte  // of events that have none, for trackers that know users by their address
 
+	sender sender // known by the request's headers, where a page sent it
+
 	dry    bool                        // its events are checked and not counted
 	answer func(result *Result) Answer // to this request; nil: the format's
 }
@@ -116,7 +121,7 @@ func (f *Format) Open(r *Request) (*Post, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: read the body: %w", ErrBadRequest, err)
 	}
-	p.format, p.size = f, size
+	p.format, p.size, p.sender = f, size, senderOf(f, r)
 	return p, nil
 }
 

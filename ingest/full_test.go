@@ -56,7 +56,7 @@ func TestWhatABatchTakesIsBounded(t *testing.T) {
 			m := newMemory()
 			g, _ := newTestIngesterWith(t, m, &memoryRules{text: tc.rules})
 			g.workers.New = func() any {
-				w := newWorker()
+				w := newWorker(newEnricher(t))
 				w.coalescer.incrementsMax, w.coalescer.touchedMax, w.eventsMax = 3, 5, 6
 				return w
 			}

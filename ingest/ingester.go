@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/quipudb/quipu/ingest/enrich"
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/overload"
 	"github.com/quipudb/quipu/internal/scope"
@@ -50,6 +51,8 @@ type Options struct {
 	// Now is the present of requests whose context carries no scope; nil: the
 	// system's clock.
 	Now func() time.Time
+	// Enricher finds what events do not say; nil: one without a database of places.
+	Enricher *enrich.Enricher
 	// Slots are where bodies are decoded; nil: as many at once as there are.
 	Slots *overload.Slots
 	// TenantLabelsMax is how many tenants the metrics tell apart; 0: 100.
@@ -102,14 +105,15 @@ type EventError struct {
 
 // Ingester takes batches of events. Safe for concurrent use.
 type Ingester struct {
-	store   Store
-	logger  *slog.Logger
-	now     func() time.Time
-	metrics *metrics
-	book    *ruleBook
-	rates   *rates
-	slots   *overload.Slots // nil: no bound
-	workers sync.Pool       // *worker
+	store    Store
+	logger   *slog.Logger
+	now      func() time.Time
+	metrics  *metrics
+	book     *ruleBook
+	rates    *rates
+	enricher *enrich.Enricher
+	slots    *overload.Slots // nil: no bound
+	workers  sync.Pool       // *worker
 }
 
 // New returns an Ingester.
@@ -125,8 +129,13 @@ func New(o Options) (*Ingester, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Ingester{store: o.Store, logger: o.Logger, now: o.Now, metrics: m, book: book, rates: newRates(o.Now), slots: o.Slots}
-	g.workers.New = func() any { return newWorker() }
+	if o.Enricher == nil {
+		if o.Enricher, err = enrich.New(enrich.Options{Registerer: o.Registerer, Logger: o.Logger, Now: o.Now}); err != nil {
+			return nil, err
+		}
+	}
+	g := &Ingester{enricher: o.Enricher, store: o.Store, logger: o.Logger, now: o.Now, metrics: m, book: book, rates: newRates(o.Now), slots: o.Slots}
+	g.workers.New = func() any { return newWorker(g.enricher) }
 	return g, nil
 }
 

@@ -33,6 +33,7 @@ type tenantMetrics struct {
 	bytes, refused                prometheus.Counter
 	accepted, duplicate, filtered prometheus.Counter
 	rejected                      [reasons]prometheus.Counter
+	filteredBy                    [filters]prometheus.Counter
 	overRate                      map[string]prometheus.Counter // by unit
 }
 
@@ -41,7 +42,7 @@ func newMetrics(reg prometheus.Registerer, labelsMax int) (*metrics, error) {
 		labelsMax: labelsMax,
 		events: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "quipu_ingest_events_total",
-			Help: "Events received, by the one verdict each ended in and, where that is rejected, the reason.",
+			Help: "Events received, by the one verdict each ended in and, where that is rejected or filtered for another reason than that no rule counts them, the reason.",
 		}, []string{"tenant", "verdict", "reason"}),
 		batches: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "quipu_ingest_batches_total",
@@ -109,6 +110,9 @@ func (m *metrics) children(label string) *tenantMetrics {
 	}
 	for _, unit := range []string{unitEvents, unitBytes} {
 		t.overRate[unit] = m.overRate.WithLabelValues(label, (&RateError{Unit: unit}).Limit())
+	}
+	for f := notFiltered + 1; f < filters; f++ {
+		t.filteredBy[f] = m.events.WithLabelValues(label, "filtered", f.String())
 	}
 	for r := range reasons {
 		t.rejected[r] = m.events.WithLabelValues(label, "rejected", r.String())

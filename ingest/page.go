@@ -13,6 +13,8 @@ var pageFormat = &Format{
 	Name:  "page",
 	Paths: []string{"/q"},
 	open:  openPage,
+
+	fromPages: true,
 	answer: func(r *Result) Answer {
 		return Answer{Status: statusOf(r, http.StatusOK), JSON: (*plainResult)(r)}
 	},

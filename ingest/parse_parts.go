@@ -64,6 +64,9 @@ func (p *ruleParser) label(name string, n *yaml.Node, path string) label {
 	return l
 }
 
+// addresses are names of fields that have the address of a person's machine.
+var addresses = []string{"ip", "ip_address", "client_ip", "remote_addr", "ipAddress", "cip", "uip"}
+
 // source is where a label's value comes from.
 func (p *ruleParser) source(n *yaml.Node, path string) int {
 	text := p.text(n, path)
@@ -77,6 +80,9 @@ func (p *ruleParser) source(n *yaml.Node, path string) int {
 	switch last := segments[len(segments)-1]; {
 	case last == "user_id":
 		p.fail(n, path, "%q cannot be a label: users are kept as hashes only, count them with type distinct", text)
+		return 0
+	case slices.Contains(addresses, strings.TrimPrefix(last, "$")):
+		p.fail(n, path, "%q cannot be a label: addresses are not stored, use country or city, or count them with type distinct", text)
 		return 0
 	case text == "timestamp", last == "further_data":
 		p.fail(n, path, "%q cannot be a label", text)

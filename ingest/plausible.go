@@ -16,6 +16,8 @@ var plausibleFormat = &Format{
 	Name:  "plausible",
 	Paths: []string{"/api/event"},
 	open:  openPlausible,
+
+	fromPages: true,
 	answer: func(r *Result) Answer {
 		if r.Rejected > 0 {
 			return Answer{Status: http.StatusBadRequest, JSON: r}

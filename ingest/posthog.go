@@ -142,6 +142,9 @@ var postHogLayout = &layout{
 	name: "posthog",
 	read: readPostHog,
 	aliases: []alias{
+		{name: "user_agent", path: []string{"properties", "$raw_user_agent"}},
+		{name: "user_agent", path: []string{"properties", "$useragent"}},
+		{name: "ip", path: []string{"properties", "$ip"}},
 		{name: "page", path: []string{"properties", "$pathname"}},
 		{name: "page", path: []string{"properties", "$current_url"}, part: pathOf},
 		{name: "page", path: []string{"properties", "$screen_name"}},

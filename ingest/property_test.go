@@ -240,7 +240,7 @@ metrics:
 			t.Fatal(err)
 		}
 		const runs = 1000
-		w, raw := newWorker(), tc.post.body
+		w, raw := newWorker(newEnricher(t)), tc.post.body
 		w.begin(rules, newMemory().profile, present, tc.post)
 		if w.event(raw); w.good != 1 {
 			t.Fatalf("%s: %+v", name, w.result)

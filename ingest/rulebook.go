@@ -248,7 +248,7 @@ func (t *tenantRules) use(b *ruleBook, rs *ruleset, text []byte) {
 // again is the same rules without the series they made.
 func (rs *ruleset) again() *ruleset {
 	return &ruleset{
-		version: rs.version, names: rs.names, dotted: rs.dotted, intoData: rs.intoData, paths: rs.paths, numbers: rs.numbers, dedup: rs.dedup, rules: rs.rules,
+		version: rs.version, names: rs.names, dotted: rs.dotted, intoData: rs.intoData, paths: rs.paths, numbers: rs.numbers, derived: rs.derived, dedup: rs.dedup, rules: rs.rules,
 		handles: handles{seed: maphash.MakeSeed()},
 	}
 }

@@ -22,10 +22,12 @@ const (
 	slotCorrelation
 	slotTrace
 	slotSpan
+	slotAgent
+	slotAddress
 	slotsOfModel
 )
 
-var modelPaths = [slotsOfModel]string{"event", "user_id", "timestamp", "further_data", "correlation_id", "trace_id", "span_id"}
+var modelPaths = [slotsOfModel]string{"event", "user_id", "timestamp", "further_data", "correlation_id", "trace_id", "span_id", "user_agent", "ip"}
 
 // Paths that mean more than the field of that name.
 const (
@@ -55,7 +57,8 @@ type ruleset struct {
 	intoData bool
 	paths    []string // by slot
 	numbers  bool     // a rule counts further_data.*
-	dedup    int      // slot of what tells an event from all others; 0: nothing does
+	derived  derived
+	dedup    int // slot of what tells an event from all others; 0: nothing does
 	rules    []rule
 	handles  handles
 }

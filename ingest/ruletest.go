@@ -153,7 +153,11 @@ func (t *ruleTest) run(file string, rs *ruleset, now int64) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%s: %s: %w", file, t.Name, err)
 	}
-	w := newWorker()
+	e, err := offlineEnricher()
+	if err != nil {
+		return "", err
+	}
+	w := newWorker(e)
 	err = w.read(context.Background(), rs, tenant.Profile{Settings: tenant.DefaultSettings()}, now, &Post{body: body, form: formLines})
 	if err == nil {
 		err = w.reserve(reserveNew)

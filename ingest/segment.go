@@ -66,6 +66,8 @@ var segmentLayout = &layout{
 	name: "segment",
 	read: readSegment,
 	aliases: []alias{
+		{name: "user_agent", path: []string{"context", "userAgent"}},
+		{name: "ip", path: []string{"context", "ip"}},
 		{name: "page", path: []string{"context", "page", "path"}},
 		{name: "page", path: []string{"properties", "path"}},
 		{name: "page", path: []string{"properties", "url"}, part: pathOf},

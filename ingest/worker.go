@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/quipudb/quipu/ingest/enrich"
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/tenant"
 )
@@ -25,6 +26,7 @@ type verdicts struct {
 	result   Result
 	good     int // events that wait for the store
 	rejected [reasons]int
+	filtered [filters]int
 }
 
 func (v *verdicts) reject(index int, r *rejection) {
@@ -41,7 +43,12 @@ func (v *verdicts) reject(index int, r *rejection) {
 func (v *verdicts) count(m *tenantMetrics) {
 	m.accepted.Add(float64(v.result.Accepted))
 	m.duplicate.Add(float64(v.result.Duplicate))
-	m.filtered.Add(float64(v.result.Filtered))
+	by := 0
+	for f := notFiltered + 1; f < filters; f++ {
+		by += v.filtered[f]
+		m.filteredBy[f].Add(float64(v.filtered[f]))
+	}
+	m.filtered.Add(float64(v.result.Filtered - by))
 	for r, n := range v.rejected {
 		if n > 0 {
 			m.rejected[r].Add(float64(n))
@@ -64,6 +71,7 @@ type worker struct {
 	plain     *plain
 	tracker   *tracker
 	decoder   decoder // one of these
+	enriching enriching
 	coalescer *coalescer
 	hits      []hit
 	verdicts
@@ -84,8 +92,8 @@ type countedEvent struct {
 	id    int32 // position of its id in worker.ids, plus one; 0: it has none
 }
 
-func newWorker() *worker {
-	return &worker{plain: newPlain(), tracker: newTracker(), coalescer: newCoalescer(), eventsMax: eventsMax}
+func newWorker(e *enrich.Enricher) *worker {
+	return &worker{enriching: enriching{cache: e.NewCache()}, plain: newPlain(), tracker: newTracker(), coalescer: newCoalescer(), eventsMax: eventsMax}
 }
 
 // read gives the events of a post their verdicts, but for the good ones, and coalesces
@@ -97,6 +105,7 @@ func (w *worker) read(ctx context.Context, rules *ruleset, p tenant.Profile, now
 	err := w.pass(ctx, rules, p, now, post)
 	w.plain.shrink()
 	w.tracker.shrink()
+	w.enriching.cache.Flush()
 	return err
 }
 
@@ -149,6 +158,7 @@ func (w *worker) begin(rules *ruleset, p tenant.Profile, now int64, post *Post) 
 		w.tracker.open(post)
 		w.decoder = w.tracker
 	}
+	w.enriching.begin(rules, &p.Settings, post)
 	w.coalescer.begin(rules, p.GridMillis())
 	w.verdicts = verdicts{result: Result{Errors: []EventError{}, at: now}}
 	if cap(w.counted) > 4*coalescedKept {

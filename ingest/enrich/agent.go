@@ -6,11 +6,12 @@ import (
 	"github.com/ua-parser/uap-go/uaparser"
 )
 
-// Agent is what a user agent tells. A field is "" where it does not.
+// Agent is what a user agent tells, texts that are not to be changed. A field is empty
+// where it does not.
 type Agent struct {
-	Browser string // without a version: "Chrome", "Internet Explorer"
-	OS      string // without a version: "Windows", "macOS", "Android"
-	Device  string // "desktop", "mobile" or "tablet"
+	Browser []byte // without a version: "Chrome", "Internet Explorer"
+	OS      []byte // without a version: "Windows", "macOS", "Android"
+	Device  []byte // "desktop", "mobile" or "tablet"
 	Bot     bool   // a program rather than a person
 }
 
@@ -34,21 +35,21 @@ var systems = map[string]string{
 
 func newAgent(p *uaparser.Parser, text string) Agent {
 	c := p.Parse(text)
-	a := Agent{Browser: c.UserAgent.Family, OS: c.Os.Family}
-	if name, ok := browsers[a.Browser]; ok {
-		a.Browser = name
+	browser, system, device := c.UserAgent.Family, c.Os.Family, ""
+	if name, ok := browsers[browser]; ok {
+		browser = name
 	}
-	if name, ok := systems[a.OS]; ok {
-		a.OS = name
+	if name, ok := systems[system]; ok {
+		system = name
 	}
 	if strings.HasPrefix(text, "Dalvik/") {
-		a.Browser = "" // an app on Android
+		browser = "" // an app on Android
 	}
-	a.Bot = c.Device.Family == "Spider" || isBot(text, a.OS)
-	if !a.Bot {
-		a.Device = deviceOf(text, a.OS, c.Device.Family)
+	bot := c.Device.Family == "Spider" || isBot(text, system)
+	if !bot {
+		device = deviceOf(text, system, c.Device.Family)
 	}
-	return a
+	return Agent{Browser: []byte(browser), OS: []byte(system), Device: []byte(device), Bot: bot}
 }
 
 // deviceOf is the kind of device. Tablets of Android are those that do not say Mobile.

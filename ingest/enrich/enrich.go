@@ -124,6 +124,7 @@ type Cache struct {
 	of       *Enricher
 	agents   map[string]Agent
 	places   map[string]Place
+	sources  map[string]Source
 	database *database // that places are of
 	counts   [stepsCounted]counts
 }
@@ -134,52 +135,52 @@ type counts struct{ cached, computed int }
 const (
 	stepAgent = iota
 	stepPlace
+	stepSource
 	stepsCounted
 )
 
-var stepNames = [stepsCounted]string{"agent", "place"}
+var stepNames = [stepsCounted]string{"agent", "place", "source"}
 
 // NewCache returns an empty one.
 func (e *Enricher) NewCache() *Cache {
-	return &Cache{of: e, agents: map[string]Agent{}, places: map[string]Place{}}
+	return &Cache{of: e, agents: map[string]Agent{}, places: map[string]Place{}, sources: map[string]Source{}}
 }
 
 // Agent is what a user agent tells.
 func (c *Cache) Agent(text []byte) Agent {
-	if len(text) > textBytesMax {
-		text = text[:textBytesMax]
-	}
-	if a, ok := c.agents[string(text)]; ok {
-		c.counts[stepAgent].cached++
-		return a
-	}
-	c.counts[stepAgent].computed++
-	if len(c.agents) >= cacheEntries {
-		clear(c.agents)
-	}
-	key := string(text)
-	a := newAgent(c.of.agents(), key)
-	c.agents[key] = a
-	return a
+	return cached(&c.counts[stepAgent], c.agents, text, func(text string) Agent { return newAgent(c.of.agents(), text) })
 }
 
 // Place is where an address is; the zero Place where there is no database.
 func (c *Cache) Place(text []byte) Place {
-	if c.database == nil || len(text) > textBytesMax {
+	if c.database == nil {
 		return Place{}
 	}
-	if p, ok := c.places[string(text)]; ok {
-		c.counts[stepPlace].cached++
-		return p
+	return cached(&c.counts[stepPlace], c.places, text, c.database.place)
+}
+
+// Source is where a visit came from that has a referrer, a host; an empty one is none.
+func (c *Cache) Source(referrer []byte) Source {
+	return cached(&c.counts[stepSource], c.sources, referrer, newSource)
+}
+
+// cached is what compute makes of a text, kept in values.
+func cached[T any](n *counts, values map[string]T, text []byte, compute func(string) T) T {
+	if len(text) > textBytesMax {
+		text = text[:textBytesMax]
 	}
-	c.counts[stepPlace].computed++
-	if len(c.places) >= cacheEntries {
-		clear(c.places)
+	if v, ok := values[string(text)]; ok {
+		n.cached++
+		return v
+	}
+	n.computed++
+	if len(values) >= cacheEntries {
+		clear(values)
 	}
 	key := string(text)
-	p := c.database.place(key)
-	c.places[key] = p
-	return p
+	v := compute(key)
+	values[key] = v
+	return v
 }
 
 // Begin is called before the events of a batch: all of them are looked up in one

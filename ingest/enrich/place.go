@@ -9,10 +9,11 @@ import (
 	"github.com/oschwald/maxminddb-golang/v2"
 )
 
-// Place is where an address is. A field is "" where that is not known.
+// Place is where an address is, texts that are not to be changed. A field is empty where
+// that is not known.
 type Place struct {
-	Country string // ISO 3166-1 alpha-2, "DE"
-	City    string // in English
+	Country []byte // ISO 3166-1 alpha-2, "DE"
+	City    []byte // in English
 }
 
 // database is a file of places that is open.
@@ -76,5 +77,5 @@ func (d *database) place(text string) Place {
 	if err := d.reader.Lookup(addr.Unmap()).Decode(&r); err != nil {
 		return Place{} // of that address the file says nothing that can be read
 	}
-	return Place{Country: r.Country.Code, City: r.City.Names.English}
+	return Place{Country: []byte(r.Country.Code), City: []byte(r.City.Names.English)}
 }

@@ -4,56 +4,52 @@ import "strings"
 
 // Media of visits that no UTM parameter names, as web analytics calls them.
 const (
-	MediumNone     = "(none)" // nothing says where from
-	MediumOrganic  = "organic"
-	MediumSocial   = "social"
-	MediumEmail    = "email"
-	MediumReferral = "referral"
-
-	sourceDirect = "(direct)"
+	mediumOrganic  = "organic"
+	mediumSocial   = "social"
+	mediumEmail    = "email"
+	mediumReferral = "referral"
 )
 
 // engines are hosts of search engines, social networks and mail, without what is before
 // and after the name, by their medium.
 var engines = map[string]string{
-	"google": MediumOrganic, "bing": MediumOrganic, "duckduckgo": MediumOrganic, "yahoo": MediumOrganic, "yandex": MediumOrganic,
-	"baidu": MediumOrganic, "ecosia": MediumOrganic, "qwant": MediumOrganic, "startpage": MediumOrganic, "ask": MediumOrganic,
-	"naver": MediumOrganic, "seznam": MediumOrganic, "sogou": MediumOrganic, "aol": MediumOrganic, "kagi": MediumOrganic,
-	"facebook": MediumSocial, "instagram": MediumSocial, "twitter": MediumSocial, "linkedin": MediumSocial, "lnkd": MediumSocial,
-	"reddit": MediumSocial, "pinterest": MediumSocial, "youtube": MediumSocial, "tiktok": MediumSocial, "threads": MediumSocial,
-	"vk": MediumSocial, "weibo": MediumSocial, "tumblr": MediumSocial, "bsky": MediumSocial, "ycombinator": MediumSocial,
-	"quora": MediumSocial, "xing": MediumSocial,
+	"google": mediumOrganic, "bing": mediumOrganic, "duckduckgo": mediumOrganic, "yahoo": mediumOrganic, "yandex": mediumOrganic,
+	"baidu": mediumOrganic, "ecosia": mediumOrganic, "qwant": mediumOrganic, "startpage": mediumOrganic, "ask": mediumOrganic,
+	"naver": mediumOrganic, "seznam": mediumOrganic, "sogou": mediumOrganic, "aol": mediumOrganic, "kagi": mediumOrganic,
+	"facebook": mediumSocial, "instagram": mediumSocial, "twitter": mediumSocial, "linkedin": mediumSocial, "lnkd": mediumSocial,
+	"reddit": mediumSocial, "pinterest": mediumSocial, "youtube": mediumSocial, "tiktok": mediumSocial, "threads": mediumSocial,
+	"vk": mediumSocial, "weibo": mediumSocial, "tumblr": mediumSocial, "bsky": mediumSocial, "ycombinator": mediumSocial,
+	"quora": mediumSocial, "xing": mediumSocial,
 }
 
 // shortHosts are hosts whose name alone is too short to mean one thing.
 var shortHosts = map[string]string{"t.co": "twitter", "x.com": "twitter", "youtu.be": "youtube", "fb.me": "facebook", "wa.me": "whatsapp", "t.me": "telegram"}
 
-// Source is where a visit came from: the UTM parameters where there are any, else what
-// the referrer, a host, is known as; medium says how. A referrer that is the page's own
-// host says nothing.
-func Source(referrer, host, utmSource, utmMedium string) (source, medium string) {
-	if utmSource != "" {
-		if utmMedium == "" {
-			utmMedium = "(not set)"
-		}
-		return utmSource, utmMedium
-	}
-	referrer = strings.TrimPrefix(strings.ToLower(referrer), "www.")
+// Source is where a visit came from and how, texts that are not to be changed.
+type Source struct{ Name, Medium []byte }
+
+// newSource is what a referrer, a host, is known as.
+func newSource(referrer string) Source {
+	name, medium := referrerOf(strings.TrimPrefix(strings.ToLower(referrer), "www."))
+	return Source{[]byte(name), []byte(medium)}
+}
+
+func referrerOf(host string) (name, medium string) {
 	switch {
-	case referrer == "" || referrer == "$direct" || referrer == strings.TrimPrefix(strings.ToLower(host), "www."):
-		return sourceDirect, MediumNone
-	case shortHosts[referrer] != "":
-		return shortHosts[referrer], MediumSocial
-	case strings.HasPrefix(referrer, "mail.") || strings.HasPrefix(referrer, "outlook."):
-		return referrer, MediumEmail
+	case host == "" || host == "$direct":
+		return "(direct)", "(none)"
+	case shortHosts[host] != "":
+		return shortHosts[host], mediumSocial
+	case strings.HasPrefix(host, "mail.") || strings.HasPrefix(host, "outlook."):
+		return host, mediumEmail
 	}
 	// The name is the first label that is one, of at most the last four:
 	// "news.ycombinator.com", "www.google.co.uk", "de.search.yahoo.com".
-	labels := strings.Split(referrer, ".")
+	labels := strings.Split(host, ".")
 	for i := max(0, len(labels)-4); i < len(labels)-1; i++ {
 		if medium := engines[labels[i]]; medium != "" {
 			return labels[i], medium
 		}
 	}
-	return referrer, MediumReferral
+	return host, mediumReferral
 }

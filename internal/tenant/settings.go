@@ -31,6 +31,11 @@ type Settings struct {
 	Retention model.Duration `yaml:"retention" json:"retention"`
 	// ExactCounts: increase and rate of counts mean their anchored form.
 	ExactCounts bool `yaml:"exact_counts" json:"exact_counts"`
+	// FilterBots: events of programs, by their user agents, are not counted.
+	FilterBots bool `yaml:"filter_bots" json:"filter_bots"`
+	// HonourDoNotTrack: events of pages whose visitors ask not to be tracked are not
+	// counted.
+	HonourDoNotTrack bool `yaml:"honour_do_not_track" json:"honour_do_not_track"`
 	// Suspended: reads and writes are refused, and what is stored stays.
 	Suspended bool   `yaml:"suspended" json:"suspended"`
 	Limits    Limits `yaml:"limits" json:"limits"`
@@ -92,10 +97,12 @@ func (s Settings) NewFile() []byte {
 #   idle_timeout: %s          # a series without increments goes stale after this
 #   retention: %s             # age at which data is dropped; 0s keeps all
 #   exact_counts: %t        # increase and rate of counts mean their anchored form
+#   filter_bots: %t         # events of programs are not counted
+#   honour_do_not_track: %t # nor of visitors who ask not to be tracked
 %s
 # The width of a window. Fixed when the tenant was made.
 grid: %s
-`, s.IdleTimeout, s.Retention, s.ExactCounts, s.Limits.newFile(), s.Grid)
+`, s.IdleTimeout, s.Retention, s.ExactCounts, s.FilterBots, s.HonourDoNotTrack, s.Limits.newFile(), s.Grid)
 }
 
 // Profile is what the write path needs to know of a tenant.
