@@ -65,6 +65,9 @@ type Options struct {
 	Now      func() time.Time // nil: the system's clock
 	// Ready returns why requests cannot be served yet, nil once they can.
 	Ready func() error // nil: always ready
+	// Reload reads the configuration again; nil: there is nothing to read. Where it
+	// fails, the configuration before stays in force.
+	Reload func() error
 	// UI answers GET requests for all paths that nothing else takes.
 	UI                http.Handler // nil: none
 	Version, Revision string       // of Quipu; "": unknown
@@ -103,6 +106,9 @@ func (o *Options) validate() error {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Reload == nil {
+		o.Reload = func() error { return nil }
+	}
 	if o.Ready == nil {
 		o.Ready = func() error { return nil }
 	}
@@ -121,6 +127,7 @@ type api struct {
 	tenantHeader string
 	now          func() time.Time
 	isReady      func() error
+	reloadConfig func() error
 	bodies       *bodyReader
 	strangers    *bodyReader // of those whose key is in the body
 	metrics      *requestMetrics
@@ -139,7 +146,8 @@ func New(o Options) (http.Handler, error) {
 	}
 	a := &api{
 		logger: o.Logger, sink: o.Events, rules: o.Rules, tenants: o.Tenants, admission: o.Admission, auth: o.Auth, audit: o.Audit, tenantHeader: o.TenantHeader, now: o.Now, isReady: o.Ready,
-		bodies: bodies, strangers: bodies.forStrangers(),
+		reloadConfig: o.Reload,
+		bodies:       bodies, strangers: bodies.forStrangers(),
 		metrics: m,
 		// Prometheus's default, in the very spelling that it answers with "*".
 		corsOrigin: regexp.MustCompile("^(?:.*)$"),
@@ -210,6 +218,7 @@ func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
 	out := append(a.eventRoutes(), []endpoint{
 		{path: "/-/healthy", methods: get, handler: a.route("/-/healthy", auth.Open, http.HandlerFunc(a.healthy))},
 		{path: "/-/ready", methods: get, handler: a.route("/-/ready", auth.Open, http.HandlerFunc(a.readiness))},
+		{path: "/-/reload", handler: a.route("/-/reload", auth.Operator, http.HandlerFunc(a.reload))},
 		{path: "/metrics", methods: get, handler: a.route("/metrics", auth.Process, promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))},
 		{path: "/api/v1/", below: true, methods: []string{http.MethodOptions}, handler: a.route("/api/v1/*", auth.Open, handlers)},
 		{path: "/api/v1/events/explain", handler: a.ours("/api/v1/events/explain", auth.Any(auth.MetricsRead), a.explainEvent)},

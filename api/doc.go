@@ -13,6 +13,7 @@
 //	     /api/v1/...           the rest: Prometheus's own handlers
 //	     /api/v1/admin/keys    API keys: listed, made and, below it, revoked
 //	GET  /-/healthy, /-/ready  for who watches the process
+//	POST /-/reload             reads the configuration again
 //	GET  /metrics              the process's own metrics
 //	     /debug/pprof/         Go's profiles of it, where there are credentials
 //	GET  /                     the user interface, for all other paths (not

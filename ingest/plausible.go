@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"net/http"
 	"net/url"
-	"strconv"
 
 	"github.com/valyala/fastjson"
 )
@@ -35,10 +34,18 @@ func openPlausible(r *Request) (*Post, error) {
 		return nil
 	})
 	p.writeKey = site
-	if agent := r.Header.Get("User-Agent"); r.Client != "" || agent != "" {
-		p.user = []byte(r.Client + "\x00" + agent + "\x00" + site)
-	}
+	p.user = visitorOf(r, site)
 	return p, err
+}
+
+// visitorOf is who sent r as far as a site can tell without keeping anything on the
+// visitor's machine; nil where nothing tells.
+func visitorOf(r *Request, site string) []byte {
+	agent := r.Header.Get("User-Agent")
+	if r.Client == "" && agent == "" {
+		return nil
+	}
+	return []byte(r.Client + "\x00" + agent + "\x00" + site)
 }
 
 var plausibleLayout = &layout{
@@ -111,19 +118,34 @@ func parameterOf(name string) func(text []byte) []byte {
 	}
 }
 
+// Kinds of devices, made once.
+var (
+	deviceMobile  = []byte("mobile")
+	deviceTablet  = []byte("tablet")
+	deviceLaptop  = []byte("laptop")
+	deviceDesktop = []byte("desktop")
+)
+
 // deviceOfWidth is the kind of device that a screen of so many pixels has, by the
 // bounds that Plausible uses; nil where it is no number.
 func deviceOfWidth(text []byte) []byte {
-	width, err := strconv.ParseFloat(string(text), 64)
+	whole, _, _ := bytes.Cut(text, []byte("."))
+	width := 0
+	for _, c := range whole {
+		if c < '0' || c > '9' || width > 1e6 {
+			return nil
+		}
+		width = 10*width + int(c-'0')
+	}
 	switch {
-	case err != nil:
+	case len(whole) == 0:
 		return nil
 	case width < 576:
-		return []byte("mobile")
+		return deviceMobile
 	case width < 992:
-		return []byte("tablet")
+		return deviceTablet
 	case width < 1440:
-		return []byte("laptop")
+		return deviceLaptop
 	}
-	return []byte("desktop")
+	return deviceDesktop
 }

@@ -47,7 +47,7 @@ func openPostHog(r *Request) (*Post, error) {
 		key.member(name, raw)
 		switch string(name) {
 		case "batch":
-			return p.batch(raw)
+			return p.batch(name, raw)
 		case "sent_at":
 			p.sentAt = raw
 		}

@@ -4,6 +4,8 @@
 //	console.go   the streams, the clock and the terminal that commands use
 //	remote.go    the flags of every command that talks to a server
 //	serve.go     "quipu serve"
+//	config.go    the configuration file, and "quipu config check"
+//	configs.go   the one in force, and its reloads
 //	import.go    "quipu import accesslog"
 //	query.go     "quipu query"
 //	bench.go     "quipu bench"

@@ -43,10 +43,11 @@ const stopTimeMax = 20 * time.Second
 const slotWaitMax = 5 * time.Second
 
 type serveCmd struct {
+	serveDefaults `embed:""`
+
 	DataDir      string         `name:"data.dir" default:"./data" help:"Directory of the data; made if it does not exist."`
 	Listen       string         `default:"127.0.0.1:9480" help:"Address to listen on."`
-	Grid         model.Duration `default:"15s" help:"Width of a window for tenants made from now on."`
-	Retention    model.Duration `default:"0s" help:"Age at which data is dropped, for tenants whose settings do not say; 0 keeps all."`
+	ConfigFile   string         `name:"config.file" type:"path" placeholder:"FILE" help:"Configuration in YAML: settings of tenants, and more; read again when it changes. \"quipu config check FILE\" says what is wrong with one."`
 	TenantHeader string         `name:"tenant.header" placeholder:"X-Scope-OrgID" help:"Request header that names the tenant. Only on a loopback address, because it is no credential. Without it all requests are of the tenant \"default\"."`
 	WALBudget    sizeFlag       `name:"wal.budget" default:"512MiB" help:"Size of the write-ahead log past which it is flushed to blocks; bounds disk and the time a restart takes."`
 	WALFsync     string         `name:"wal.fsync" default:"always" enum:"always,interval" help:"When the write-ahead log is synced: always, before a batch is acknowledged; or at an interval, which is faster and lets a power loss take what was acknowledged since."`
@@ -56,6 +57,13 @@ type serveCmd struct {
 	QueryCache   cacheFlag      `name:"query.cache" default:"64MiB" help:"Memory for answers of range queries that can no longer change, of all tenants; at least 32MiB. 0: none are kept."`
 	QueryLog     model.Duration `name:"query.log-slower-than" default:"10s" help:"Time past which a query is written to the log, with what it took; 0 writes none."`
 	LogLevel     slog.Level     `name:"log.level" default:"info" help:"debug, info, warn or error."`
+}
+
+// serveDefaults are settings of tenants where neither the configuration nor their own
+// say.
+type serveDefaults struct {
+	Grid      model.Duration `default:"15s" help:"Width of a window for tenants made from now on."`
+	Retention model.Duration `default:"0s" help:"Age at which data is dropped, for tenants whose settings do not say; 0 keeps all."`
 }
 
 // sizeFlag is a number of bytes as people write it: 64KiB, 512MiB, 1GiB.
@@ -89,7 +97,7 @@ func (s *cacheFlag) UnmarshalText(text []byte) error {
 
 // settings are those of new tenants. The idle timeout has no flag, so it follows
 // the grid: the least multiple of it that is not below the default.
-func (c *serveCmd) settings() (tenant.Settings, error) {
+func (c *serveDefaults) settings() (tenant.Settings, error) {
 	s := tenant.DefaultSettings()
 	s.Grid = c.Grid
 	s.IdleTimeout = tenant.IdleTimeoutFor(c.Grid)
@@ -141,6 +149,12 @@ func (c *serveCmd) Run(con *console) error {
 	if err := errors.Join(err, c.checkTenantHeader(), c.checkListen(logger)); err != nil {
 		return err
 	}
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	conf, err := newConfigs(c.ConfigFile, logger, con.now, reg)
+	if err != nil {
+		return err
+	}
 	stopProfile, err := c.profile()
 	if err != nil {
 		return err
@@ -163,10 +177,12 @@ func (c *serveCmd) Run(con *console) error {
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 
-	db, ready, err := c.open(logger, settings)
+	db, ready, err := c.open(logger, reg, conf, settings)
 	if err != nil {
 		return errors.Join(err, server.Close())
 	}
+	stopWatch := conf.watchAlways()
+	defer stopWatch()
 	handler.Store(&ready)
 	logger.Info("ready", "address", "http://"+listener.Addr().String(), "version", version())
 	select {
@@ -222,9 +238,7 @@ func (c *serveCmd) checkListen(logger *slog.Logger) error {
 }
 
 // open opens the storage and joins the packages over it.
-func (c *serveCmd) open(logger *slog.Logger, settings tenant.Settings) (*tsdb.DB, http.Handler, error) {
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+func (c *serveCmd) open(logger *slog.Logger, reg *prometheus.Registry, conf *configs, settings tenant.Settings) (*tsdb.DB, http.Handler, error) {
 	syncEvery, err := c.walSyncEvery()
 	if err != nil {
 		return nil, nil, err
@@ -238,14 +252,14 @@ func (c *serveCmd) open(logger *slog.Logger, settings tenant.Settings) (*tsdb.DB
 	if err != nil {
 		return nil, nil, err
 	}
-	handler, err := c.handler(db, logger, reg)
+	handler, err := c.handler(db, logger, reg, conf)
 	if err != nil {
 		return nil, nil, errors.Join(err, db.Close())
 	}
 	return db, handler, nil
 }
 
-func (c *serveCmd) handler(db *tsdb.DB, logger *slog.Logger, reg *prometheus.Registry) (http.Handler, error) {
+func (c *serveCmd) handler(db *tsdb.DB, logger *slog.Logger, reg *prometheus.Registry, conf *configs) (http.Handler, error) {
 	slots := overload.NewSlots(2*runtime.GOMAXPROCS(0), slotWaitMax)
 	ingester, err := ingest.New(ingest.Options{Store: db, Rules: &ruleFiles{c.DataDir}, Stored: stored{db}, Registerer: reg, Logger: logger, Slots: slots})
 	if err != nil {
@@ -267,6 +281,7 @@ func (c *serveCmd) handler(db *tsdb.DB, logger *slog.Logger, reg *prometheus.Reg
 
 		TenantHeader: c.TenantHeader,
 		Registry:     reg,
+		Reload:       conf.reload,
 		UI:           web.Handler(),
 		Version:      version(),
 		HeldBytesMax: int64(c.IngestMemory),
