@@ -130,10 +130,11 @@ func rewriteIndex(t *testing.T, path string, change func(list int, refs []uint32
 // Other packages keep files beside the tenants, under names that none can have.
 func TestCheckLeavesWhatIsNoTenants(t *testing.T) {
 	db := openTestDB(t, "", nil)
-	dir := db.opts.Dir
+	dir := db.dir
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
+	db.DB = nil
 	if err := os.MkdirAll(filepath.Join(dir, "@auth", "keys"), 0o700); err != nil {
 		t.Fatal(err)
 	}
