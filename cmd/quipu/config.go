@@ -11,6 +11,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/quipudb/quipu/api/auth"
 	"github.com/quipudb/quipu/internal/tenant"
 )
 
@@ -23,6 +24,8 @@ type configFile struct {
 	Plans tenant.Plans `yaml:"plans"`
 	// Tenants are settings that no tenant's own change.
 	Tenants tenant.Overrides `yaml:"tenants"`
+	// Auth says whose tokens are taken, and what API keys may use.
+	Auth auth.Config `yaml:"auth"`
 	// CreateTenants says what makes a tenant: its first event, or an administrator.
 	CreateTenants createTenants `yaml:"create_tenants"`
 }
@@ -42,6 +45,7 @@ func (c *configFile) sections() []section {
 		{"defaults", c.Defaults},
 		{"plans", c.Plans},
 		{"tenants", c.Tenants},
+		{"auth", c.Auth},
 		{"create_tenants", c.CreateTenants},
 	}
 }

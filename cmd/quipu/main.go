@@ -23,6 +23,7 @@ type commandLine struct {
 	Events eventsCmd `cmd:"" help:"Check, test and explain event rules."`
 	Config configCmd `cmd:"" help:"Check the configuration of a server."`
 	Bench  benchCmd  `cmd:"" help:"Measure a running server."`
+	Keys   keysCmd   `cmd:"" help:"Make, list and revoke API keys."`
 	Check  checkCmd  `cmd:"" help:"Verify a data directory offline."`
 	Demo   demoCmd   `cmd:"" hidden:"" help:"Serve a temporary directory, import a log into it and ask about it."`
 }
