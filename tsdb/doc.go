@@ -28,6 +28,8 @@
 //
 //	db.go            opening, closing, tenants by id
 //	store.go         one tenant: opening, append, replay
+//	settings.go      what an operator decides of a tenant, at run time
+//	usage.go         what a tenant has
 //	appender.go      one batch on its way: routed, encoded, applied
 //	failed.go        tenants that cannot be opened, and the log they need
 //	flush.go         memtables to blocks
@@ -97,7 +99,7 @@
 //
 // # Lock order
 //
-//	eventIDs.barrier, DB.openMu, store.barrier, store.flushMu, DB.mu, store.mu, cuts.applying, versions.swap,
+//	eventIDs.barrier, DB.openMu, store.settingsMu, store.barrier, store.flushMu, DB.mu, store.mu, cuts.applying, versions.swap,
 //	admission.mu, versions.mu, memtable.indexing, memtable.mu, memShard.mu,
 //	memSeries.mu, notes.mu, wal.mu, openBlocks.mu;
 //	keySet.mu, lateLog.mu and blockCache.mu are taken last. flushMu is taken before barrier by a

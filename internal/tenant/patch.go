@@ -80,6 +80,17 @@ func ParsePatch(src []byte) (Patch, error) {
 	return p, nil
 }
 
+// yaml is what p says, for ParsePatch.
+func (p *Patch) yaml() []byte {
+	var out bytes.Buffer
+	enc := yaml.NewEncoder(&out)
+	enc.SetIndent(2)
+	if err := errors.Join(enc.Encode(p), enc.Close()); err != nil {
+		panic(err) // it has nothing that cannot be written
+	}
+	return out.Bytes()
+}
+
 // over returns s with what p says.
 func (p *Patch) over(s Settings) Settings {
 	p.each(func(name string, field reflect.Value) {
