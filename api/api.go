@@ -50,6 +50,8 @@ type Options struct {
 	// Exemplars are those of the tenant in the scope of the context.
 	Exemplars storage.ExemplarQueryable
 	Tenants   Tenants
+	// Admin is what an operator does with tenants; nil: there is nobody who does.
+	Admin TenantAdmin
 	// Admission is for reads that do not go through the engine; nil: none waits.
 	Admission Admission
 	// TenantHeader is the request header that names the tenant; "": all
@@ -117,6 +119,7 @@ type api struct {
 	rules        EventRules
 	tenants      Tenants
 	admission    Admission
+	admin        TenantAdmin // nil: none
 	tenantHeader string
 	now          func() time.Time
 	isReady      func() error
@@ -137,7 +140,7 @@ func New(o Options) (http.Handler, error) {
 		return nil, err
 	}
 	a := &api{
-		logger: o.Logger, sink: o.Events, rules: o.Rules, tenants: o.Tenants, admission: o.Admission, tenantHeader: o.TenantHeader, now: o.Now, isReady: o.Ready,
+		logger: o.Logger, sink: o.Events, rules: o.Rules, tenants: o.Tenants, admission: o.Admission, admin: o.Admin, tenantHeader: o.TenantHeader, now: o.Now, isReady: o.Ready,
 		reloadConfig: o.Reload,
 		bodies:       bodies,
 		metrics:      m,
@@ -219,6 +222,7 @@ func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
 		{path: "/api/v1/explain", handler: a.ours("/api/v1/explain", a.explainQuery(handlers))},
 		{path: "/api/v1/status/range", handler: a.ours("/api/v1/status/range", a.statusRange)},
 	}...)
+	out = append(out, a.adminRoutes()...)
 	seen := map[string]bool{
 		"/*path": true, // OPTIONS, which is above
 		// Off, and the handlers' answer names options that Quipu has not.

@@ -10,6 +10,8 @@
 //	GET, PUT, DELETE /api/v1/event-rules what is counted; POST .../check says what is wrong
 //	     /api/v1/explain       how a query is computed, and what that took
 //	GET  /api/v1/status/range  the times between which the tenant has data
+//	     /api/v1/admin/tenants...  what an operator does with tenants
+//	GET  /api/v1/status/usage  what the tenant has and does
 //	     /api/v1/...           the rest: Prometheus's own handlers
 //	GET  /-/healthy, /-/ready  for who watches the process
 //	POST /-/reload             reads the configuration again
@@ -22,6 +24,7 @@
 //   - middleware.go: what every request passes: metrics, panics, its scope
 //   - events.go: posting events in any format, and the status of each outcome
 //   - event_rules.go: what is counted: read, replaced, checked, explained
+//   - admin_tenants.go: tenants made, changed, suspended, deleted; their usage
 //   - explain.go: the plan of a query
 //   - body.go: bounded reading and decompression of a body
 //   - held.go: the memory of all bodies together, and the time one may take

@@ -95,6 +95,7 @@ func (m *routeMetrics) count(code int, took time.Duration) {
 
 // scoped is a route under /api/.
 func (a *api) scoped(name string, h http.Handler) http.Handler {
+	h = a.unlessRefused(h)
 	return a.route(name, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s, err := a.authenticate(r, "")
 		if err != nil {

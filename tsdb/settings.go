@@ -67,30 +67,40 @@ func (s *store) settingsBy(p *tenant.Policy, own *tenant.Patch) (tenant.Settings
 	return out, nil
 }
 
+// CheckPolicy returns the error of SetPolicy, and changes nothing.
+func (db *DB) CheckPolicy(p *tenant.Policy) error { return db.withPolicy(p, nil) }
+
 // SetPolicy puts a policy in force, for tenants that are open and those that will be.
 // Where the settings of one would be wrong by it, nothing changes and the error says
 // which.
 func (db *DB) SetPolicy(p *tenant.Policy) error {
-	// No tenant is opened or made meanwhile, by the one or the other policy.
+	return db.withPolicy(p, func(stores []*store, next []tenant.Settings) {
+		db.policy.Store(p)
+		for i, s := range stores {
+			if next[i] != s.settings().Settings {
+				s.use(next[i])
+			}
+		}
+	})
+}
+
+// withPolicy calls use with the settings that a policy gives each open tenant. No tenant
+// is opened or made and no settings change meanwhile.
+func (db *DB) withPolicy(p *tenant.Policy, use func([]*store, []tenant.Settings)) error {
 	db.openMu.Lock()
 	defer db.openMu.Unlock()
 	stores := db.openStores()
-	for _, s := range stores {
-		s.settingsMu.Lock()
-		defer s.settingsMu.Unlock()
-	}
 	next := make([]tenant.Settings, len(stores))
 	for i, s := range stores {
+		s.settingsMu.Lock()
+		defer s.settingsMu.Unlock()
 		var err error
 		if next[i], err = s.settingsBy(p, &s.own); err != nil {
 			return fmt.Errorf("settings of tenant %s: %w", s.id, err)
 		}
 	}
-	db.policy.Store(p)
-	for i, s := range stores {
-		if next[i] != s.settings().Settings {
-			s.use(next[i])
-		}
+	if use != nil {
+		use(stores, next)
 	}
 	return nil
 }
@@ -250,3 +260,6 @@ func (db *DB) Tenants() ([]tenant.ID, error) {
 	}
 	return out, nil
 }
+
+// Pinned returns the fields of a tenant's settings that the policy decides.
+func (db *DB) Pinned(id tenant.ID) []string { return db.policy.Load().Pinned(id) }
