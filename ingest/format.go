@@ -29,7 +29,9 @@ type Format struct {
 
 // Formats are all that there are, in the order in which they claim requests.
 func Formats() []*Format {
-	return []*Format{cloudEventsFormat, plainFormat, segmentFormat, postHogFormat, plausibleFormat}
+	return []*Format{
+		cloudEventsFormat, plainFormat, segmentFormat, postHogFormat, plausibleFormat,
+	}
 }
 
 // FormatNamed returns the format of that name.
@@ -153,10 +155,10 @@ func textIn(raw []byte) string {
 	return string(v.GetStringBytes())
 }
 
-// batch opens the array of events that is the member "batch" of an object.
-func (p *Post) batch(raw []byte) error {
+// array opens the array of events that is a member of an object.
+func (p *Post) array(name, raw []byte) error {
 	if raw[0] != '[' {
-		return fmt.Errorf("batch is not an array: %s", start(raw))
+		return fmt.Errorf("%s is not an array: %s", name, start(raw))
 	}
 	p.body, p.form = slices.Clip(raw), formArray
 	return nil

@@ -59,12 +59,13 @@ func TestFormatScripts(t *testing.T) {
 	}
 }
 
-// readRequest reads "POST /path?query", headers, a blank line, and a body.
+// readRequest reads "POST /path?query" or GET, headers, a blank line, and a body.
 func readRequest(t *testing.T, text string) (*Format, *Request) {
 	t.Helper()
 	head, body, _ := strings.Cut(text, "\n\n")
 	lines := strings.Split(strings.TrimSpace(head), "\n")
-	at, err := url.Parse(strings.TrimPrefix(lines[0], "POST "))
+	_, target, _ := strings.Cut(lines[0], " ")
+	at, err := url.Parse(target)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +106,15 @@ func runFormat(t *testing.T, rules, text string) string {
 				t.Fatal(err)
 			}
 		}
+		if a.Type != "" {
+			answer = []byte(a.Type)
+		}
 		fmt.Fprintf(&out, "%s %d %s\n", f.Name, a.Status, answer)
+		for _, e := range result.Errors {
+			if a.JSON == nil { // which does not say it
+				fmt.Fprintf(&out, "rejected %d: %s\n", e.Index, e.Reason)
+			}
+		}
 		if key := p.WriteKey(); key != "" {
 			fmt.Fprintf(&out, "key %s\n", key)
 		}
