@@ -30,7 +30,7 @@ type Format struct {
 // Formats are all that there are, in the order in which they claim requests.
 func Formats() []*Format {
 	return []*Format{
-		cloudEventsFormat, plainFormat, segmentFormat, postHogFormat, plausibleFormat,
+		cloudEventsFormat, plainFormat, segmentFormat, amplitudeFormat, postHogFormat, plausibleFormat,
 	}
 }
 
