@@ -31,7 +31,7 @@ type Format struct {
 func Formats() []*Format {
 	return []*Format{
 		cloudEventsFormat, plainFormat, segmentFormat, amplitudeFormat, postHogFormat, plausibleFormat,
-		mixpanelFormat,
+		ga4Format, gtagFormat, mixpanelFormat,
 	}
 }
 
