@@ -31,7 +31,7 @@ type Format struct {
 func Formats() []*Format {
 	return []*Format{
 		cloudEventsFormat, plainFormat, segmentFormat, amplitudeFormat, postHogFormat, plausibleFormat,
-		ga4Format, gtagFormat, snowplowFormat, umamiFormat, mixpanelFormat,
+		ga4Format, gtagFormat, snowplowFormat, umamiFormat, matomoFormat, mixpanelFormat,
 	}
 }
 
