@@ -34,13 +34,11 @@ func openGA4(r *Request) (*Post, error) {
 		case "events":
 			return p.array(name, raw)
 		case "client_id", "app_instance_id", "user_id", "timestamp_micros", "user_properties", "user_location", "device":
-			if len(shared)+len(raw) > eventBytesMax {
-				break // its events are counted without it
-			}
 			if len(shared) > 1 {
 				shared = append(shared, ',')
 			}
 			shared = append(append(appendQuoted(shared, name), ':'), raw...)
+			return checkShared(shared)
 		}
 		return nil
 	})

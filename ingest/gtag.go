@@ -26,13 +26,13 @@ func openGtag(r *Request) (*Post, error) {
 		p.body, p.form = r.Body, formLines
 		if len(query) == 0 {
 			key, _, _ = bytes.Cut(r.Body, []byte("\n"))
-		} else if len(query) <= eventBytesMax {
+		} else {
 			p.shared = appendParameters(nil, query)
 		}
 	}
 	text, _ := parameter(key, "tid")
 	p.writeKey = string(text)
-	return p, nil
+	return p, checkShared(p.shared)
 }
 
 var gtagLayout = &layout{

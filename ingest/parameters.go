@@ -13,6 +13,17 @@ import (
 // formBytesMax is the longest form: it becomes several copies of itself.
 const formBytesMax = 4 << 20
 
+// sharedBytesMax is the most that all events of a body have together, where each event
+// goes through it.
+const sharedBytesMax = 16 << 10
+
+func checkShared(shared []byte) error {
+	if len(shared) > sharedBytesMax {
+		return fmt.Errorf("what its events have together is %d bytes long, at most %d are read", len(shared), sharedBytesMax)
+	}
+	return nil
+}
+
 // gif is the picture of one transparent point that a page gets for an event in a query.
 const gif = "GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff!\xf9\x04\x01\x00\x00\x00\x00,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x01D\x00;"
 
