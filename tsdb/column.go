@@ -118,6 +118,8 @@ func (s *columnSet) Read(i int, c *column.Column) error {
 		return s.readCounter(sel, from, to, c)
 	case increment.Sample:
 		return s.readSamples(sel, from, to, c)
+	case increment.Gauge:
+		return s.readGauge(sel, from, to, c)
 	}
 	p, err := sel.read(from, to+1, s.q.cut)
 	if err != nil {
@@ -132,8 +134,6 @@ func (s *columnSet) view(k increment.Kind, p *points) chunkenc.Iterator {
 	switch k {
 	case increment.Distinct:
 		return newDistinctView(p, s.params, s.mint, s.maxt)
-	case increment.Gauge:
-		return newGaugeView(p, s.params, s.mint, s.maxt)
 	}
 	return newView(p, s.params, s.mint, s.maxt)
 }
