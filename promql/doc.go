@@ -95,7 +95,8 @@
 //	    whole. What can depend on the range that is asked for is not kept.
 //	I11: no range of a call begins or ends inside an interval that its source is asked
 //	    for, so that the source may count an hour or a day that an interval has whole
-//	    as one set. Only the sets of one group are in memory at a time.
+//	    as one set. Only the sets of one group are in memory at a time, within the bytes of
+//	    the samples that a query may hold.
 //
 // What differs from a function that the engine evaluates itself: info() over one of our
 // two functions takes its info series at the evaluation time, also where the call's

@@ -60,10 +60,11 @@
 //	unions_write.go, unions_read.go the unions of distinct ids in a block
 //	querier.go, select.go           queries
 //	block_series.go                 series of a block's index, one after the other
-//	column.go, xor.go               whole series for the planner
+//	column.go, column_gauge.go, xor.go   whole series for the planner
 //	distinct.go                     distinct ids by intervals
 //	stats.go                        series by their labels, blocks, for who looks at storage
-//	view_runs.go, view.go, view_spans.go, classic.go    what PromQL sees
+//	view_runs.go, view.go, view_spans.go    what PromQL sees
+//	classic*.go                     classic series of histograms with buckets
 //
 // # Invariants
 //
