@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/url"
 	"reflect"
 	"strings"
 	"testing"
@@ -11,7 +12,13 @@ import (
 
 	prom "github.com/prometheus/client_golang/api"
 	v1 "github.com/prometheus/client_golang/api/prometheus/v1"
+	"github.com/prometheus/common/config"
 	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/prompb"
+	"github.com/prometheus/prometheus/storage"
+	remoteclient "github.com/prometheus/prometheus/storage/remote"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
 )
 
 // postEvents posts a body to a server and fails the test unless it is accepted.
@@ -162,5 +169,53 @@ func TestGoClientErrors(t *testing.T) {
 	}
 	if v, _, _, err := c.Query(t.Context(), "1", time.Time{}); err != nil || v.Type() != model.ValScalar {
 		t.Errorf("without a time: %v %v", v, err)
+	}
+}
+
+// TestRemoteRead reads as a Prometheus does that has Quipu as a remote_read.
+func TestRemoteRead(t *testing.T) {
+	s := startServer(t)
+	now := time.Now()
+	for i := range 3 {
+		postEvents(t, s.URL, fmt.Sprintf(`{"data":{"timestamp":%d,"further_data":{"event":"view","page":"/%d"}}}`, now.Add(-time.Minute).UnixMilli(), i%2))
+	}
+	read := func(accepted ...prompb.ReadRequest_ResponseType) (storage.SeriesSet, error) {
+		url, err := url.Parse(s.URL + "/api/v1/read")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := remoteclient.NewReadClient("quipu", &remoteclient.ClientConfig{
+			URL: &config.URL{URL: url}, Timeout: model.Duration(time.Minute), ChunkedReadLimit: 1 << 20, AcceptedResponseTypes: accepted,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		q, err := remoteclient.ToQuery(now.Add(-time.Hour).UnixMilli(), now.UnixMilli(), []*labels.Matcher{
+			labels.MustNewMatcher(labels.MatchEqual, "__name__", "events_total"), labels.MustNewMatcher(labels.MatchNotEqual, "page", "/1"),
+		}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.Read(t.Context(), q, true)
+	}
+	set, err := read() // it prefers chunks
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := ""
+	for set.Next() {
+		highest := 0.0
+		for it := set.At().Iterator(nil); it.Next() == chunkenc.ValFloat; {
+			if _, v := it.At(); v > highest {
+				highest = v
+			}
+		}
+		got += fmt.Sprintln(set.At().Labels(), highest)
+	}
+	if want := "{__name__=\"events_total\", event=\"view\", page=\"/0\"} 2\n"; got != want || set.Err() != nil {
+		t.Errorf("%s%v, want %s", got, set.Err(), want)
+	}
+	if _, err := read(prompb.ReadRequest_STREAMED_XOR_CHUNKS); err == nil || !strings.Contains(err.Error(), "accept samples") {
+		t.Errorf("a client that takes nothing but chunks: %v", err)
 	}
 }
