@@ -297,6 +297,8 @@ func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
 			h = pinTime(h)
 		case "/metadata":
 			h = a.withMetadata(h)
+		case "/read":
+			h = a.sampledRead(h)
 		}
 		out = append(out, endpoint{path: "/api/v1" + pattern(path), handler: a.scoped("/api/v1"+path, need, h)})
 	}

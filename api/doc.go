@@ -40,6 +40,7 @@
 //   - storage_status.go, admin.go: what is stored of a tenant, and changes to it, where
 //     Prometheus's handlers know no tenants
 //   - federate.go, federation.go: the last samples found, and written
+//   - remote_read.go: remote reads, of samples alone
 //   - features.go: which optional features of Prometheus there are
 //   - absent.go: what those handlers ask for and Quipu does not have
 //   - metadata.go: types and help of metrics, by way of those handlers

@@ -124,10 +124,13 @@ func (a *api) wrongMethod(w http.ResponseWriter, r *http.Request, allowed, how s
 	respondError(w, a.logger, http.StatusMethodNotAllowed, errorBadData, how+", not "+r.Method)
 }
 
-func tenantOf(r *http.Request) tenant.ID {
+// tenantOf is whose a request is that has passed scoped.
+func tenantOf(r *http.Request) tenant.ID { return scopeOf(r).Tenant }
+
+func scopeOf(r *http.Request) scope.Scope {
 	s, ok := scope.From(r.Context())
 	if !ok {
-		panic("api: a request for event rules without a scope")
+		panic("api: a request for a tenant's data without a scope")
 	}
-	return s.Tenant
+	return s
 }

@@ -53,7 +53,7 @@ func (a *api) newUpstream(o Options) *upstream {
 		func(context.Context) v1.ScrapePoolsRetriever { return noTargets{} },
 		targets,
 		func(context.Context) v1.AlertmanagerRetriever { return noAlertmanagers{} },
-		func() config.Config { return config.DefaultConfig },
+		func() config.Config { return config.Config{} }, // nothing is scraped, by no default either
 		map[string]string{},
 		v1.GlobalURLOptions{},
 		a.ready,
