@@ -50,6 +50,8 @@ type Options struct {
 	// Exemplars are those of the tenant in the scope of the context.
 	Exemplars storage.ExemplarQueryable
 	Tenants   Tenants
+	// Ruler has recording and alerting rules.
+	Ruler Ruler // nil: there are none
 	// Admission is for reads that do not go through the engine; nil: none waits.
 	Admission Admission
 	// TenantHeader is the request header that names the tenant; "": all
@@ -109,6 +111,7 @@ type api struct {
 	logger       *slog.Logger
 	sink         EventSink
 	rules        EventRules
+	ruler        Ruler
 	tenants      Tenants
 	admission    Admission
 	tenantHeader string
@@ -130,13 +133,13 @@ func New(o Options) (http.Handler, error) {
 		return nil, err
 	}
 	a := &api{
-		logger: o.Logger, sink: o.Events, rules: o.Rules, tenants: o.Tenants, admission: o.Admission, tenantHeader: o.TenantHeader, now: o.Now, isReady: o.Ready,
+		logger: o.Logger, sink: o.Events, rules: o.Rules, ruler: o.Ruler, tenants: o.Tenants, admission: o.Admission, tenantHeader: o.TenantHeader, now: o.Now, isReady: o.Ready,
 		bodies:  bodies,
 		metrics: m,
 		// Prometheus's default, in the very spelling that it answers with "*".
 		corsOrigin: regexp.MustCompile("^(?:.*)$"),
 	}
-	routes := a.routes(a.newUpstream(o), o.Registry)
+	routes := append(a.routes(a.newUpstream(o), o.Registry), a.ruleRoutes()...)
 	root := mux.NewRouter()
 	for _, prefix := range []string{"/prometheus", ""} {
 		for _, r := range routes {
@@ -233,6 +236,10 @@ func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
 			h = pinTime(h)
 		case "/metadata":
 			h = a.withMetadata(h)
+		case "/status/buildinfo":
+			if a.ruler != nil {
+				h = a.withFeatures(h)
+			}
 		}
 		out = append(out, endpoint{path: "/api/v1" + pattern(path), handler: a.scoped("/api/v1"+path, h)})
 	}

@@ -51,7 +51,7 @@ func (a *api) newUpstream(o Options) *upstream {
 		o.Exemplars,
 		func(context.Context) v1.ScrapePoolsRetriever { return noTargets{} },
 		targets,
-		func(context.Context) v1.AlertmanagerRetriever { return noAlertmanagers{} },
+		a.alertmanagersOf,
 		func() config.Config { return config.DefaultConfig },
 		map[string]string{},
 		v1.GlobalURLOptions{},
@@ -59,7 +59,7 @@ func (a *api) newUpstream(o Options) *upstream {
 		nil, "", false, // no TSDB of Prometheus's: see absentPaths
 		false, 0, // no search
 		o.Logger,
-		func(context.Context) v1.RulesRetriever { return noRules{} },
+		a.rulesOf,
 		readSamplesMax, readConcurrencyMax, readFrameBytesMax,
 		false, // not an agent
 		a.corsOrigin,

@@ -127,7 +127,7 @@ func onlyPreparation(fsys vfs.FS, dir string) error {
 		return err
 	}
 	for _, e := range entries {
-		if n := e.Name(); n != settingsName && n != tenant.EventRulesFile && n != idKeyName && !strings.HasSuffix(n, ".tmp") {
+		if n := e.Name(); n != settingsName && n != tenant.EventRulesFile && n != tenant.RulesDir && n != idKeyName && !strings.HasSuffix(n, ".tmp") {
 			return fmt.Errorf("%s has %s but no %s: restore the manifest, or move the directory away", dir, n, manifestName)
 		}
 	}
@@ -221,7 +221,7 @@ func (s *store) sweep() error {
 	if err != nil {
 		return err
 	}
-	live := map[string]bool{settingsName: true, tenant.EventRulesFile: true, idKeyName: true, manifestName: true}
+	live := map[string]bool{settingsName: true, tenant.EventRulesFile: true, tenant.RulesDir: true, idKeyName: true, manifestName: true}
 	for _, b := range s.man.Blocks {
 		live[b.ULID.String()] = true
 	}

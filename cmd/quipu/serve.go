@@ -30,6 +30,7 @@ import (
 	"github.com/quipudb/quipu/internal/scope"
 	"github.com/quipudb/quipu/internal/tenant"
 	"github.com/quipudb/quipu/promql"
+	"github.com/quipudb/quipu/promql/ruler"
 	"github.com/quipudb/quipu/tsdb"
 	"github.com/quipudb/quipu/web"
 )
@@ -55,6 +56,7 @@ type serveCmd struct {
 	IngestMemory sizeFlag       `name:"ingest.memory" default:"256MiB" help:"Memory for the bodies of requests that are under way. What does not fit is refused with 503; no body may be larger than a quarter of it, nor become larger than half when it is decompressed."`
 	QueryCache   cacheFlag      `name:"query.cache" default:"64MiB" help:"Memory for answers of range queries that can no longer change, of all tenants; at least 32MiB. 0: none are kept."`
 	QueryLog     model.Duration `name:"query.log-slower-than" default:"10s" help:"Time past which a query is written to the log, with what it took; 0 writes none."`
+	ExternalURL  string         `name:"web.external-url" placeholder:"URL" help:"Where people reach this server, for the links in alerts (default: http:// and the address it listens on)."`
 	LogLevel     slog.Level     `name:"log.level" default:"info" help:"debug, info, warn or error."`
 }
 
@@ -163,10 +165,11 @@ func (c *serveCmd) Run(con *console) error {
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 
-	db, ready, err := c.open(logger, settings)
+	db, rules, ready, err := c.open(logger, settings)
 	if err != nil {
 		return errors.Join(err, server.Close())
 	}
+	stopRules := background(rules.Run)
 	handler.Store(&ready)
 	logger.Info("ready", "address", "http://"+listener.Addr().String(), "version", version())
 	select {
@@ -180,6 +183,7 @@ func (c *serveCmd) Run(con *console) error {
 			err = server.Close()
 		}
 	}
+	stopRules()
 	err = errors.Join(err, db.Close())
 	logger.Info("stopped")
 	return err
@@ -222,12 +226,12 @@ func (c *serveCmd) checkListen(logger *slog.Logger) error {
 }
 
 // open opens the storage and joins the packages over it.
-func (c *serveCmd) open(logger *slog.Logger, settings tenant.Settings) (*tsdb.DB, http.Handler, error) {
+func (c *serveCmd) open(logger *slog.Logger, settings tenant.Settings) (*tsdb.DB, *ruler.Ruler, http.Handler, error) {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	syncEvery, err := c.walSyncEvery()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	if syncEvery > 0 {
 		logger.Warn("batches are acknowledged before they are synced: a power loss takes those of the last interval", "interval", syncEvery)
@@ -236,29 +240,34 @@ func (c *serveCmd) open(logger *slog.Logger, settings tenant.Settings) (*tsdb.DB
 		Dir: c.DataDir, Logger: logger, Registerer: reg, Defaults: settings, WALBytesMax: int64(c.WALBudget), WALSyncEvery: syncEvery,
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	handler, err := c.handler(db, logger, reg)
+	rules, handler, err := c.handler(db, logger, reg)
 	if err != nil {
-		return nil, nil, errors.Join(err, db.Close())
+		return nil, nil, nil, errors.Join(err, db.Close())
 	}
-	return db, handler, nil
+	return db, rules, handler, nil
 }
 
-func (c *serveCmd) handler(db *tsdb.DB, logger *slog.Logger, reg *prometheus.Registry) (http.Handler, error) {
+func (c *serveCmd) handler(db *tsdb.DB, logger *slog.Logger, reg *prometheus.Registry) (*ruler.Ruler, http.Handler, error) {
 	slots := overload.NewSlots(2*runtime.GOMAXPROCS(0), slotWaitMax)
 	ingester, err := ingest.New(ingest.Options{Store: db, Rules: &ruleFiles{c.DataDir}, Stored: stored{db}, Registerer: reg, Logger: logger, Slots: slots})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	queries, err := c.queries(db, logger, prometheus.WrapRegistererWithPrefix("quipu_promql_", reg))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return api.New(api.Options{
+	rules, err := c.ruler(db, queries, logger, reg)
+	if err != nil {
+		return nil, nil, err
+	}
+	handler, err := api.New(api.Options{
 		Logger:  logger,
 		Events:  ingester,
 		Rules:   ingester,
+		Ruler:   rules,
 		Engine:  queries,
 		Parser:  promql.NewParser(),
 		Storage: db, Exemplars: db,
@@ -272,6 +281,7 @@ func (c *serveCmd) handler(db *tsdb.DB, logger *slog.Logger, reg *prometheus.Reg
 		HeldBytesMax: int64(c.IngestMemory),
 		Slots:        slots,
 	})
+	return rules, handler, err
 }
 
 // queries joins what answers them: the limits of their tenants, what they take for exact,
