@@ -21,6 +21,7 @@ type commandLine struct {
 	Import importCmd `cmd:"" help:"Post existing logs to a running server as events."`
 	Query  queryCmd  `cmd:"" help:"Ask a running server a PromQL question."`
 	Events eventsCmd `cmd:"" help:"Check, test and explain event rules."`
+	Rules  rulesCmd  `cmd:"" help:"Check and test recording and alerting rules."`
 	Bench  benchCmd  `cmd:"" help:"Measure a running server."`
 	Check  checkCmd  `cmd:"" help:"Verify a data directory offline."`
 	Demo   demoCmd   `cmd:"" hidden:"" help:"Serve a temporary directory, import a log into it and ask about it."`
