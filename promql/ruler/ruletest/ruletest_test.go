@@ -1,6 +1,7 @@
 package ruletest_test
 
 import (
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -88,5 +89,33 @@ func TestUpstreamRuleFiles(t *testing.T) {
 				t.Errorf("error %v, want %q", err, want.err)
 			}
 		})
+	}
+}
+
+// The rules that the documentation ships are right, and do what their tests say.
+func TestShippedRules(t *testing.T) {
+	files, err := filepath.Glob("../../../docs/rules/*.yaml")
+	if err != nil || len(files) < 8 {
+		t.Fatalf("found %v, %v", files, err)
+	}
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.yaml") {
+			results, err := ruletest.Run(file, promql.NewParser())
+			if err != nil {
+				t.Error(err)
+			}
+			for _, r := range results {
+				for _, err := range r.Errors {
+					t.Errorf("%s: %s: %v", file, r.Name, err)
+				}
+			}
+			continue
+		}
+		if _, err := os.Stat(strings.TrimSuffix(file, ".yaml") + "_test.yaml"); err != nil {
+			t.Errorf("%s has no tests", file)
+		}
+		if _, duplicates, err := ruletest.Check(file, promql.NewParser()); err != nil || len(duplicates) > 0 {
+			t.Errorf("%v, duplicates %v", err, duplicates)
+		}
 	}
 }
