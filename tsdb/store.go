@@ -51,6 +51,7 @@ type store struct {
 	admission *admission
 	notes     notes
 	late      *lateLog
+	recorded  *lateLog // the same, of what rules have recorded
 
 	flushMu sync.Mutex // one flush or retention pass at a time; guards what follows
 	man     *manifest
@@ -140,7 +141,7 @@ var errNoTenant = errors.New("no such tenant")
 // openStore opens an existing tenant; the error is errNoTenant where there is
 // none.
 func openStore(db *DB, id tenant.ID) (*store, error) {
-	s := &store{db: db, id: id, dir: db.tenantDir(id), keys: newKeySet(), late: newLateLog(), routing: map[int64]*memtable{}}
+	s := &store{db: db, id: id, dir: db.tenantDir(id), keys: newKeySet(), late: newLateLog(), recorded: newLateLog(), routing: map[int64]*memtable{}}
 	var err error
 	if s.man, err = readManifest(db.opts.FS, s.dir); errors.Is(err, fs.ErrNotExist) {
 		if err := onlyPreparation(db.opts.FS, s.dir); err != nil && !errors.Is(err, fs.ErrNotExist) {

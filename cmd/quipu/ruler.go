@@ -38,7 +38,7 @@ func (c *serveCmd) ruler(db *tsdb.DB, engine upstream.QueryEngine, logger *slog.
 		return nil, err
 	}
 	return ruler.New(ruler.Options{
-		Store: db, Queryable: db, Engine: engine, Parser: promql.NewParser(), Files: ruler.NewFiles(c.DataDir),
+		Store: db, Queryable: db, History: db, Engine: engine, Parser: promql.NewParser(), Files: ruler.NewFiles(c.DataDir),
 		ExternalURL: external, Logger: logger, Reg: reg,
 	})
 }

@@ -39,6 +39,7 @@ type ruleWorld struct {
 	batches atomic.Int64 // that the ruler has appended
 	engine  upstream.QueryEngine
 	ruler   *ruler.Ruler
+	reg     *prometheus.Registry
 	alerts  ruler.Alerting
 	config  ruler.Config
 }
@@ -73,9 +74,10 @@ func (w *ruleWorld) open() {
 		w.Fatal(err)
 	}
 	w.engine = promql.NewEngine(promql.EngineOptions{Distinct: w.db})
+	w.reg = prometheus.NewRegistry()
 	w.ruler, err = ruler.New(ruler.Options{
-		Store: countedStore{w.db, &w.batches}, Queryable: w.db, Engine: w.engine, Parser: promql.NewParser(),
-		Files: ruler.NewFiles(w.dir), Now: w.now, Alerting: w.alerts, Config: w.config, Reg: prometheus.NewRegistry(),
+		Store: countedStore{w.db, &w.batches}, Queryable: w.db, Engine: w.engine, Parser: promql.NewParser(), History: w.db,
+		Files: ruler.NewFiles(w.dir), Now: w.now, Alerting: w.alerts, Config: w.config, Reg: w.reg,
 	})
 	if err != nil {
 		w.Fatal(err)

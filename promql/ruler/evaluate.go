@@ -32,6 +32,7 @@ func (r *Ruler) evaluate(ctx context.Context, g *group, ts int64) {
 	ctx = upstream.NewOriginContext(ctx, map[string]any{
 		"ruleGroup": map[string]string{"file": g.namespace, "name": g.rules.Name()},
 	})
+	mark := r.mark(ctx, g, ts-g.offset)
 	rules.DefaultEvalIterationFunc(ctx, g.rules, time.UnixMilli(ts).UTC())
 	e.flush(ctx)
 	if g.restore && ctx.Err() == nil {
@@ -41,9 +42,8 @@ func (r *Ruler) evaluate(ctx context.Context, g *group, ts int64) {
 		g.restore = false
 	}
 	g.last = ts
-	r.settle(ctx, g, ts-g.offset)
 	r.metrics.count(g, time.Since(began))
-	r.replay(ctx, g)
+	r.replay(ctx, g, ts-g.offset, mark)
 }
 
 // evaluation is one of a group: what its rules give goes to storage in as few batches as
@@ -144,7 +144,7 @@ func (e *evaluation) flush(ctx context.Context) {
 	for i := range incs {
 		markers[i] = incs[i].Native == nil && value.IsStaleNaN(incs[i].Value)
 	}
-	batch := increment.Batch{Increments: incs, SkipRefused: true}
+	batch := increment.Batch{Increments: incs, SkipRefused: true, Derived: true}
 	e.pending, e.owners = increment.Batch{}, nil
 	_, err := e.ruler.options.Store.Append(ctx, e.tenant, &batch)
 	if err != nil {

@@ -203,8 +203,10 @@ func (r *Ruler) replace(t *tenantRules, made map[string]*group, mode loadMode) {
 			g.rules.CopyState(before.rules)
 			g.restore, g.last = before.restore, before.last
 			before.evaluating.Unlock()
+			r.startLate(g, false)
 		default:
 			g.restore = mode == loadStart
+			r.startLate(g, g.restore)
 		}
 		if !g.restore {
 			for _, a := range g.rules.AlertingRules() {

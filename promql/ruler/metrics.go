@@ -14,6 +14,8 @@ type metrics struct {
 	evaluations             prometheus.Counter
 	failures, missed        *prometheus.CounterVec
 	seconds                 prometheus.Histogram
+	lateSamples             prometheus.Counter
+	lateSkipped             prometheus.Counter
 }
 
 func newMetrics(r *Ruler) *metrics {
@@ -56,11 +58,17 @@ func newMetrics(r *Ruler) *metrics {
 			Name: "quipu_ruler_group_seconds", Help: "Time that the evaluation of a group took.",
 			Buckets: []float64{.001, .005, .01, .05, .1, .5, 1, 5, 10, 30, 60, 120},
 		}),
+		lateSamples: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "quipu_ruler_late_samples_total", Help: "Samples of recording rules that were recorded otherwise because of late events.",
+		}),
+		lateSkipped: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "quipu_ruler_late_intervals_skipped_total", Help: "Times that recording rules of a group were not evaluated again as far back as late events go: the rest is past the horizon.",
+		}),
 	}
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.groups, m.rules, m.badFiles, m.evaluations, m.failures, m.missed, m.seconds}
+	return []prometheus.Collector{m.groups, m.rules, m.badFiles, m.evaluations, m.failures, m.missed, m.seconds, m.lateSamples, m.lateSkipped}
 }
 
 // count counts one evaluation of a group.

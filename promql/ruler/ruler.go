@@ -38,6 +38,7 @@ type Options struct {
 	// Queryable finds the tenant in the scope of the context that its queriers are
 	// called with.
 	Queryable storage.Queryable
+	History   History // nil: nothing is evaluated again for late events
 	Files     *Files
 	Config    Config   // zero: the defaults
 	Alerting  Alerting // zero: no alert is sent
