@@ -57,6 +57,7 @@
 //	cache.go         Cache, a QueryEngine; options, keys, metrics
 //	cache_query.go   one query: what is known of it, the rest from the engine
 //	cache_reach.go   which samples a step depends on, so what a change makes wrong
+//	dependence.go    the same for who records what expressions give
 //	cache_extent.go  values of consecutive steps as bytes, and put together
 //	cache_store.go   bytes of all tenants in one cache, and the share of each
 //

@@ -44,7 +44,8 @@
 //	keys.go          batch keys that were seen, in memory and on disk
 //	event_ids.go     ids of events that were counted, by way of package dedup
 //	notes.go         exemplars and metadata
-//	late.go          what has changed in the settled past, for who keeps answers
+//	late.go          what has changed in the settled past, for who keeps answers; what
+//	                 came after rules had read
 //	manifest.go      what a tenant's directory holds
 //	memtable.go      series in memory, with an index
 //	memseries.go     one of them: its open window and its log

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"github.com/prometheus/client_golang/prometheus"
 	"io"
 	"log/slog"
 	"math"
@@ -65,13 +67,13 @@ func newLeakWorld(t *testing.T, dress dress) *leakWorld {
 	w := &leakWorld{t: t, dir: t.TempDir(), now: time.Now(), dress: dress, tenants: [2]*leakTenant{
 		{id: "pluto", word: "zanzibar", number: 271828183}, {id: "neptune", word: "quetzal", number: 314159265},
 	}}
-	c := &serveCmd{DataDir: w.dir, QueryCache: 32 << 20, IngestMemory: 64 << 20, WALBudget: 64 << 20, TenantHeader: "X-Scope-OrgID"}
-	db, handler, err := c.open(slog.New(slog.DiscardHandler), tenant.DefaultSettings())
+	c := &serveCmd{DataDir: w.dir, Listen: "127.0.0.1:9480", QueryCache: 32 << 20, IngestMemory: 64 << 20, WALBudget: 64 << 20, MetricsTenants: 100, TenantHeader: "X-Scope-OrgID"}
+	db, guards, _, handler, err := c.open(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), &configs{}, tenant.DefaultSettings())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
+		if err := errors.Join(guards.close(), db.Close()); err != nil {
 			t.Error(err)
 		}
 	})
