@@ -45,7 +45,12 @@ type CheckSummary struct {
 // directory that a server has open; what is wrong with the data are problems.
 func Check(ctx context.Context, dir string) (CheckSummary, []Problem, error) {
 	c := &checker{ctx: ctx, dir: dir, fs: vfs.OS{}, blocks: newBlockCache(1, slog.New(slog.DiscardHandler), newMetrics(prometheus.NewRegistry())), generations: map[tenant.ID]*manifest{}, lost: map[tenant.ID]bool{}}
-	if _, err := c.fs.ReadDir(filepath.Join(dir, walDirName)); err != nil {
+	manifests, err := filepath.Glob(filepath.Join(dir, "*", manifestName))
+	if err != nil {
+		return c.sum, nil, err
+	}
+	// A snapshot has no log.
+	if _, err := c.fs.ReadDir(filepath.Join(dir, walDirName)); err != nil && (len(manifests) == 0 || !errors.Is(err, fs.ErrNotExist)) {
 		return c.sum, nil, fmt.Errorf("%s is no data directory: %w", dir, err)
 	}
 	lock, _, err := fileutil.Flock(filepath.Join(dir, lockName))
@@ -96,6 +101,14 @@ func (c *checker) run() error {
 		case e.Name() == walDirName || e.Name() == idDirName || e.Name() == lockName:
 		case strings.HasPrefix(e.Name(), droppedPrefix):
 			c.leftover(path)
+		case e.Name() == snapshotDirName: // each is a directory to check of its own
+			names, err := unfinishedSnapshots(c.fs, path)
+			if err != nil {
+				c.problem(path, "%v", err)
+			}
+			for _, name := range names {
+				c.leftover(filepath.Join(path, name))
+			}
 		case !e.IsDir():
 			c.problem(path, "does not belong here")
 		default:
@@ -211,6 +224,9 @@ func (c *checker) checkKeys(path string, kf keyFile) {
 // nothing off.
 func (c *checker) checkWAL() error {
 	dir := filepath.Join(c.dir, walDirName)
+	if _, err := c.fs.ReadDir(dir); errors.Is(err, fs.ErrNotExist) {
+		return c.ctx.Err()
+	}
 	segments, err := listSegments(c.fs, dir)
 	if err != nil {
 		c.problem(dir, "%v", err)

@@ -41,7 +41,7 @@ func (c *bucketCounts) appendRow(win int64, buckets []increment.Bucket) bool {
 
 // bucketCounts returns nil where a histogram is not of one set of bounds, or too large.
 func (sel *selection) bucketCounts(from, to int64, at cut) (*bucketCounts, error) {
-	if len(sel.mems) == 0 && sel.oneBlock() {
+	if len(sel.mems) == 0 && len(sel.dead) == 0 && sel.oneBlock() {
 		var c *bucketCounts
 		err := readMapped(func() (err error) {
 			c, err = sel.decodeBucketCounts(from, to)

@@ -199,7 +199,7 @@ func (m *modelTenant) span() (mint, maxt int64) {
 // keptBy is the stored data that a retention pass must keep: all but the blocks that
 // end before oldest.
 func (m *modelTenant) keptBy(t testing.TB, v *version, oldest int64) modelData {
-	kept := &version{mems: v.mems, blocks: slices.DeleteFunc(slices.Clone(v.blocks), func(b *block) bool { return b.MaxTime <= oldest })}
+	kept := &version{mems: v.mems, deleted: v.deleted, blocks: slices.DeleteFunc(slices.Clone(v.blocks), func(b *block) bool { return b.MaxTime <= oldest })}
 	if len(kept.blocks) == len(v.blocks) {
 		return m.data
 	}

@@ -55,10 +55,8 @@ func (q *querier) pin(ctx context.Context) (*version, viewParams, error) {
 		}
 		q.scope, q.pinned = sc, true
 		if s != nil {
-			// The cut first: what is appended in between is undone, or, where a flush
-			// comes in between, is in its blocks whole.
-			q.cut = s.cuts.take()
-			q.store, q.version = s, s.versions.pin()
+			q.store = s
+			q.cut, q.version = s.cuts.take(s.versions)
 		}
 	}
 	if q.scope != sc {

@@ -14,7 +14,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/common/model"
 
 	"github.com/quipudb/quipu/internal/increment"
@@ -47,6 +46,7 @@ type store struct {
 	// time: what it reads stays live meanwhile.
 	rewriting    sync.Mutex
 	compactAfter time.Time   // owned by the goroutine that merges blocks
+	cleanAfter   time.Time   // owned by it too
 	stuck        atomic.Bool // the last flush failed
 
 	keys      *keySet
@@ -65,7 +65,12 @@ type store struct {
 	// uncertain is why it is not known which manifest a crash would leave: then
 	// no block is written or removed until the directory is opened again.
 	uncertain error
-	frozen    []*memtable // taken by a flush that failed
+	// unsaid: a deletion is in the log alone. man has it, the file does not.
+	unsaid bool
+	frozen []*memtable // taken by a deletion, or by a flush that failed
+	// deleted is man.Deleted; changed with barrier held exclusively.
+	deleted atomic.Uint64
+	jobs    deletionJobs
 
 	mu      sync.Mutex
 	routing map[int64]*memtable // memtables that take appends, by start of their range
@@ -174,6 +179,11 @@ func openStore(db *DB, id tenant.ID) (*store, error) {
 		blocks[i] = newBlock(db.blocks, s.home, bi)
 	}
 	s.versions = newVersions(db.opts.Logger, blocks)
+	for _, d := range s.man.Deletions {
+		s.jobs.accept(d)
+	}
+	s.deleted.Store(s.man.Deleted)
+	s.showDeletions()
 	s.admission = newAdmission(s.versions, &s.profile.Limits)
 	for _, b := range blocks {
 		kinds, err := b.kinds()
@@ -239,10 +249,7 @@ func (s *store) sweep() error {
 	synced := false
 	for _, e := range entries {
 		name := e.Name()
-		stem := strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(name, ".tmp"), keySuffix), exemplarSuffix)
-		_, err := ulid.ParseStrict(stem)
-		ours := err == nil || strings.HasSuffix(name, ".tmp")
-		if live[name] || !ours {
+		if live[name] || !isOurs(name) {
 			continue
 		}
 		if !synced {
@@ -324,6 +331,7 @@ func (s *store) memtable(t int64) *memtable {
 	m := s.routing[start]
 	if m == nil {
 		m = newMemtable(s.db.memtables.Add(1), start, start+tenant.BlockRange.Milliseconds(), &s.db.pressure.memory)
+		m.clean = s.deleted.Load()
 		s.routing[start] = m
 		s.versions.replace([]*memtable{m}, nil, nil, nil)
 	}
@@ -351,6 +359,11 @@ func (s *store) replay(pos position, rec *walRecord) error {
 	}
 	if rec.step != s.grid() {
 		return fmt.Errorf("tenant %s has a grid of %s, the log one of %s", s.id, s.profile.Grid, time.Duration(rec.step)*time.Millisecond)
+	}
+	if rec.deletion != nil {
+		s.replayDeletion(rec.deletion)
+		s.hold.use(pos.Segment)
+		return nil
 	}
 	s.hold.use(pos.Segment)
 	s.notes.replay(rec)
@@ -405,7 +418,7 @@ func (s *store) replayRun(run *recordRun) error {
 // routeReplayed finds or makes the series of a logged increment, which was admitted
 // before it was logged.
 func (s *store) routeReplayed(rs *replayedSeries, t int64) (routed, error) {
-	if to := rs.to; to.mem != nil && t >= to.mem.start && t < to.mem.end && !to.mem.dropped {
+	if to := rs.to; to.mem != nil && t >= to.mem.start && t < to.mem.end && !to.mem.closed {
 		return to, nil
 	}
 	if err := s.admission.setKind(rs.labels.Get(model.MetricNameLabel), rs.kind); err != nil {
