@@ -153,7 +153,7 @@ func (c *checker) checkTenant(id tenant.ID, dir string) {
 	c.generations[id] = m
 	settings := c.checkSettings(dir, m)
 	at := newHome(c.fs, dir)
-	live := map[string]bool{manifestName: true, settingsName: true, tenant.EventRulesFile: true, idKeyName: true}
+	live := map[string]bool{manifestName: true, settingsName: true, tenant.EventRulesFile: true, idKeyName: true, idKeyNew: true}
 	for _, b := range m.Blocks {
 		live[b.ULID.String()] = true
 		bc := blockChecker{checker: c, id: id, man: m, settings: settings, block: newBlock(c.blocks, at, b)}
@@ -191,7 +191,7 @@ func (c *checker) checkSettings(dir string, m *manifest) tenant.Settings {
 		c.problem(path, "%v", err)
 	}
 	path = filepath.Join(dir, idKeyName)
-	if key, err := c.fs.ReadFile(path); err != nil {
+	if key, _, err := readIDKey(c.fs, dir, m); err != nil {
 		c.problem(path, "%v", err)
 	} else if len(key) != len(tenant.Profile{}.IDKey) {
 		c.problem(path, "has %d bytes, want %d", len(key), len(tenant.Profile{}.IDKey))

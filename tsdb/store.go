@@ -24,6 +24,9 @@ import (
 const (
 	settingsName = "settings.yaml"
 	idKeyName    = "id.key"
+	// idKeyNew is the name of the key before there is a manifest: a directory with a key
+	// and no manifest has lost that, as the log may have records of it.
+	idKeyNew = "id.key.new"
 )
 
 // store is one tenant's data.
@@ -111,7 +114,7 @@ func createStore(db *DB, id tenant.ID) error {
 			return fmt.Errorf("create tenant %s: %w", id, err)
 		}
 	}
-	if err := vfs.WriteFile(db.opts.FS, filepath.Join(dir, idKeyName), random[:16]); err != nil {
+	if err := vfs.WriteFile(db.opts.FS, filepath.Join(dir, idKeyNew), random[:16]); err != nil {
 		return fmt.Errorf("create tenant %s: %w", id, err)
 	}
 	src, err := db.opts.FS.ReadFile(filepath.Join(dir, settingsName))
@@ -125,10 +128,35 @@ func createStore(db *DB, id tenant.ID) error {
 	m := manifest{
 		Generation: binary.BigEndian.Uint64(random[16:]), Grid: s.GridMillis() / 1000, IDKeySum: crc32.Checksum(random[:16], castagnoli),
 	}
-	if err := m.write(db.opts.FS, dir); err != nil {
+	err = m.write(db.opts.FS, dir)
+	if err == nil {
+		err = placeIDKey(db.opts.FS, dir)
+	}
+	if err != nil {
 		return fmt.Errorf("create tenant %s: %w", id, err)
 	}
 	return nil
+}
+
+// placeIDKey gives the key of a tenant that has a manifest its name.
+func placeIDKey(fsys vfs.FS, dir string) error {
+	if err := fsys.Rename(filepath.Join(dir, idKeyNew), filepath.Join(dir, idKeyName)); err != nil {
+		return err
+	}
+	return fsys.SyncDir(dir)
+}
+
+// readIDKey returns the key of user ids and the name of its file: that which it had
+// before there was a manifest, where a crash came in between.
+func readIDKey(fsys vfs.FS, dir string, m *manifest) (key []byte, name string, err error) {
+	key, err = fsys.ReadFile(filepath.Join(dir, idKeyName))
+	if m.IDKeySum == 0 || err == nil && crc32.Checksum(key, castagnoli) == m.IDKeySum {
+		return key, idKeyName, err
+	}
+	if first, e := fsys.ReadFile(filepath.Join(dir, idKeyNew)); e == nil && crc32.Checksum(first, castagnoli) == m.IDKeySum {
+		return first, idKeyNew, nil
+	}
+	return key, idKeyName, err
 }
 
 // onlyPreparation returns an error unless a directory without a manifest holds
@@ -140,7 +168,7 @@ func onlyPreparation(fsys vfs.FS, dir string) error {
 		return err
 	}
 	for _, e := range entries {
-		if n := e.Name(); n != settingsName && n != tenant.EventRulesFile && n != idKeyName && !strings.HasSuffix(n, ".tmp") {
+		if n := e.Name(); n != settingsName && n != tenant.EventRulesFile && n != idKeyName && n != idKeyNew && !strings.HasSuffix(n, ".tmp") {
 			return fmt.Errorf("%s has %s but no %s: restore the manifest, or move the directory away", dir, n, manifestName)
 		}
 	}
@@ -219,7 +247,10 @@ func (s *store) readProfile() error {
 	if s.profile.Settings, err = tenant.ParseSettings(src, s.db.opts.Defaults); err != nil {
 		return fmt.Errorf("%s: %w", filepath.Join(s.dir, settingsName), err)
 	}
-	key, err := s.db.opts.FS.ReadFile(filepath.Join(s.dir, idKeyName))
+	key, name, err := readIDKey(s.db.opts.FS, s.dir, s.man)
+	if err == nil && name == idKeyNew {
+		err = placeIDKey(s.db.opts.FS, s.dir)
+	}
 	if err != nil {
 		return fmt.Errorf("read the key of user ids: %w", err)
 	}
