@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -18,6 +19,25 @@ import (
 	"github.com/quipudb/quipu/internal/sketch"
 	"github.com/quipudb/quipu/internal/tenant"
 )
+
+// openQuiet is openTestDB without the background work that a deletion wakes.
+func openQuiet(t testing.TB, dir string, change func(*Options)) *testDB {
+	t.Helper()
+	d := openTestDB(t, dir, change)
+	d.stop()
+	<-d.maintained
+	return d
+}
+
+// reopenQuiet is reopen without background work.
+func (d *testDB) reopenQuiet(change func(*Options)) *testDB {
+	d.t.Helper()
+	if err := d.Close(); err != nil {
+		d.t.Fatal(err)
+	}
+	d.DB = nil
+	return openQuiet(d.t, d.dir, change)
+}
 
 func equal(name, value string) *labels.Matcher {
 	return labels.MustNewMatcher(labels.MatchEqual, name, value)
@@ -108,7 +128,7 @@ func TestDelete(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			db := openTestDB(t, "", nil)
+			db := openQuiet(t, "", nil)
 			db.fillKinds()
 			prepare(db)
 			want := kept(t, db.stored(tenant.Default), "/a", from, to)
@@ -120,7 +140,7 @@ func TestDelete(t *testing.T) {
 			}
 			db.mustDelete(tenant.Default, from, to, equal("page", "/a"))
 			check("deleted")
-			db = db.reopen(nil)
+			db = db.reopenQuiet(nil)
 			check("replayed")
 			db.mustAppend(tenant.Default, everyKind("/a", testStart.Add(-30*time.Minute))...)
 			for _, inc := range everyKind("/a", testStart.Add(-30*time.Minute)) {
@@ -131,11 +151,11 @@ func TestDelete(t *testing.T) {
 				}
 			}
 			check("posted again")
-			db = db.reopen(nil)
+			db = db.reopenQuiet(nil)
 			check("replayed with what was posted again")
 			db.mustFlush(tenant.Default)
 			check("flushed")
-			db = db.reopen(nil)
+			db = db.reopenQuiet(nil)
 			check("opened after the flush")
 			db.mustClean(tenant.Default)
 			check("rewritten")
@@ -148,7 +168,7 @@ func TestDelete(t *testing.T) {
 				t.Error(err)
 			}
 			check("merged")
-			db = db.reopen(nil)
+			db = db.reopenQuiet(nil)
 			check("opened at last")
 			dir := db.dir
 			if err := db.Close(); err != nil {
@@ -178,7 +198,7 @@ func TestDeleteTakesWholeWindows(t *testing.T) {
 	}{
 		{0, g - 1, true}, {0, g, true}, {-g, g - 1, true}, {1, g, false}, {0, g - 2, false}, {1, g - 2, false},
 	} {
-		db := openTestDB(t, "", nil)
+		db := openQuiet(t, "", nil)
 		db.mustAppend(tenant.Default, counterInc("events_total", testStart, 1))
 		win := floorTo(testStart.UnixMilli(), g)
 		for _, where := range []string{"memtable", "block"} {
@@ -193,7 +213,7 @@ func TestDeleteTakesWholeWindows(t *testing.T) {
 
 // What cannot be meant is refused, and nothing is deleted.
 func TestDeleteRefusesWhatItCannotMean(t *testing.T) {
-	db := openTestDB(t, "", nil)
+	db := openQuiet(t, "", nil)
 	want := db.fillKinds()
 	name := func(s string) *labels.Matcher { return equal(model.MetricNameLabel, s) }
 	now := testStart.UnixMilli()
@@ -229,7 +249,7 @@ func TestDeleteRefusesWhatItCannotMean(t *testing.T) {
 
 // A running query reads what there was when it came, in memtables and blocks alike.
 func TestDeleteUnderAReader(t *testing.T) {
-	db := openTestDB(t, "", nil)
+	db := openQuiet(t, "", nil)
 	db.fillKinds()
 	db.mustFlush(tenant.Default)
 	db.fillKinds()
@@ -283,10 +303,10 @@ func TestDeletedReadsAsNeverCounted(t *testing.T) {
 			}
 		}
 	}
-	never := openTestDB(t, "", nil)
+	never := openQuiet(t, "", nil)
 	fill(never, true)
 	never.mustFlush(tenant.Default)
-	db := openTestDB(t, "", nil)
+	db := openQuiet(t, "", nil)
 	fill(db, false)
 	check := func(when string) {
 		t.Helper()
@@ -305,7 +325,7 @@ func TestDeletedReadsAsNeverCounted(t *testing.T) {
 	db.mustFlush(tenant.Default)
 	check("flushed")
 
-	blocks := openTestDB(t, "", nil)
+	blocks := openQuiet(t, "", nil)
 	fill(blocks, false)
 	blocks.mustFlush(tenant.Default)
 	blocks.mustDelete(tenant.Default, from, to.Add(-time.Millisecond), equal("page", "/a"))
@@ -359,7 +379,7 @@ func (d *testDB) answers() map[string]string {
 
 // The exemplars of what was deleted go with it, for good.
 func TestDeleteForgetsExemplars(t *testing.T) {
-	db := openTestDB(t, "", nil)
+	db := openQuiet(t, "", nil)
 	for i, page := range []string{"/a", "/b"} {
 		inc := counterInc("events_total", testStart, 1, "page", page)
 		b := &increment.Batch{Increments: []increment.Increment{inc}, Exemplars: []increment.Exemplar{{Series: inc.Labels, Labels: labels.FromStrings("trace_id", page), Time: inc.Time, Value: 1}}}
@@ -375,7 +395,7 @@ func TestDeleteForgetsExemplars(t *testing.T) {
 		return len(exemplars)
 	}
 	db.mustDelete(tenant.Default, testStart.Add(-time.Hour), testStart.Add(time.Hour), equal("page", "/a"))
-	for _, next := range []func(){func() {}, func() { db = db.reopen(nil) }, func() { db.mustFlush(tenant.Default) }, func() { db = db.reopen(nil) }} {
+	for _, next := range []func(){func() {}, func() { db = db.reopenQuiet(nil) }, func() { db.mustFlush(tenant.Default) }, func() { db = db.reopenQuiet(nil) }} {
 		if next(); count() != 1 {
 			t.Errorf("%d exemplars, want 1", count())
 		}
@@ -384,7 +404,7 @@ func TestDeleteForgetsExemplars(t *testing.T) {
 
 // Who keeps answers is told of the days that a deletion touches.
 func TestDeletionIsNotedAsLate(t *testing.T) {
-	db := openTestDB(t, "", nil)
+	db := openQuiet(t, "", nil)
 	db.fillKinds()
 	q := db.querier(t, tenant.Default, testStart, testStart)
 	mark, err := db.Settle(q.ctx)
@@ -401,7 +421,7 @@ func TestDeletionIsNotedAsLate(t *testing.T) {
 // Label listings, limits of series and the times of data are without what was deleted
 // once it has been rewritten, and Deletions says how far that is.
 func TestCleanGivesBack(t *testing.T) {
-	db := openTestDB(t, "", func(o *Options) {
+	db := openQuiet(t, "", func(o *Options) {
 		o.Defaults = tenant.DefaultSettings()
 		o.Defaults.Limits.SeriesPerMetric = 10
 	})
@@ -444,7 +464,7 @@ func TestCleanGivesBack(t *testing.T) {
 // A deletion that a block written later is not of is kept until the last block that it is
 // of has been rewritten, and logging a tenant again does not lose it.
 func TestDeletionOutlivesItsLogRecord(t *testing.T) {
-	db := openTestDB(t, "", func(o *Options) { o.WALSegmentBytesMax = 1 })
+	db := openQuiet(t, "", func(o *Options) { o.WALSegmentBytesMax = 1 })
 	db.fillKinds()
 	db.mustFlush(tenant.Default)
 	db.mustDelete(tenant.Default, testStart.Add(-24*time.Hour), testStart, equal("page", "/a"))
@@ -459,10 +479,66 @@ func TestDeletionOutlivesItsLogRecord(t *testing.T) {
 		t.Errorf("the log is kept from segment %d on, it ends in %d", first, db.wal.end().Segment)
 	}
 	for range 2 {
-		db = db.reopen(func(o *Options) { o.WALSegmentBytesMax = 1 })
+		db = db.reopenQuiet(func(o *Options) { o.WALSegmentBytesMax = 1 })
 		if err := diff(db.stored(tenant.Default), want); err != nil {
 			t.Error(err)
 		}
 		db.mustFlush(tenant.Default)
+	}
+}
+
+// What was deleted is rewritten in the background, without being asked for.
+func TestDeletionWakesBackgroundWork(t *testing.T) {
+	db := openTestDB(t, "", nil)
+	db.fillKinds()
+	db.mustFlush(tenant.Default)
+	db.mustDelete(tenant.Default, testStart.Add(-time.Hour), testStart, equal("page", "/a"))
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		all, err := db.Deletions(tenant.Default)
+		if err != nil || len(all) != 1 || time.Now().After(deadline) {
+			t.Fatalf("deletions %+v, %v", all, err)
+		}
+		if all[0].State == DeletionDone {
+			return
+		}
+	}
+}
+
+// A block that cannot be rewritten does not keep the others from it, is said of the
+// deletion, and is tried again.
+func TestFailedRewritingIsTriedAgain(t *testing.T) {
+	fault := &hookFS{}
+	db := openQuiet(t, "", func(o *Options) { o.FS = fault })
+	for range 2 {
+		db.fillKinds()
+		db.mustFlush(tenant.Default)
+	}
+	db.mustDelete(tenant.Default, testStart.Add(-time.Hour), testStart, equal("page", "/a"))
+	want := db.stored(tenant.Default)
+	first := true
+	fault.setHook(func(op, name string) error {
+		if op == "rename" && first && filepath.Base(name) != manifestName {
+			first = false
+			return errInjected
+		}
+		return nil
+	})
+	if err := db.CleanTombstones(context.Background(), tenant.Default); !errors.Is(err, errInjected) {
+		t.Fatalf("clean: %v", err)
+	}
+	all, err := db.Deletions(tenant.Default)
+	if err != nil || len(all) != 1 || all[0].State != DeletionFailed || !errors.Is(all[0].Err, errInjected) || all[0].Left != 1 {
+		t.Errorf("deletions %+v, %v", all, err)
+	}
+	if err := diff(db.stored(tenant.Default), want); err != nil {
+		t.Error(err)
+	}
+	mustHoldOnly(t, db.mustStore(tenant.Default))
+	db.mustClean(tenant.Default)
+	if all, err := db.Deletions(tenant.Default); err != nil || all[0].State != DeletionDone || all[0].Err != nil {
+		t.Errorf("deletions %+v, %v", all, err)
+	}
+	if err := diff(db.stored(tenant.Default), want); err != nil {
+		t.Error(err)
 	}
 }

@@ -25,7 +25,7 @@ func (d *testDB) mustSnapshot(id tenant.ID, skipHead bool) (dir string) {
 // whatever becomes of that; without the head it has the blocks, and with the log beside it
 // the rest too.
 func TestSnapshot(t *testing.T) {
-	db := openTestDB(t, "", nil)
+	db := openQuiet(t, "", nil)
 	db.fillKinds()
 	db.mustFlush(tenant.Default)
 	db.mustDelete(tenant.Default, testStart.Add(-time.Hour), testStart, equal("page", "/a"))
