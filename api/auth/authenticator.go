@@ -58,6 +58,11 @@ type Authenticator struct {
 	webConfig    string
 	metrics      *metrics
 	gate         *gate
+	verified     atomic.Int64 // tokens whose signature was looked at
+
+	// Of watch alone.
+	webStamp   os.FileInfo
+	keyFailure string
 
 	store  *Keys
 	ledger *ledger
@@ -69,10 +74,9 @@ type Authenticator struct {
 	cancel context.CancelFunc
 	runs   sync.WaitGroup
 
-	mu         sync.Mutex
-	stopRules  context.CancelFunc // ends the issuers of rules
-	webStamp   os.FileInfo
-	keyFailure string
+	mu        sync.Mutex
+	stopRules context.CancelFunc // ends the issuers of rules
+	published int                // of store's reads
 }
 
 // rules are what a configuration says. They do not change.
@@ -82,10 +86,7 @@ type rules struct {
 	tokens  *tokenCache
 }
 
-type metrics struct {
-	refused  *prometheus.CounterVec
-	verified prometheus.Counter
-}
+type metrics struct{ refused *prometheus.CounterVec }
 
 // New reads keys and what they have used, and begins to read the keys of issuers.
 func New(o Options) (*Authenticator, error) {
@@ -143,9 +144,6 @@ func newMetrics(reg prometheus.Registerer, a *Authenticator) (*metrics, error) {
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "quipu_auth_refused_total", Help: "Requests refused for who made them, by the reason.",
 		}, []string{"reason"}),
-		verified: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "quipu_auth_tokens_verified_total", Help: "Tokens whose signature was looked at, because they were not known.",
-		}),
 	}
 	for _, reason := range reasons {
 		m.refused.WithLabelValues(reason)
@@ -153,7 +151,10 @@ func newMetrics(reg prometheus.Registerer, a *Authenticator) (*metrics, error) {
 	keys := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "quipu_auth_keys", Help: "API keys that are not revoked.",
 	}, func() float64 { return float64(len(*a.keys.Load())) })
-	for _, c := range []prometheus.Collector{m.refused, m.verified, keys} {
+	verified := prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "quipu_auth_tokens_verified_total", Help: "Tokens whose signature was looked at, because they were not known.",
+	}, func() float64 { return float64(a.verified.Load()) })
+	for _, c := range []prometheus.Collector{m.refused, verified, keys} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics of credentials: %w", err)
 		}
@@ -231,6 +232,7 @@ func (a *Authenticator) publishKeys() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	live, all := map[string]*liveKey{}, map[string]bool{}
+	a.published, _ = a.store.Refresh() // a failure leaves the keys as they were, and look says it
 	for _, k := range a.store.List() {
 		all[k.ID] = true
 		if l, ok := newLiveKey(k, a.ledger.of(k.ID)); ok {
@@ -267,7 +269,7 @@ func (a *Authenticator) watch() {
 
 // look reads files again that have changed.
 func (a *Authenticator) look() {
-	changed, err := a.store.Refresh()
+	reads, err := a.store.Refresh()
 	said := ""
 	if err != nil {
 		said = err.Error()
@@ -276,6 +278,9 @@ func (a *Authenticator) look() {
 		a.logger.Error("the keys cannot be read again, those before stay in force", "err", err)
 	}
 	a.keyFailure = said
+	a.mu.Lock()
+	changed := reads != a.published
+	a.mu.Unlock()
 	if changed {
 		a.publishKeys()
 	}
@@ -448,3 +453,6 @@ func AsRefusal(err error) (*Refusal, bool) {
 	ok := errors.As(err, &r)
 	return r, ok
 }
+
+// Verified is how many tokens' signatures were looked at since the start.
+func (a *Authenticator) Verified() int64 { return a.verified.Load() }
