@@ -82,7 +82,7 @@ type Authenticator struct {
 // rules are what a configuration says. They do not change.
 type rules struct {
 	issuers map[string]*issuer
-	plans   map[string]*Plan
+	plans   map[string]*Plan // "" is that of keys that have none
 	tokens  *tokenCache
 }
 
@@ -171,7 +171,7 @@ func (a *Authenticator) Close() error {
 
 // Apply puts another configuration in force. Tokens are verified anew.
 func (a *Authenticator) Apply(c Config) error {
-	next := &rules{issuers: map[string]*issuer{}, plans: map[string]*Plan{}, tokens: newTokenCache(tokensMax)}
+	next := &rules{issuers: map[string]*issuer{}, plans: map[string]*Plan{"": {}}, tokens: newTokenCache(tokensMax)}
 	for name, p := range c.Plans {
 		next.plans[name] = &p
 	}
@@ -217,7 +217,9 @@ func (a *Authenticator) Refresh() { a.publishKeys() }
 func (a *Authenticator) Used(id string) Used { return a.ledger.of(id).used() }
 
 // HasPlan reports whether the configuration has a plan of this name.
-func (a *Authenticator) HasPlan(name string) bool { return a.rules.Load().plans[name] != nil }
+func (a *Authenticator) HasPlan(name string) bool {
+	return name != "" && a.rules.Load().plans[name] != nil
+}
 
 // DropTenant forgets the keys of a tenant that was deleted, and returns how many there
 // were.
@@ -406,13 +408,13 @@ func (a *Authenticator) planOf(s *Subject) string {
 
 // admit counts a request of a key, within its plan.
 func (a *Authenticator) admit(s *Subject, need Need, now time.Time) *Refusal {
-	plan := &Plan{}
-	if name := a.planOf(s); name != "" {
-		if p := a.rules.Load().plans[name]; p != nil {
-			plan = p
-		} else if s.plan != "" {
-			return forbidden(reasonPlan, "the plan of the key is not in the configuration (auth.plans)")
-		}
+	rules := a.rules.Load()
+	plan := rules.plans[a.planOf(s)]
+	if plan == nil && s.plan != "" {
+		return forbidden(reasonPlan, "the plan of the key is not in the configuration (auth.plans)")
+	}
+	if plan == nil {
+		plan = rules.plans[""] // tenants' plans need say nothing of keys
 	}
 	return s.usage.admit(plan, now, need.any&EventsWrite != 0)
 }
