@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/util/features"
 	"github.com/prometheus/prometheus/util/httputil"
 
 	"github.com/quipudb/quipu/api/auth"
@@ -51,6 +52,14 @@ type Options struct {
 	// Exemplars are those of the tenant in the scope of the context.
 	Exemplars storage.ExemplarQueryable
 	Tenants   Tenants
+	// Inventory says what is stored of a tenant.
+	Inventory Inventory
+	// Admin changes what is stored of a tenant; nil: nothing does.
+	Admin Admin
+	// Features are those of the language, to which others are added; nil: none are said.
+	Features features.Collector
+	// Admin is what an operator does with tenants; nil: there is nobody who does.
+	Operator TenantAdmin
 	// Admission is for reads that do not go through the engine; nil: none waits.
 	Admission Admission
 	// Auth says who makes a request; nil: everybody may do everything.
@@ -82,8 +91,8 @@ type Options struct {
 }
 
 func (o *Options) validate() error {
-	if o.Events == nil || o.Rules == nil || o.Engine == nil || o.Parser == nil || o.Storage == nil || o.Exemplars == nil || o.Tenants == nil || o.Registry == nil {
-		return errors.New("the api needs events, their rules, an engine, a parser, a storage, exemplars, tenants and a registry")
+	if o.Events == nil || o.Rules == nil || o.Engine == nil || o.Parser == nil || o.Storage == nil || o.Exemplars == nil || o.Tenants == nil || o.Inventory == nil || o.Registry == nil {
+		return errors.New("the api needs events, their rules, an engine, a parser, a storage, exemplars, tenants, an inventory and a registry")
 	}
 	if o.BodyBytesMax < 0 || o.DecodedBytesMax < 0 {
 		return fmt.Errorf("bodies of at most %d bytes, %d decoded: neither can be negative", o.BodyBytesMax, o.DecodedBytesMax)
@@ -120,10 +129,15 @@ type api struct {
 	logger       *slog.Logger
 	sink         EventSink
 	rules        EventRules
+	storage      storage.Queryable
+	parser       parser.Parser
 	tenants      Tenants
+	inventory    Inventory
+	admin        Admin // nil: none
 	admission    Admission
 	auth         *auth.Authenticator // nil: everybody may do everything
 	audit        *auth.AuditLog
+	operator     TenantAdmin // nil: none
 	tenantHeader string
 	now          func() time.Time
 	isReady      func() error
@@ -134,8 +148,38 @@ type api struct {
 	corsOrigin   *regexp.Regexp
 }
 
-// New returns the handler of all routes. It is safe for concurrent use.
-func New(o Options) (http.Handler, error) {
+// Handler serves all routes. It is safe for concurrent use.
+type Handler struct {
+	root   *mux.Router
+	posts  map[string]http.Handler
+	routes []Route
+}
+
+// Route is where a Handler answers, at / and at /prometheus.
+type Route struct {
+	Path  string // with {name} for a segment of any text
+	Below bool   // and every path that begins with Path
+	// Methods that it takes; empty: it answers all, with an error those that it does not
+	// take.
+	Methods []string
+}
+
+// Routes are all but the user interface, in the order in which they are tried.
+func (h *Handler) Routes() []Route { return h.routes }
+
+// ServeHTTP answers a request.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodPost {
+		if post := h.posts[r.URL.Path]; post != nil {
+			post.ServeHTTP(w, r)
+			return
+		}
+	}
+	h.root.ServeHTTP(w, r)
+}
+
+// New returns the handler of all routes.
+func New(o Options) (*Handler, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
@@ -147,33 +191,29 @@ func New(o Options) (http.Handler, error) {
 	a := &api{
 		logger: o.Logger, sink: o.Events, rules: o.Rules, tenants: o.Tenants, admission: o.Admission, auth: o.Auth, audit: o.Audit, tenantHeader: o.TenantHeader, now: o.Now, isReady: o.Ready,
 		reloadConfig: o.Reload,
-		bodies:       bodies, strangers: bodies.forStrangers(),
+		storage:      o.Storage, parser: o.Parser, inventory: o.Inventory, admin: o.Admin, operator: o.Operator,
+		bodies: bodies, strangers: bodies.forStrangers(),
 		metrics: m,
 		// Prometheus's default, in the very spelling that it answers with "*".
 		corsOrigin: regexp.MustCompile("^(?:.*)$"),
 	}
 	routes := a.routes(a.newUpstream(o), o.Registry)
 	root := mux.NewRouter()
+	h := &Handler{root: root, posts: postHandlers(routes)}
+	for _, r := range routes {
+		h.routes = append(h.routes, Route{r.path, r.below, r.methods})
+	}
 	for _, prefix := range []string{"/prometheus", ""} {
 		for _, r := range routes {
 			r.register(root, prefix)
 		}
 	}
-	posts := postHandlers(routes)
 	notFound := a.route("not_found", auth.Open, http.NotFoundHandler())
 	root.NotFoundHandler, root.MethodNotAllowedHandler = notFound, notFound
 	if o.UI != nil {
 		root.Methods(http.MethodGet, http.MethodHead).PathPrefix("/").Handler(a.route("ui", auth.Open, o.UI))
 	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodPost {
-			if h := posts[r.URL.Path]; h != nil {
-				h.ServeHTTP(w, r)
-				return
-			}
-		}
-		root.ServeHTTP(w, r)
-	}), nil
+	return h, nil
 }
 
 // postHandlers are, by path, the handlers that root would find for a POST to it. Trying
@@ -220,6 +260,7 @@ func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
 		{path: "/-/ready", methods: get, handler: a.route("/-/ready", auth.Open, http.HandlerFunc(a.readiness))},
 		{path: "/-/reload", handler: a.route("/-/reload", auth.Operator, http.HandlerFunc(a.reload))},
 		{path: "/metrics", methods: get, handler: a.route("/metrics", auth.Process, promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))},
+		{path: "/federate", methods: get, handler: a.scoped("/federate", auth.Any(auth.MetricsRead), a.governed(http.HandlerFunc(a.federate)))},
 		{path: "/api/v1/", below: true, methods: []string{http.MethodOptions}, handler: a.route("/api/v1/*", auth.Open, handlers)},
 		{path: "/api/v1/events/explain", handler: a.ours("/api/v1/events/explain", auth.Any(auth.MetricsRead), a.explainEvent)},
 		{path: "/api/v1/event-rules", handler: a.byMethod("/api/v1/event-rules", auth.Any(auth.MetricsRead), auth.Any(auth.RulesWrite), a.eventRules)},
@@ -229,6 +270,9 @@ func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
 	}...)
 	out = append(out, a.keyRoutes()...)
 	out = append(out, a.profileRoutes()...)
+
+	out = append(out, a.adminRoutes()...)
+	own := a.ownPaths()
 	seen := map[string]bool{
 		"/*path": true, // OPTIONS, which is above
 		// Off, and the handlers' answer names options that Quipu has not.
@@ -240,8 +284,8 @@ func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
 		}
 		seen[path] = true
 		need := upstreamNeed(path)
-		if absentPaths[path] {
-			out = append(out, endpoint{path: "/api/v1" + path, handler: a.ours("/api/v1"+path, need, a.absent)})
+		if h := own[path]; h != nil {
+			out = append(out, endpoint{path: "/api/v1" + path, handler: a.ours("/api/v1"+path, need, h)})
 			continue
 		}
 		h := handlers
@@ -257,6 +301,26 @@ func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
 		out = append(out, endpoint{path: "/api/v1" + pattern(path), handler: a.scoped("/api/v1"+path, need, h)})
 	}
 	return append(out, endpoint{path: "/api/", below: true, handler: a.route("not_found", auth.Open, http.HandlerFunc(a.unknown))})
+}
+
+// ownPaths are those of Prometheus's router whose handlers are about its own storage,
+// which knows no tenants.
+func (a *api) ownPaths() map[string]http.HandlerFunc {
+	read := func(h http.HandlerFunc) http.HandlerFunc { return a.withMethods(h, http.MethodGet, http.MethodHead) }
+	change := func(h http.HandlerFunc) http.HandlerFunc {
+		if a.admin == nil {
+			return a.absent
+		}
+		return a.withMethods(h, http.MethodPost, http.MethodPut)
+	}
+	return map[string]http.HandlerFunc{
+		"/status/tsdb":                 read(a.governed(http.HandlerFunc(a.statusTSDB)).ServeHTTP),
+		"/status/tsdb/blocks":          read(a.statusBlocks),
+		"/status/walreplay":            read(a.statusReplay),
+		"/admin/tsdb/delete_series":    change(a.deleteSeries),
+		"/admin/tsdb/clean_tombstones": change(a.cleanTombstones),
+		"/admin/tsdb/snapshot":         change(a.snapshot),
+	}
 }
 
 // pattern is a path of Prometheus's router in the form of ours.

@@ -10,8 +10,13 @@
 //	GET, PUT, DELETE /api/v1/event-rules what is counted; POST .../check says what is wrong
 //	     /api/v1/explain       how a query is computed, and what that took
 //	GET  /api/v1/status/range  the times between which the tenant has data
+//	GET  /api/v1/status/tsdb   and .../blocks, .../walreplay: what is stored of the tenant
+//	POST /api/v1/admin/tsdb/... deletes what is stored and copies it
+//	     /api/v1/admin/tenants...  what an operator does with tenants
+//	GET  /api/v1/status/usage  what the tenant has and does
 //	     /api/v1/...           the rest: Prometheus's own handlers
 //	     /api/v1/admin/keys    API keys: listed, made and, below it, revoked
+//	GET  /federate             the last samples, for a Prometheus that scrapes them
 //	GET  /-/healthy, /-/ready  for who watches the process
 //	POST /-/reload             reads the configuration again
 //	GET  /metrics              the process's own metrics
@@ -26,11 +31,16 @@
 //   - profiles.go: profiles of the process
 //   - events.go: posting events in any format, and the status of each outcome
 //   - event_rules.go: what is counted: read, replaced, checked, explained
+//   - admin_tenants.go: tenants made, changed, suspended, deleted; their usage
 //   - explain.go: the plan of a query
 //   - body.go: bounded reading and decompression of a body
 //   - held.go: the memory of all bodies together, and the time one may take
 //   - prometheus.go: the making of Prometheus's handlers
 //   - governed.go: reads that wait for their turn, as queries do in the engine
+//   - storage_status.go, admin.go: what is stored of a tenant, and changes to it, where
+//     Prometheus's handlers know no tenants
+//   - federate.go, federation.go: the last samples found, and written
+//   - features.go: which optional features of Prometheus there are
 //   - absent.go: what those handlers ask for and Quipu does not have
 //   - metadata.go: types and help of metrics, by way of those handlers
 //   - status.go: health, readiness, range of the data

@@ -3,10 +3,12 @@ package api
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/quipudb/quipu/api/auth"
 	"github.com/quipudb/quipu/ingest"
@@ -47,13 +49,17 @@ func (a *api) eventRoutes() []endpoint {
 		}
 	}
 	for _, path := range paths {
+		allowed := "POST, OPTIONS"
+		if slices.ContainsFunc(formats[path], func(f *ingest.Format) bool { return f.InQuery }) {
+			allowed = "GET, " + allowed
+		}
 		h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			setPostCORS(w, r)
+			setPostCORS(w, r, allowed)
 			if r.Method == http.MethodOptions {
 				w.WriteHeader(http.StatusNoContent)
 				return
 			}
-			a.ready(func(w http.ResponseWriter, r *http.Request) { a.events(w, r, path, formats[path]) })(w, r)
+			a.ready(func(w http.ResponseWriter, r *http.Request) { a.events(w, r, path, formats[path], allowed) })(w, r)
 		})
 		out = append(out, endpoint{path: path, handler: a.route(path, auth.Open, h)})
 	}
@@ -63,7 +69,7 @@ func (a *api) eventRoutes() []endpoint {
 // setPostCORS lets pages of any origin post events, with whatever headers. A beacon
 // always sends the cookies that it has, so the origin has to be named; there are none
 // that mean anything, and an answer says nothing but what became of the events.
-func setPostCORS(w http.ResponseWriter, r *http.Request) {
+func setPostCORS(w http.ResponseWriter, r *http.Request, allowed string) {
 	origin := r.Header.Get("Origin")
 	if origin == "" {
 		return
@@ -74,7 +80,7 @@ func setPostCORS(w http.ResponseWriter, r *http.Request) {
 	h.Set("Vary", "Origin")
 	if r.Method == http.MethodOptions {
 		h.Set("Vary", "Origin, Access-Control-Request-Headers")
-		h.Set("Access-Control-Allow-Methods", "POST, OPTIONS")
+		h.Set("Access-Control-Allow-Methods", allowed)
 		if names := r.Header.Get("Access-Control-Request-Headers"); names != "" {
 			h.Set("Access-Control-Allow-Headers", names)
 		}
@@ -84,12 +90,17 @@ func setPostCORS(w http.ResponseWriter, r *http.Request) {
 	h.Set("Access-Control-Expose-Headers", "Retry-After")
 }
 
-// events answers a POST of events in one of the formats. The status tells a client what
-// to do with its batch: 2xx nothing, 429 and 503 to send it again as it is after the
-// time in Retry-After, any other 4xx not to send it again.
-func (a *api) events(w http.ResponseWriter, r *http.Request, route string, formats []*ingest.Format) {
-	if r.Method != http.MethodPost {
-		a.wrongMethod(w, r, "POST, OPTIONS", "events are sent with POST")
+// events answers a POST of events in one of the formats, or a GET of one, which a page
+// sends as it loads a picture. The status tells a client what to do with its batch: 2xx
+// nothing, 429 and 503 to send it again as it is after the time in Retry-After, any other
+// 4xx not to send it again.
+func (a *api) events(w http.ResponseWriter, r *http.Request, route string, formats []*ingest.Format, allowed string) {
+	switch {
+	case r.Method == http.MethodPost:
+	case r.Method == http.MethodGet && strings.HasPrefix(allowed, http.MethodGet):
+		w.Header().Set("Cache-Control", "no-store") // else the next event would not arrive
+	default:
+		a.wrongMethod(w, r, allowed, "events are sent with POST")
 		return
 	}
 	keys := r.Header.Values("Idempotency-Key")
@@ -98,14 +109,13 @@ func (a *api) events(w http.ResponseWriter, r *http.Request, route string, forma
 		return
 	}
 	request := &ingest.Request{Path: r.URL.Path, Header: r.Header, Query: r.URL.Query(), Client: clientOf(r)}
-	format := formats[slices.IndexFunc(formats, func(f *ingest.Format) bool { return f.Claims(request) })]
-	r, body, ok := a.received(w, r, route, format)
+	r, body, ok := a.received(w, r, route, formats)
 	if !ok {
 		return
 	}
 	defer body.release()
 	request.Body = body.bytes
-	post, err := a.open(r.Context(), format, request)
+	post, err := a.open(r.Context(), formats, request)
 	if err != nil {
 		a.respondNotTaken(w, r, err)
 		return
@@ -123,27 +133,42 @@ func (a *api) events(w http.ResponseWriter, r *http.Request, route string, forma
 	if a.auth != nil {
 		a.auth.Charge(auth.From(r.Context()), result.Accepted+result.Filtered)
 	}
-	if answer := format.Answer(&result); answer.JSON != nil {
+	a.respondAnswer(w, post.Answer(&result))
+}
+
+// respondAnswer writes what a format answers, to the byte: clients compare it.
+func (a *api) respondAnswer(w http.ResponseWriter, answer ingest.Answer) {
+	if answer.JSON != nil {
 		respondJSON(w, a.logger, answer.Status, answer.JSON)
-	} else {
-		a.respondText(w, answer.Status, answer.Text)
+		return
+	}
+	if answer.Type == "" {
+		answer.Type = "text/plain; charset=utf-8"
+	}
+	if answer.Text != "" {
+		w.Header().Set("Content-Type", answer.Type)
+	}
+	w.WriteHeader(answer.Status)
+	if _, err := io.WriteString(w, answer.Text); err != nil {
+		a.logger.Debug("the client did not take its answer", "err", err)
 	}
 }
 
-// open opens a request in a slot: what some formats make of a body takes several times
-// its size until they have.
-func (a *api) open(ctx context.Context, format *ingest.Format, request *ingest.Request) (*ingest.Post, error) {
+// open opens a request in a slot, as the first of the formats that claims it: what some
+// make of a body takes several times its size until they have.
+func (a *api) open(ctx context.Context, formats []*ingest.Format, request *ingest.Request) (*ingest.Post, error) {
 	if err := a.bodies.slots.Acquire(ctx); err != nil {
 		return nil, err
 	}
 	defer a.bodies.slots.Release()
+	format := formats[slices.IndexFunc(formats, func(f *ingest.Format) bool { return f.Claims(request) })]
 	return format.Open(request)
 }
 
 // received reads the body of a request and returns it with the request, whose context says
 // who makes it where the headers do; otherwise it has answered.
-func (a *api) received(w http.ResponseWriter, r *http.Request, route string, format *ingest.Format) (*http.Request, *heldBody, bool) {
-	if a.auth != nil && format.KeyInBody() && !auth.Carries(r.Header) {
+func (a *api) received(w http.ResponseWriter, r *http.Request, route string, formats []*ingest.Format) (*http.Request, *heldBody, bool) {
+	if a.auth != nil && slices.ContainsFunc(formats, (*ingest.Format).KeyInBody) && !auth.Carries(r.Header) {
 		body, bad := a.strangers.read(w, r, a.strangers.bounds())
 		if bad != nil {
 			a.respondBadBody(w, bad)
@@ -217,6 +242,8 @@ func (a *api) respondNotTaken(w http.ResponseWriter, r *http.Request, err error)
 	case errors.As(err, &rate):
 		w.Header().Set("Retry-After", strconv.FormatInt(rate.RetryAfter(), 10))
 		respondError(w, a.logger, http.StatusTooManyRequests, errorTooMany, err.Error())
+	case isTenantError(err):
+		a.respondTenantError(w, err)
 	case r.Context().Err() != nil:
 		respondError(w, a.logger, statusClientClosed, errorUnavailable, err.Error())
 	default:

@@ -12,7 +12,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/route"
 	"github.com/prometheus/prometheus/config"
-	"github.com/prometheus/prometheus/util/features"
 	v1 "github.com/prometheus/prometheus/web/api/v1"
 
 	"github.com/quipudb/quipu/api/auth"
@@ -58,8 +57,8 @@ func (a *api) newUpstream(o Options) *upstream {
 		map[string]string{},
 		v1.GlobalURLOptions{},
 		a.ready,
-		nil, "", false, // no TSDB of Prometheus's: see absentPaths
-		false, 0, // no search
+		nil, "", false, // no TSDB of Prometheus's: see ownPaths
+		false, 0, // no search: it keeps metadata of one tenant for the next that asks
 		o.Logger,
 		func(context.Context) v1.RulesRetriever { return noRules{} },
 		readSamplesMax, readConcurrencyMax, readFrameBytesMax,
@@ -76,7 +75,7 @@ func (a *api) newUpstream(o Options) *upstream {
 		lookbackDelta,
 		false, false, // no labels for types and units, no metadata appended
 		nil, // the usual status codes
-		features.NewRegistry(),
+		addFeatures(o.Features, o.Admin != nil),
 		v1.OpenAPIOptions{Version: prometheusVersion},
 		o.Parser,
 		false, 0, // no cost of queries
@@ -98,7 +97,7 @@ func upstreamNeed(path string) auth.Need {
 		"/labels", "/label/:name/values", "/series", "/metadata", "/read", "/alerts", "/rules", "/alertmanagers",
 		"/search/metric_names", "/search/label_names", "/search/label_values",
 		"/scrape_pools", "/scrape_pools/config", "/targets", "/targets/metadata", "/targets/relabel_steps",
-		"/status/buildinfo", "/status/tsdb", "/features", "/openapi.yaml":
+		"/status/buildinfo", "/status/tsdb", "/status/tsdb/blocks", "/status/walreplay", "/features", "/openapi.yaml":
 		return auth.Any(auth.MetricsRead)
 	case "/write", "/otlp/v1/metrics":
 		return auth.Any(auth.MetricsWrite)
@@ -106,7 +105,7 @@ func upstreamNeed(path string) auth.Need {
 		return auth.Any(auth.Admin)
 	case "/admin/tsdb/snapshot": // writes to the disk of the server
 		return auth.Operator
-	case "/status/config", "/status/flags", "/status/runtimeinfo", "/status/walreplay", "/status/self_metrics", "/status/tsdb/blocks",
+	case "/status/config", "/status/flags", "/status/runtimeinfo", "/status/self_metrics",
 		"/notifications", "/notifications/live":
 		return auth.Process
 	}

@@ -24,7 +24,7 @@ func openPage(r *Request) (*Post, error) {
 	err := members(r.Body, func(name, raw []byte) error {
 		switch string(name) {
 		case "e":
-			return p.batch(name, raw)
+			return p.array(name, raw)
 		case "k":
 			p.writeKey = textIn(raw)
 		case "d":
@@ -37,7 +37,7 @@ func openPage(r *Request) (*Post, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.user = visitorOf(r, textOf(site))
+	p.user = visitor(r.Client, r.Header.Get("User-Agent"), textOf(site))
 	if len(site) > 0 && len(site) <= eventBytesMax {
 		p.shared = append(append([]byte(`{"d":`), site...), '}')
 	}

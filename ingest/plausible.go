@@ -34,18 +34,8 @@ func openPlausible(r *Request) (*Post, error) {
 		return nil
 	})
 	p.writeKey = site
-	p.user = visitorOf(r, site)
+	p.user = visitor(r.Client, r.Header.Get("User-Agent"), site)
 	return p, err
-}
-
-// visitorOf is who sent r as far as a site can tell without keeping anything on the
-// visitor's machine; nil where nothing tells.
-func visitorOf(r *Request, site string) []byte {
-	agent := r.Header.Get("User-Agent")
-	if r.Client == "" && agent == "" {
-		return nil
-	}
-	return []byte(r.Client + "\x00" + agent + "\x00" + site)
 }
 
 var plausibleLayout = &layout{
@@ -92,6 +82,15 @@ func readPlausible(t *tracker, v *fastjson.Value) *rejection {
 	t.where = "props"
 	t.objects(props, v)
 	return nil
+}
+
+// visitor is who comes from an address with a browser to a site; nil where neither the
+// address nor the browser is known.
+func visitor(address, agent, site string) []byte {
+	if address == "" && agent == "" {
+		return nil
+	}
+	return []byte(address + "\x00" + agent + "\x00" + site)
 }
 
 // either is what v has under one of two names; nil where it has neither.
