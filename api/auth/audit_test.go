@@ -54,19 +54,19 @@ func TestAudit(t *testing.T) {
 		Subject: &Subject{ID: "abc", Issuer: issuerKey, Tenant: mustTenant(t, "a")}, Client: "192.0.2.1", Route: "/r", Log: l,
 	})
 	Audit(ctx, "create key", "key xyz", nil)
-	AuditAnswer(ctx, "POST", 200) // its handler has said what was done
+	AuditAnswer(ctx, "POST", 200, "") // its handler has said what was done
 	operator := func() context.Context {
 		return With(context.Background(), &Request{Subject: &Subject{ID: "op", Operator: true}, Route: "/q", Log: l})
 	}
 	Audit(scope.With(operator(), scope.Scope{Tenant: mustTenant(t, "b")}), "delete", "", errors.New("no"))
-	AuditAnswer(operator(), "PUT", 200)
-	AuditAnswer(operator(), "DELETE", 409)
+	AuditAnswer(operator(), "PUT", 200, "acme")
+	AuditAnswer(operator(), "DELETE", 409, "anything")
 	Audit(l.Context(context.Background()), "reload configuration", "", nil)
 	Audit(context.Background(), "of nobody", "", nil)
 	want := []auditLine{
 		{Act: "create key", Who: "abc", Issuer: "key", Tenant: "a", Client: "192.0.2.1", Route: "/r", Outcome: "done", Detail: "key xyz"},
 		{Act: "delete", Who: "op", Tenant: "b", Route: "/q", Outcome: "failed"},
-		{Act: "PUT /q", Who: "op", Route: "/q", Outcome: "done"},
+		{Act: "PUT /q", Who: "op", Route: "/q", Outcome: "done", Detail: "acme"},
 		{Act: "DELETE /q", Who: "op", Route: "/q", Outcome: "failed with 409"},
 		{Act: "reload configuration", Who: "quipu", Issuer: "process", Outcome: "done"},
 	}

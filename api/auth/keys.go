@@ -169,10 +169,17 @@ func (k *Keys) Revoke(id string) (Key, error) {
 
 // DropTenant forgets all keys of a tenant, and returns how many there were.
 func (k *Keys) DropTenant(id tenant.ID) (int, error) {
+	of := func(key Key) bool { return key.Tenant == id.String() }
+	if _, err := k.Refresh(); err != nil {
+		return 0, err
+	}
+	if !slices.ContainsFunc(k.List(), of) {
+		return 0, nil
+	}
 	dropped := 0
 	err := k.change(func(keys []Key) ([]Key, error) {
 		before := len(keys)
-		keys = slices.DeleteFunc(keys, func(key Key) bool { return key.Tenant == id.String() })
+		keys = slices.DeleteFunc(keys, of)
 		dropped = before - len(keys)
 		return keys, nil
 	})

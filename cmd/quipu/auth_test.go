@@ -116,9 +116,16 @@ func TestKeysOfAServer(t *testing.T) {
 	if _, errs, err := runQuipu(t, "keys", "revoke", "--server="+s.URL, "--token="+admin, strings.Split(operator, "_")[1]); err == nil || !strings.Contains(errs, "no such key") {
 		t.Errorf("the operator's key is another's to revoke: %v %s", err, errs)
 	}
+	if code, text := s.ask(t, http.DefaultClient, "DELETE", "/api/v1/admin/tenants/acme", "", operator); code != 200 {
+		t.Errorf("delete a tenant: %d %s", code, text)
+	}
+	if code, _ := s.ask(t, http.DefaultClient, "GET", "/api/v1/labels", "", admin); code != 401 {
+		t.Errorf("a key of a tenant that is deleted: %d", code)
+	}
 	s.stop()
 	audit, err := os.ReadFile(filepath.Join(s.DataDir, "@audit", "audit.log"))
-	if err != nil || strings.Count(string(audit), `"act":"create key"`) != 2 || !strings.Contains(string(audit), `"act":"revoke key"`) {
+	if err != nil || strings.Count(string(audit), `"act":"create key"`) != 2 || !strings.Contains(string(audit), `"act":"revoke key"`) ||
+		!strings.Contains(string(audit), `"act":"DELETE /api/v1/admin/tenants/{id}"`) || !strings.Contains(string(audit), `"detail":"acme"`) {
 		t.Errorf("the audit log has\n%s%v", audit, err)
 	}
 	if out, errs, err := runQuipu(t, "check", s.DataDir); err != nil {
