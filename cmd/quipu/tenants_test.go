@@ -319,3 +319,41 @@ func TestTenantUsage(t *testing.T) {
 		t.Error("the metrics name more than one tenant")
 	}
 }
+
+// The view depends on the idle timeout, so answers that are kept of before a change are
+// kept no longer; nor is a change of exact_counts hidden by them.
+func TestSettingsChangeAnswersThatAreKept(t *testing.T) {
+	s := newTenantServer(t)
+	at := time.Now().UTC().Truncate(24 * time.Hour).Add(-12 * time.Hour) // far from midnight
+	s.expect(200, `"accepted":1`, "a", "POST", "/api/v1/events", fmt.Sprintf(`{"event": "e", "timestamp": %d}`, at.Unix()))
+	values := func(expr string) []string {
+		t.Helper()
+		var answer struct {
+			Data struct{ Result []struct{ Values [][2]any } }
+		}
+		got := s.expect(200, "", "a", "GET", fmt.Sprintf("/api/v1/query_range?query=%s&start=%d&end=%d&step=60", expr, at.Add(-time.Hour).Unix(), at.Add(3*time.Hour).Unix()), "")
+		if err := json.Unmarshal([]byte(got), &answer); err != nil || len(answer.Data.Result) != 1 {
+			t.Fatalf("%v: %s", err, got)
+		}
+		var out []string
+		for _, v := range answer.Data.Result[0].Values {
+			out = append(out, fmt.Sprint(v[1]))
+		}
+		return out
+	}
+	for _, step := range []struct {
+		settings string
+		samples  int // of an hour or of five minutes, and the one at the start
+	}{{`{}`, 61}, {`{}`, 61}, {`{"idle_timeout": "5m"}`, 6}, {`{}`, 6}, {`{"idle_timeout": "1h"}`, 61}} {
+		s.expect(200, "", "", "PATCH", "/api/v1/admin/tenants/a", step.settings)
+		if got := len(values("events_total")); got != step.samples {
+			t.Errorf("after %s there are %d samples, want %d", step.settings, got, step.samples)
+		}
+	}
+	const increase = "increase(events_total[10m])"
+	plain := strings.Join(values(increase), " ")
+	s.expect(200, "", "", "PATCH", "/api/v1/admin/tenants/a", `{"exact_counts": true}`)
+	if exact := strings.Join(values(increase), " "); exact == plain || strings.ContainsRune(exact, '.') {
+		t.Errorf("exact counts are %s, those before were %s", exact, plain)
+	}
+}
