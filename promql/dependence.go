@@ -20,7 +20,7 @@ type Dependence struct {
 // DependenceOf returns that of an expression with the usual lookback.
 func DependenceOf(expr parser.Expr) Dependence {
 	v := reachVisitor{lookback: defaultLookbackDelta.Milliseconds(), ok: true, reach: reach{before: -farMillis, after: -farMillis}}
-	v.visit(expr, 0, 0, false)
+	v.visit(expr, 0, 0, above{})
 	d := Dependence{reach: v.reach, alike: v.ok, all: readsAnyTime(expr)}
 	d.any = v.before != -farMillis || v.pinned || d.all
 	if v.before == -farMillis {

@@ -25,7 +25,9 @@
 // with the engine's own arithmetic, while others compute the next rows.
 //
 // Functions of histograms take native histograms and classic buckets by rows too: which
-// buckets are of one histogram is found once for a series and not at every step.
+// buckets are of one histogram is found once for a series and not at every step. Storage may
+// say in which order series are read fastest, which for the buckets of its own
+// histograms is those of one after the other: it then reads the histogram once.
 //
 // Files:
 //
@@ -58,7 +60,8 @@
 //	cache_query.go   one query: what is known of it, the rest from the engine
 //	cache_reach.go   which samples a step depends on, so what a change makes wrong
 //	dependence.go    the same for who records what expressions give
-//	cache_extent.go  values of consecutive steps as bytes, and put together
+//	cache_extent.go, cache_histogram.go  values of consecutive steps as bytes, and put
+//	                 together
 //	cache_store.go   bytes of all tenants in one cache, and the share of each
 //
 // and in front of that a Governor holds queries to the limits of their tenants:
