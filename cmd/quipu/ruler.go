@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -17,16 +18,15 @@ import (
 
 // externalURL is where people reach the server, for links in alerts.
 func (c *serveCmd) externalURL() (*url.URL, error) {
-	text := c.ExternalURL
-	if text == "" {
-		text = "http://" + c.Listen
+	if c.ExternalURL == "" {
+		return &url.URL{Scheme: "http", Host: c.Listen}, nil
 	}
-	u, err := url.Parse(strings.TrimSuffix(text, "/"))
+	u, err := url.Parse(strings.TrimSuffix(c.ExternalURL, "/"))
 	if err == nil && (u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
-		err = fmt.Errorf("it must begin with http:// or https:// and a host")
+		err = errors.New("it must begin with http:// or https:// and a host")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("--web.external-url=%s: %w", text, err)
+		return nil, fmt.Errorf("--web.external-url=%s: %w", c.ExternalURL, err)
 	}
 	return u, nil
 }

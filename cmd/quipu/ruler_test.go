@@ -448,3 +448,40 @@ func TestRulesFitTheGrid(t *testing.T) {
 		t.Errorf("the group looks %s back every %s, in %q", g.QueryOffset(), g.Interval(), g.File())
 	}
 }
+
+// A tenant whose directory is gone does not come to be again by its rules.
+func TestRulesOfADeletedTenant(t *testing.T) {
+	w := newRuleWorld(t)
+	w.write("gone", "a", "groups: [{name: g, interval: 15s, rules: [{record: a, expr: \"vector(1)\"}]}]\n")
+	w.open()
+	w.run(time.Minute)
+	if err := os.RemoveAll(filepath.Join(w.dir, "gone")); err != nil {
+		t.Fatal(err)
+	}
+	before := w.batches.Load()
+	w.run(30 * time.Second)
+	w.ruler.Scan(false)
+	w.run(time.Minute)
+	if n := w.batches.Load() - before; n > 0 || len(w.ruler.RuleGroups(mustTenant(t, "gone"))) > 0 {
+		t.Errorf("%d batches were stored of a tenant that is gone", n)
+	}
+}
+
+func TestExternalURL(t *testing.T) {
+	for given, want := range map[string]string{
+		"":                         "http://127.0.0.1:9480",
+		"https://quipu.example/q/": "https://quipu.example/q",
+		"quipu.example":            "--web.external-url=quipu.example: it must begin with http:// or https://",
+	} {
+		u, err := (&serveCmd{ExternalURL: given, Listen: "127.0.0.1:9480"}).externalURL()
+		got := ""
+		if err != nil {
+			got = err.Error()
+		} else {
+			got = u.String()
+		}
+		if !strings.HasPrefix(got, want) {
+			t.Errorf("%q: %q, want %q", given, got, want)
+		}
+	}
+}

@@ -23,7 +23,8 @@ import (
 func (r *Ruler) evaluate(ctx context.Context, g *group, ts int64) {
 	g.evaluating.Lock()
 	defer g.evaluating.Unlock()
-	if g.gone || ctx.Err() != nil {
+	// A tenant that was deleted must not come to be again by what its rules record.
+	if g.gone || ctx.Err() != nil || !r.options.Files.exist(g.tenant.id) {
 		return
 	}
 	began := time.Now()
@@ -190,8 +191,8 @@ func sameRule(a, b rules.RuleDetail) bool {
 // retire ends the series of a group that is no more, but for those of metrics that are
 // recorded by others.
 func (r *Ruler) retire(ctx context.Context, g *group, live map[string]bool) {
-	if g.last == 0 {
-		return // it has recorded nothing since the start
+	if g.last == 0 || !r.options.Files.exist(g.tenant.id) {
+		return // it has recorded nothing since the start, or the tenant is no more
 	}
 	empty := rules.NewGroup(rules.GroupOptions{Name: g.rules.Name(), File: g.namespace, Interval: g.rules.Interval(), Opts: r.managerOptions(g.tenant.id, 0)})
 	empty.CopyState(g.rules)

@@ -50,6 +50,12 @@ func (f *Files) Tenants() ([]tenant.ID, error) {
 	return out, nil
 }
 
+// exist reports whether the tenant has a directory of rules.
+func (f *Files) exist(id tenant.ID) bool {
+	info, err := os.Stat(f.path(id))
+	return err == nil && info.IsDir()
+}
+
 // stamp changes where a file of the tenant does.
 func (f *Files) stamp(id tenant.ID) (string, error) {
 	var b strings.Builder
