@@ -131,16 +131,7 @@ func (t *tenantAdmin) Usage(id tenant.ID) (api.TenantUsage, error) {
 	return out, nil
 }
 
-// dropper is storage that deletes tenants.
-type dropper interface {
-	DropTenant(ctx context.Context, id tenant.ID) error
-}
-
 func (t *tenantAdmin) Delete(ctx context.Context, id tenant.ID) (api.DeletedTenant, error) {
-	drop, ok := any(t.db).(dropper)
-	if !ok {
-		return api.DeletedTenant{}, errors.New("this storage deletes no tenants")
-	}
 	if _, err := t.db.OwnSettings(id); errors.Is(err, tenant.ErrUnknown) {
 		return api.DeletedTenant{}, err
 	}
@@ -155,7 +146,7 @@ func (t *tenantAdmin) Delete(ctx context.Context, id tenant.ID) (api.DeletedTena
 			return api.DeletedTenant{}, fmt.Errorf("delete what is kept of tenant %s, whose data is all there: %w", id, err)
 		}
 	}
-	if err := drop.DropTenant(ctx, id); err != nil {
+	if err := t.db.DropTenant(ctx, id); err != nil {
 		return api.DeletedTenant{}, err
 	}
 	t.rules.Forget(id)

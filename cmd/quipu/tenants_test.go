@@ -357,3 +357,62 @@ func TestSettingsChangeAnswersThatAreKept(t *testing.T) {
 		t.Errorf("exact counts are %s, those before were %s", exact, plain)
 	}
 }
+
+// A tenant that is deleted leaves nothing: neither its directory, rules and settings nor
+// an answer that was kept, also of one that is made again under its name, and after a
+// restart. The answer says what was freed.
+func TestTenantDeleted(t *testing.T) {
+	s := newTenantServer(t)
+	const acme = "/api/v1/admin/tenants/acme"
+	at := time.Now().UTC().Truncate(24 * time.Hour).Add(-12 * time.Hour)
+	asked := fmt.Sprintf("/api/v1/query_range?query=hits_total&start=%d&end=%d&step=60", at.Add(-time.Hour).Unix(), at.Add(time.Hour).Unix())
+	exemplars := fmt.Sprintf("/api/v1/query_exemplars?query=hits_total&start=%d&end=%d", at.Add(-time.Hour).Unix(), at.Add(time.Hour).Unix())
+	post := func() {
+		t.Helper()
+		s.expect(200, "", "acme", "PUT", "/api/v1/event-rules", "metrics: [{name: hits_total, type: counter}]")
+		s.expect(200, `"accepted":1`, "acme", "POST", "/api/v1/events", fmt.Sprintf(`{"event": "e", "timestamp": %d, "correlation_id": "secret-trace"}`, at.Unix()))
+	}
+	empty := func(what string) {
+		t.Helper()
+		for path, want := range map[string]string{asked: `"result":[]`, "/api/v1/labels": `"data":[]`, exemplars: `"data":[]`, "/api/v1/event-rules": `"default":true`} {
+			if code, got := s.ask("acme", "GET", path, ""); code != 200 || !strings.Contains(got, want) || strings.Contains(got, "secret-trace") {
+				t.Errorf("%s: %s: %d %s", what, path, code, got)
+			}
+		}
+	}
+	s.expect(404, "tenant acme does not exist", "", "DELETE", acme, "")
+	for round := range 2 {
+		post()
+		s.expect(200, "", "", "PATCH", acme, `{"retention": "30d"}`)
+		first := s.expect(200, `"__name__":"hits_total"`, "acme", "GET", asked, "")
+		if again := s.expect(200, "", "acme", "GET", asked, ""); again != first {
+			t.Errorf("asked again: %s", again)
+		}
+		if round == 0 {
+			got := s.expect(200, `"directory_gone":true`, "", "DELETE", acme, "")
+			if !strings.Contains(got, `"series":1,`) || strings.Contains(got, `"disk_bytes":0`) {
+				t.Errorf("deleted: %s", got)
+			}
+		} else {
+			status, out, errs := s.cli("acme\n", "tenants", "delete", "acme")
+			if status != 0 || !strings.Contains(out, "freed on disk") || !strings.Contains(out, "gone") {
+				t.Errorf("deleted by the command: %d %s%s", status, out, errs)
+			}
+		}
+		if _, err := os.Stat(filepath.Join(s.DataDir, "acme")); !os.IsNotExist(err) {
+			t.Errorf("the directory: %v", err)
+		}
+		s.expect(404, "tenant acme does not exist", "", "GET", acme, "")
+		empty("deleted")
+		s.expect(201, `"retention":"0s"`, "", "POST", "/api/v1/admin/tenants", `{"id": "acme"}`)
+		empty("made again")
+		s.expect(200, `"since_start":{"accepted_events":0,`, "", "GET", acme+"/usage", "")
+	}
+	s.stop()
+	s = newTenantServer(t, "--data.dir="+s.DataDir)
+	empty("restarted")
+	s.stop()
+	if status := run([]string{"check", s.DataDir}, &console{ctx: t.Context(), out: io.Discard, err: io.Discard, now: time.Now}); status != 0 {
+		t.Errorf("quipu check ends with %d", status)
+	}
+}
