@@ -301,9 +301,11 @@ func TestIssuersThatMisbehave(t *testing.T) {
 		"goes on for ever": func(w http.ResponseWriter, r *http.Request, url string) {
 			fmt.Fprint(w, strings.Repeat(" ", 2<<20), discovery(url, url+"/keys"))
 		},
-		"fails":           func(w http.ResponseWriter, r *http.Request, _ string) { http.Error(w, "no", 500) },
-		"says nothing":    func(w http.ResponseWriter, r *http.Request, _ string) {},
-		"sends elsewhere": func(w http.ResponseWriter, r *http.Request, _ string) { http.Redirect(w, r, good.url+r.URL.Path, 302) },
+		"fails":        func(w http.ResponseWriter, r *http.Request, _ string) { http.Error(w, "no", 500) },
+		"says nothing": func(w http.ResponseWriter, r *http.Request, _ string) {},
+		"sends elsewhere": func(w http.ResponseWriter, r *http.Request, _ string) {
+			http.Redirect(w, r, good.url+r.URL.Path, http.StatusFound)
+		},
 		"has huge keys": func(w http.ResponseWriter, r *http.Request, url string) {
 			if !strings.HasSuffix(r.URL.Path, "/keys") {
 				fmt.Fprint(w, discovery(url, url+"/keys"))
