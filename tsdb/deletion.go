@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/quipudb/quipu/internal/increment"
+	"github.com/quipudb/quipu/internal/overload"
 	"github.com/quipudb/quipu/internal/tenant"
 )
 
@@ -199,7 +200,8 @@ func (e *SelectorError) Error() string { return e.Text }
 // ids stay known: what was deleted and is sent again is a duplicate. Disk, memory and
 // places below the limits of series are given back, and label listings without a selector
 // leave out what has nothing left, when background work has rewritten what holds it: see
-// Deletions and CleanTombstones.
+// Deletions and CleanTombstones. An *overload.Error says that too many deletions wait for
+// that.
 func (db *DB) Delete(_ context.Context, id tenant.ID, mint, maxt int64, matchers ...*labels.Matcher) error {
 	s, err := db.store(id, false)
 	if err != nil || s == nil {
@@ -254,6 +256,9 @@ func (s *store) delete(d *deletion) error {
 	}
 	s.barrier.Lock()
 	defer s.barrier.Unlock()
+	if n := len(s.man.Deletions); n >= deletionsMax {
+		return &overload.Error{Reason: overload.ReasonDeletions, Text: fmt.Sprintf("of %d deletions what they deleted has not been rewritten yet, and readers look at each", n)}
+	}
 	d.Number = s.man.Deleted + 1
 	head := recordHead{tenant: s.id, generation: s.generation, step: s.grid()}
 	payload := d.append(head.append([]byte{recordDeletion}))
@@ -267,6 +272,10 @@ func (s *store) delete(d *deletion) error {
 	s.apply(d)
 	return nil
 }
+
+// deletionsMax is how many deletions of a tenant may wait for what they deleted to be
+// rewritten.
+const deletionsMax = 1000
 
 // deletionBytesMax is the most that a deletion takes in the log, and so in the manifest.
 const deletionBytesMax = 64 << 10

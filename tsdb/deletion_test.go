@@ -16,6 +16,7 @@ import (
 
 	"github.com/quipudb/quipu/internal/column"
 	"github.com/quipudb/quipu/internal/increment"
+	"github.com/quipudb/quipu/internal/overload"
 	"github.com/quipudb/quipu/internal/sketch"
 	"github.com/quipudb/quipu/internal/tenant"
 )
@@ -540,5 +541,28 @@ func TestFailedRewritingIsTriedAgain(t *testing.T) {
 	}
 	if err := diff(db.stored(tenant.Default), want); err != nil {
 		t.Error(err)
+	}
+}
+
+// Deletions that nothing makes done are refused past a bound, and taken again when they
+// are done.
+func TestDeletionsPileUpToABound(t *testing.T) {
+	db := openQuiet(t, "", func(o *Options) { o.FS = noSyncFS{} })
+	db.mustAppend(tenant.Default, counterInc("events_total", testStart, 1))
+	for range deletionsMax {
+		db.mustDelete(tenant.Default, testStart, testStart, equal("page", "/a"))
+	}
+	var full *overload.Error
+	err := db.Delete(context.Background(), tenant.Default, 0, 1, equal("page", "/a"))
+	if !errors.As(err, &full) || full.Reason != overload.ReasonDeletions {
+		t.Errorf("one more: %v", err)
+	}
+	db.mustClean(tenant.Default)
+	db.mustDelete(tenant.Default, testStart, testStart, equal("page", "/a"))
+	if got := total(db.stored(tenant.Default)); got != 1 {
+		t.Errorf("%v events, want 1", got)
+	}
+	if all, err := db.Deletions(tenant.Default); err != nil || len(all) != deletionsDoneMax+1 {
+		t.Errorf("%d deletions are told of, %v", len(all), err)
 	}
 }

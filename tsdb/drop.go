@@ -127,6 +127,7 @@ func (db *DB) drop(id tenant.ID) (done bool, err error) {
 	if err := h.leave(); err != nil {
 		db.opts.Logger.Warn("what is left of a tenant that was dropped could not be removed, the next start does", "dir", h.path(), "err", err)
 	}
+	db.metrics.forget(id)
 	if err == nil {
 		db.opts.Logger.Info("a tenant was dropped", "tenant", id)
 	}

@@ -138,7 +138,7 @@ func TestUnfinishedSnapshotsGo(t *testing.T) {
 	if err := os.Rename(dir, dir+".tmp"); err != nil {
 		t.Fatal(err)
 	}
-	db = db.reopen(nil)
+	db.reopen(nil)
 	if left, err := os.ReadDir(filepath.Dir(dir)); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
