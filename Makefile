@@ -6,7 +6,9 @@ export GOTOOLCHAIN := auto
 GO ?= go
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 CHROMIUM := /usr/bin/chromium
-NODE_TESTS := web/test ingest/test
+NODE_TESTS := web/test ingest/test api/test
+DEBIAN := bin/debian
+DEBIAN_PROGRAMS := $(addprefix $(DEBIAN)/bin/,promtool vmalert prometheus-alertmanager)
 
 # A test that runs longer than this is stuck.
 TEST_TIMEOUT ?= 15m
@@ -57,12 +59,25 @@ lint: ## gofmt, go vet and staticcheck
 demo: build ## count a real access log and show the answers; DEMO_EXIT=1 stops after them
 	@DEMO_EXIT=$(DEMO_EXIT) bin/quipu demo
 
-test-clients: build $(CHROMIUM) $(NODE_TESTS:=/node_modules/.package-lock.json) ## post with the trackers' own clients, and run the page in Chromium (needs Node >= 20 and npm; installs Chromium on Debian)
+test-clients: build $(CHROMIUM) $(DEBIAN_PROGRAMS) $(NODE_TESTS:=/node_modules/.package-lock.json) ## post with the trackers' own clients, ask with Prometheus's, run rules beside Debian's promtool and Alertmanager, and the page in Chromium (needs Node >= 20 and npm; installs Chromium on Debian)
+	PATH="$$PATH:$$PWD/$(DEBIAN)/bin" $(GO) test -count=1 -run '^(TestPromtoolAgrees|TestDebiansAlertmanager)$$' ./promql/ruler/ruletest ./cmd/quipu
 	node --test --test-reporter=spec $(NODE_TESTS:=/*.test.mjs)
 
 $(CHROMIUM):
 	$(SUDO) apt-get update
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y chromium
+
+# Programs of Debian's. Their packages start services where they are installed, so they
+# are only unpacked. Alertmanager looks for its template in /usr/share, so it gets one of
+# its own.
+$(DEBIAN_PROGRAMS) &:
+	$(SUDO) apt-get update
+	@rm -rf $(DEBIAN)
+	@mkdir -p $(DEBIAN)/bin
+	cd $(DEBIAN) && apt-get download prometheus victoria-metrics prometheus-alertmanager && for d in *.deb; do dpkg-deb -x $$d . || exit 1; done
+	@ln -s ../usr/bin/promtool ../usr/bin/vmalert $(DEBIAN)/bin
+	@printf '%s\n' '#!/bin/sh' "cd $$PWD/$(DEBIAN)" 'exec unshare -rm sh -c '"'"'mount --bind usr/share /usr/share && exec usr/bin/prometheus-alertmanager "$$@"'"'"' sh "$$@"' >$(DEBIAN)/bin/prometheus-alertmanager
+	@chmod +x $(DEBIAN)/bin/prometheus-alertmanager
 
 %/node_modules/.package-lock.json: %/package.json %/package-lock.json
 	npm --prefix $* ci --no-audit --no-fund --ignore-scripts

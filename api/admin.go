@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -62,7 +61,7 @@ func (a *api) deleteSeries(w http.ResponseWriter, r *http.Request) {
 		selectors = append(selectors, matchers)
 	}
 	for _, matchers := range selectors {
-		if err := a.admin.Delete(r.Context(), scopeOf(r).Tenant, start, end, matchers...); err != nil {
+		if err := a.admin.Delete(r.Context(), tenantOf(r), start, end, matchers...); err != nil {
 			a.respondAdminError(w, err)
 			return
 		}
@@ -77,7 +76,7 @@ func allMatchEmpty(matchers []*labels.Matcher) bool {
 
 // cleanTombstones answers POST and PUT of /api/v1/admin/tsdb/clean_tombstones.
 func (a *api) cleanTombstones(w http.ResponseWriter, r *http.Request) {
-	if err := a.admin.CleanTombstones(r.Context(), scopeOf(r).Tenant); err != nil {
+	if err := a.admin.CleanTombstones(r.Context(), tenantOf(r)); err != nil {
 		a.respondAdminError(w, err)
 		return
 	}
@@ -94,7 +93,7 @@ func (a *api) snapshot(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	name, err := a.admin.Snapshot(r.Context(), scopeOf(r).Tenant, skipHead)
+	name, err := a.admin.Snapshot(r.Context(), tenantOf(r), skipHead)
 	if err != nil {
 		a.respondAdminError(w, fmt.Errorf("create snapshot: %w", err))
 		return
@@ -147,5 +146,3 @@ func timeParam(r *http.Request, name string, absent time.Time) (int64, error) {
 	}
 	return 0, fmt.Errorf("invalid parameter %q: cannot parse %q to a valid timestamp", name, text)
 }
-
-func commas(words []string) string { return strings.Join(words, ", ") }

@@ -58,6 +58,10 @@ type Options struct {
 	Admin Admin
 	// Features are those of the language, to which others are added; nil: none are said.
 	Features features.Collector
+	// Operator is what an operator does with tenants; nil: there is nobody who does.
+	Operator TenantAdmin
+	// Ruler has recording and alerting rules.
+	Ruler Ruler // nil: there are none
 	// Admission is for reads that do not go through the engine; nil: none waits.
 	Admission Admission
 	// Auth says who makes a request; nil: everybody may do everything.
@@ -129,12 +133,14 @@ type api struct {
 	rules        EventRules
 	storage      storage.Queryable
 	parser       parser.Parser
+	ruler        Ruler
 	tenants      Tenants
 	inventory    Inventory
 	admin        Admin // nil: none
 	admission    Admission
 	auth         *auth.Authenticator // nil: everybody may do everything
 	audit        *auth.AuditLog
+	operator     TenantAdmin // nil: none
 	tenantHeader string
 	now          func() time.Time
 	isReady      func() error
@@ -186,15 +192,15 @@ func New(o Options) (*Handler, error) {
 		return nil, err
 	}
 	a := &api{
-		logger: o.Logger, sink: o.Events, rules: o.Rules, tenants: o.Tenants, admission: o.Admission, auth: o.Auth, audit: o.Audit, tenantHeader: o.TenantHeader, now: o.Now, isReady: o.Ready,
+		logger: o.Logger, sink: o.Events, rules: o.Rules, ruler: o.Ruler, tenants: o.Tenants, admission: o.Admission, auth: o.Auth, audit: o.Audit, tenantHeader: o.TenantHeader, now: o.Now, isReady: o.Ready,
 		reloadConfig: o.Reload,
-		storage:      o.Storage, parser: o.Parser, inventory: o.Inventory, admin: o.Admin,
+		storage:      o.Storage, parser: o.Parser, inventory: o.Inventory, admin: o.Admin, operator: o.Operator,
 		bodies: bodies, strangers: bodies.forStrangers(),
 		metrics: m,
 		// Prometheus's default, in the very spelling that it answers with "*".
 		corsOrigin: regexp.MustCompile("^(?:.*)$"),
 	}
-	routes := a.routes(a.newUpstream(o), o.Registry)
+	routes := append(a.routes(a.newUpstream(o), o.Registry), a.ruleRoutes()...)
 	root := mux.NewRouter()
 	h := &Handler{root: root, posts: postHandlers(routes)}
 	for _, r := range routes {
@@ -267,6 +273,8 @@ func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
 	}...)
 	out = append(out, a.keyRoutes()...)
 	out = append(out, a.profileRoutes()...)
+
+	out = append(out, a.adminRoutes()...)
 	own := a.ownPaths()
 	seen := map[string]bool{
 		"/*path": true, // OPTIONS, which is above
@@ -292,6 +300,12 @@ func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
 			h = pinTime(h)
 		case "/metadata":
 			h = a.withMetadata(h)
+		case "/read":
+			h = a.sampledRead(h)
+		case "/status/buildinfo":
+			if a.ruler != nil {
+				h = a.withFeatures(h)
+			}
 		}
 		out = append(out, endpoint{path: "/api/v1" + pattern(path), handler: a.scoped("/api/v1"+path, need, h)})
 	}

@@ -158,7 +158,7 @@ func (q *lazyQuerier) LabelNames(ctx context.Context, hints *storage.LabelHints,
 func (q *lazyQuerier) Close() error { return nil }
 
 // newWorld starts a server; the change is made to its options.
-func newWorld(t *testing.T, change func(*Options)) (*world, *httptest.Server) {
+func newWorld(t testing.TB, change func(*Options)) (*world, *httptest.Server) {
 	t.Helper()
 	w := &world{storages: map[tenant.ID]*teststorage.TestStorage{}, appended: map[tenant.ID]float64{}, keys: map[[16]byte]bool{}}
 	for _, name := range []string{"default", "a", "b"} {

@@ -5,13 +5,17 @@
 // client made for Prometheus works with either as its base address:
 //
 //	POST /api/v1/events        events, by an EventSink; trackers' formats have
-//	                           paths of their own, which ingest.Formats names
+//	                           paths of their own, which ingest.Formats names, and some
+//	                           have one event in the query of a GET
 //	POST /api/v1/events/explain  which series an event would touch, and why
 //	GET, PUT, DELETE /api/v1/event-rules what is counted; POST .../check says what is wrong
+//	GET, POST, DELETE /config/v1/rules  recording and alerting rules
 //	     /api/v1/explain       how a query is computed, and what that took
 //	GET  /api/v1/status/range  the times between which the tenant has data
 //	GET  /api/v1/status/tsdb   and .../blocks, .../walreplay: what is stored of the tenant
 //	POST /api/v1/admin/tsdb/... deletes what is stored and copies it
+//	     /api/v1/admin/tenants...  what an operator does with tenants
+//	GET  /api/v1/status/usage  what the tenant has and does
 //	     /api/v1/...           the rest: Prometheus's own handlers
 //	     /api/v1/admin/keys    API keys: listed, made and, below it, revoked
 //	GET  /federate             the last samples, for a Prometheus that scrapes them
@@ -29,6 +33,9 @@
 //   - profiles.go: profiles of the process
 //   - events.go: posting events in any format, and the status of each outcome
 //   - event_rules.go: what is counted: read, replaced, checked, explained
+//   - admin_tenants.go: tenants made, changed, suspended, deleted; their usage
+//   - rules.go: recording and alerting rules: read and changed as in Mimir, shown as in
+//     Prometheus
 //   - explain.go: the plan of a query
 //   - body.go: bounded reading and decompression of a body
 //   - held.go: the memory of all bodies together, and the time one may take
@@ -37,6 +44,7 @@
 //   - storage_status.go, admin.go: what is stored of a tenant, and changes to it, where
 //     Prometheus's handlers know no tenants
 //   - federate.go, federation.go: the last samples found, and written
+//   - remote_read.go: remote reads, of samples alone
 //   - features.go: which optional features of Prometheus there are
 //   - absent.go: what those handlers ask for and Quipu does not have
 //   - metadata.go: types and help of metrics, by way of those handlers

@@ -74,7 +74,9 @@ func (a *api) explainEvent(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer a.bodies.slots.Release()
-	name := r.URL.Query().Get("format")
+	query := r.URL.Query()
+	name := query.Get("format")
+	query.Del("format") // the rest may be the event
 	if name == "" {
 		name = "plain"
 	}
@@ -82,7 +84,7 @@ func (a *api) explainEvent(w http.ResponseWriter, r *http.Request) {
 	format, err := ingest.FormatNamed(name)
 	if err == nil {
 		var post *ingest.Post
-		if post, err = format.Open(&ingest.Request{Header: r.Header, Query: r.URL.Query(), Client: clientOf(r), Body: body.bytes}); err == nil {
+		if post, err = format.Open(&ingest.Request{Header: r.Header, Query: query, Client: clientOf(r), Body: body.bytes}); err == nil {
 			explained, err = a.rules.Explain(r.Context(), tenantOf(r), post)
 		}
 	}
@@ -95,6 +97,8 @@ func (a *api) respondRules(w http.ResponseWriter, data any, err error) {
 		// The client knows that the request is bad; what it needs are the lines.
 		message := strings.TrimPrefix(err.Error(), ingest.ErrBadRequest.Error()+": ")
 		respondError(w, a.logger, http.StatusBadRequest, errorBadData, message)
+	case isTenantError(err):
+		a.respondTenantError(w, err)
 	case err != nil:
 		respondError(w, a.logger, http.StatusServiceUnavailable, errorUnavailable, err.Error())
 	default:
@@ -122,10 +126,13 @@ func (a *api) wrongMethod(w http.ResponseWriter, r *http.Request, allowed, how s
 	respondError(w, a.logger, http.StatusMethodNotAllowed, errorBadData, how+", not "+r.Method)
 }
 
-func tenantOf(r *http.Request) tenant.ID {
+// tenantOf is whose a request is that has passed scoped.
+func tenantOf(r *http.Request) tenant.ID { return scopeOf(r).Tenant }
+
+func scopeOf(r *http.Request) scope.Scope {
 	s, ok := scope.From(r.Context())
 	if !ok {
-		panic("api: a request for event rules without a scope")
+		panic("api: a request for a tenant's data without a scope")
 	}
-	return s.Tenant
+	return s
 }

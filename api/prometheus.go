@@ -52,15 +52,15 @@ func (a *api) newUpstream(o Options) *upstream {
 		o.Exemplars,
 		func(context.Context) v1.ScrapePoolsRetriever { return noTargets{} },
 		targets,
-		func(context.Context) v1.AlertmanagerRetriever { return noAlertmanagers{} },
-		func() config.Config { return config.DefaultConfig },
+		a.alertmanagersOf,
+		func() config.Config { return config.Config{} }, // nothing is scraped, by no default either
 		map[string]string{},
 		v1.GlobalURLOptions{},
 		a.ready,
 		nil, "", false, // no TSDB of Prometheus's: see ownPaths
 		false, 0, // no search: it keeps metadata of one tenant for the next that asks
 		o.Logger,
-		func(context.Context) v1.RulesRetriever { return noRules{} },
+		a.rulesOf,
 		readSamplesMax, readConcurrencyMax, readFrameBytesMax,
 		false, // not an agent
 		a.corsOrigin,

@@ -4,12 +4,13 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/prometheus/prometheus/tsdb"
 	v1 "github.com/prometheus/prometheus/web/api/v1"
 
-	"github.com/quipudb/quipu/internal/scope"
 	"github.com/quipudb/quipu/internal/tenant"
 )
 
@@ -50,7 +51,7 @@ func (a *api) statusTSDB(w http.ResponseWriter, r *http.Request) {
 		}
 		limit = n
 	}
-	s, err := a.inventory.SeriesStats(r.Context(), scopeOf(r).Tenant, limit)
+	s, err := a.inventory.SeriesStats(r.Context(), tenantOf(r), limit)
 	if err != nil {
 		a.respondReadError(w, err)
 		return
@@ -64,7 +65,7 @@ func (a *api) statusTSDB(w http.ResponseWriter, r *http.Request) {
 
 // statusBlocks answers GET /api/v1/status/tsdb/blocks.
 func (a *api) statusBlocks(w http.ResponseWriter, r *http.Request) {
-	blocks, err := a.inventory.Blocks(r.Context(), scopeOf(r).Tenant)
+	blocks, err := a.inventory.Blocks(r.Context(), tenantOf(r))
 	if err != nil {
 		a.respondReadError(w, err)
 		return
@@ -83,27 +84,15 @@ func (a *api) statusReplay(w http.ResponseWriter, _ *http.Request) {
 	}{}})
 }
 
-// scopeOf is the scope of a request that has passed scoped.
-func scopeOf(r *http.Request) scope.Scope {
-	s, ok := scope.From(r.Context())
-	if !ok {
-		panic("api: a request for a tenant's data without a scope")
-	}
-	return s
-}
-
 // withMethods refuses requests of other methods, as Prometheus's router does, but says
 // which there are.
 func (a *api) withMethods(next http.HandlerFunc, methods ...string) http.HandlerFunc {
-	allowed := append(methods, http.MethodOptions)
+	names := strings.Join(methods, ", ")
 	return func(w http.ResponseWriter, r *http.Request) {
-		for _, m := range methods {
-			if r.Method == m {
-				next(w, r)
-				return
-			}
+		if !slices.Contains(methods, r.Method) {
+			a.wrongMethod(w, r, names+", OPTIONS", fmt.Sprintf("%s takes %s", r.URL.Path, names))
+			return
 		}
-		w.Header().Set("Allow", commas(allowed))
-		respondError(w, a.logger, http.StatusMethodNotAllowed, errorBadData, fmt.Sprintf("%s takes %s, not %s", r.URL.Path, commas(methods), r.Method))
+		next(w, r)
 	}
 }

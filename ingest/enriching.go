@@ -1,7 +1,6 @@
 package ingest
 
 import (
-	"bytes"
 	"net/http"
 	"time"
 
@@ -51,30 +50,46 @@ func offlineEnricher() (*enrich.Enricher, error) {
 	return enrich.New(enrich.Options{Registerer: prometheus.NewRegistry()})
 }
 
-// derived are the slots of fields that rules name and enriching finds; 0 where no rule
-// does. Those of what it reads are there where it does.
+// derived are the slots of fields that rules name and that are found where the event has
+// none itself, 0 where no rule does, and of what they are found from.
 type derived struct {
 	browser, os, device, bot int
 	country, city            int
-	source, medium           int
-	referrer, host           int
-	utmSource, utmMedium     int
+
+	utm                     [len(utmNames)]int
+	referrerHost, channel   int
+	source, medium          int
+	url, page               int // what campaigns are found from
+	host, referrer          int // what sources are
+	campaign, wantsReferrer bool
 }
 
-// derive finds which fields the rules need to be found.
+// derive notes which of these fields the rules name, and has what they are found from
+// looked for.
 func (rs *ruleset) derive() {
-	find := func(name string) int {
+	d := &rs.derived
+	named := func(name string) int {
 		slot, _ := rs.find([]byte(name))
 		return slot
 	}
-	d := &rs.derived
-	d.browser, d.os, d.device, d.bot = find("browser"), find("os"), find("device"), find("bot")
-	d.country, d.city = find("country"), find("city")
-	d.source, d.medium = find("source"), find("medium")
-	if d.source > 0 || d.medium > 0 {
-		for name, slot := range map[string]*int{"referrer": &d.referrer, "host": &d.host, "utm_source": &d.utmSource, "utm_medium": &d.utmMedium} {
-			*slot = rs.slot(name, []string{name})
-		}
+	d.browser, d.os, d.device, d.bot = named("browser"), named("os"), named("device"), named("bot")
+	d.country, d.city = named("country"), named("city")
+	d.referrerHost, d.channel, d.source, d.medium = named("referrer_host"), named("channel"), named("source"), named("medium")
+	needed := func(name string) int { return rs.slot(name, []string{name}) }
+	if d.channel > 0 || d.source > 0 || d.medium > 0 {
+		needed(utmNames[utmSource])
+		needed(utmNames[utmMedium])
+	}
+	for i, name := range utmNames {
+		d.utm[i] = named(name)
+		d.campaign = d.campaign || d.utm[i] > 0
+	}
+	d.wantsReferrer = d.referrerHost > 0 || d.channel > 0 || d.source > 0 || d.medium > 0
+	if d.campaign || d.wantsReferrer {
+		d.url, d.page = needed("url"), needed("page")
+	}
+	if d.wantsReferrer {
+		d.referrer, d.host = needed("referrer"), needed("host")
 	}
 }
 
@@ -114,7 +129,8 @@ var enrichSteps = []step{
 	{"agent", (*enriching).wantsAgent, (*enriching).readAgent},
 	{"bots", (*enriching).wantsAgent, (*enriching).filterBot},
 	{"place", func(n *enriching) bool { return n.derived.country > 0 || n.derived.city > 0 }, (*enriching).readPlace},
-	{"source", func(n *enriching) bool { return n.derived.source > 0 || n.derived.medium > 0 }, (*enriching).readSource},
+	{"campaign", func(n *enriching) bool { return n.derived.campaign }, (*enriching).readCampaign},
+	{"source", func(n *enriching) bool { return n.derived.wantsReferrer }, (*enriching).readSource},
 }
 
 // enrich makes the steps. What the event has itself stays.
@@ -155,22 +171,21 @@ func (n *enriching) readAgent(e *event) filter {
 	}
 	n.agent = n.cache.Agent(text)
 	d := n.derived
-	e.give(d.browser, n.agent.Browser)
-	e.give(d.os, n.agent.OS)
-	e.give(d.device, n.agent.Device)
+	e.derive(d.browser, n.agent.Browser)
+	e.derive(d.os, n.agent.OS)
+	e.derive(d.device, n.agent.Device)
 	if n.agent.Bot {
-		e.give(d.bot, textTrue)
+		e.derive(d.bot, textTrue)
 	} else {
-		e.give(d.bot, textFalse)
+		e.derive(d.bot, textFalse)
 	}
 	return notFiltered
 }
 
 // Never written to.
 var (
-	textTrue       = []byte("true")
-	textFalse      = []byte("false")
-	textMediumNone = []byte("(not set)")
+	textTrue  = []byte("true")
+	textFalse = []byte("false")
 )
 
 func (n *enriching) filterBot(*event) filter {
@@ -184,56 +199,16 @@ func (n *enriching) filterBot(*event) filter {
 func (n *enriching) readPlace(e *event) filter {
 	if text := ownOr(e, slotAddress, n.sender.address); len(text) > 0 {
 		p := n.cache.Place(text)
-		e.give(n.derived.country, p.Country)
-		e.give(n.derived.city, p.City)
+		e.derive(n.derived.country, p.Country)
+		e.derive(n.derived.city, p.City)
 	}
-	return notFiltered
-}
-
-// readSource takes the UTM parameters, else the referrer. One that is the page's own
-// host says nothing.
-func (n *enriching) readSource(e *event) filter {
-	d := n.derived
-	if source := e.text(d.utmSource); len(source) > 0 {
-		e.give(d.source, source)
-		if medium := e.text(d.utmMedium); len(medium) > 0 {
-			e.give(d.medium, medium)
-		}
-		e.give(d.medium, textMediumNone)
-		return notFiltered
-	}
-	referrer := e.text(d.referrer)
-	if bytes.Contains(referrer, []byte("://")) {
-		referrer = hostOf(referrer)
-	}
-	if bytes.EqualFold(referrer, e.text(d.host)) {
-		referrer = nil
-	}
-	s := n.cache.Source(referrer)
-	e.give(d.source, s.Name)
-	e.give(d.medium, s.Medium)
 	return notFiltered
 }
 
 // ownOr is the text of a field, or what is to be taken where the event has none.
 func ownOr(e *event, slot int, otherwise []byte) []byte {
-	if text := e.text(slot); len(text) > 0 {
+	if text := e.textOf(slot); len(text) > 0 {
 		return text
 	}
 	return otherwise
-}
-
-// text is that of a field, nil where it is none.
-func (e *event) text(slot int) []byte {
-	if f := &e.fields[slot]; f.kind == fieldText {
-		return f.text
-	}
-	return nil
-}
-
-// give sets a field that the event does not have itself and a rule names.
-func (e *event) give(slot int, text []byte) {
-	if slot > 0 && len(text) > 0 && e.fields[slot].kind == fieldAbsent {
-		e.fields[slot] = field{kind: fieldText, text: text}
-	}
 }

@@ -32,7 +32,10 @@ type Format struct {
 
 // Formats are all that there are, in the order in which they claim requests.
 func Formats() []*Format {
-	return []*Format{cloudEventsFormat, plainFormat, segmentFormat, postHogFormat, plausibleFormat, pageFormat}
+	return []*Format{
+		cloudEventsFormat, plainFormat, segmentFormat, amplitudeFormat, postHogFormat, plausibleFormat,
+		ga4Format, gtagFormat, snowplowFormat, umamiFormat, matomoFormat, mixpanelFormat, pageFormat,
+	}
 }
 
 // FormatNamed returns the format of that name.
@@ -68,7 +71,7 @@ type Answer struct {
 // Post is the events of one request, opened but not decoded.
 type Post struct {
 	format   *Format
-	size     int // of the request's body
+	size     int // of the request's body, or what there is instead
 	writeKey string
 	body     []byte
 	form     form
@@ -89,7 +92,8 @@ type Post struct {
 // where there is none.
 func (p *Post) WriteKey() string { return p.writeKey }
 
-// Bytes is the size of the request's body, decompressed.
+// Bytes is the size of the request's body, decompressed, or of what has the event where
+// there is none.
 func (p *Post) Bytes() int { return p.size }
 
 // KeyInBody reports whether the key of who sends a request may be known only once it is
@@ -120,6 +124,9 @@ func (f *Format) Open(r *Request) (*Post, error) {
 	p, err := f.open(r)
 	if err != nil {
 		return nil, fmt.Errorf("%w: read the body: %w", ErrBadRequest, err)
+	}
+	if size == 0 {
+		size = len(p.body) // of headers or a query
 	}
 	p.format, p.size, p.sender = f, size, senderOf(f, r)
 	return p, nil
@@ -162,8 +169,8 @@ func textIn(raw []byte) string {
 	return string(v.GetStringBytes())
 }
 
-// batch opens the array of events that is a member of an object.
-func (p *Post) batch(name, raw []byte) error {
+// array opens the array of events that is a member of an object.
+func (p *Post) array(name, raw []byte) error {
 	if raw[0] != '[' {
 		return fmt.Errorf("%s is not an array: %s", name, start(raw))
 	}

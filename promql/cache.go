@@ -175,11 +175,10 @@ const (
 	resultMiss         = "miss"
 	resultNotCacheable = "not_cacheable"
 
-	skipShare      = "share"
-	skipSize       = "size"
-	skipChanged    = "changed"
-	skipAnnotated  = "annotated"
-	skipHistograms = "histograms"
+	skipShare     = "share"
+	skipSize      = "size"
+	skipChanged   = "changed"
+	skipAnnotated = "annotated"
 )
 
 type cacheMetrics struct {
@@ -225,7 +224,7 @@ func newCacheMetrics(s *resultStore) *cacheMetrics {
 	for _, from := range []string{"cache", "storage"} {
 		m.steps.WithLabelValues(from)
 	}
-	for _, r := range []string{skipShare, skipSize, skipChanged, skipAnnotated, skipHistograms} {
+	for _, r := range []string{skipShare, skipSize, skipChanged, skipAnnotated} {
 		m.skipped.WithLabelValues(r)
 	}
 	return m

@@ -19,7 +19,7 @@ type extent struct {
 	steps steps
 	// samples is how many samples the engine says each step consumes.
 	samples []int64
-	series  upstream.Matrix // floats only, sorted by labels
+	series  upstream.Matrix // sorted by labels
 }
 
 // append appends the extent under its key in the form that the cache holds:
@@ -34,6 +34,7 @@ type extent struct {
 //	  values          of all runs: the bits, XORed with those of the value before;
 //	                  a byte says how many leading and trailing bytes are zero, and
 //	                  the others follow
+//	  histograms      as appendHistograms has them
 //
 // Numbers are unsigned varints. No file has this form, so it has no version.
 func (e *extent) append(dst, key []byte) []byte {
@@ -55,6 +56,7 @@ func (e *extent) append(dst, key []byte) []byte {
 			dst = appendString(dst, l.Value)
 		})
 		dst = e.appendPoints(dst, s.Floats)
+		dst = e.appendHistograms(dst, s.Histograms)
 	}
 	return dst
 }
@@ -142,6 +144,7 @@ func (e *extent) decode(src, key []byte) error {
 		}
 		e.series[i].Metric = builder.Labels()
 		e.series[i].Floats = d.points(&e.steps)
+		e.series[i].Histograms = d.histograms(&e.steps)
 		if d.failed {
 			return errExtent
 		}
@@ -253,7 +256,7 @@ func (p *piece) pointsOf(s *upstream.Series) upstream.Series {
 }
 
 // join puts pieces, which are in the order of time, together. The result shares no
-// points with them and has no series without a point.
+// points and histograms with them, which the engine uses again, and has no series without a point.
 func join(pieces []piece) upstream.Matrix {
 	at := make([]int, len(pieces))
 	var out upstream.Matrix
@@ -276,7 +279,9 @@ func join(pieces []piece) upstream.Matrix {
 			part := p.pointsOf(&p.series[at[i]])
 			at[i]++
 			s.Floats = append(s.Floats, part.Floats...)
-			s.Histograms = append(s.Histograms, part.Histograms...)
+			for _, p := range part.Histograms {
+				s.Histograms = append(s.Histograms, upstream.HPoint{T: p.T, H: p.H.Copy()})
+			}
 		}
 		if len(s.Floats)+len(s.Histograms) > 0 {
 			out = append(out, s)

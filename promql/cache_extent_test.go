@@ -1,12 +1,14 @@
 package promql
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"math/rand/v2"
 	"reflect"
 	"testing"
 
+	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 
 	upstream "github.com/prometheus/prometheus/promql"
@@ -26,7 +28,10 @@ func randomExtent(r *rand.Rand) *extent {
 			s.Metric = labels.EmptyLabels()
 		}
 		for k := range n {
-			if r.IntN(4) > 0 {
+			switch {
+			case i > 2 && r.IntN(2) == 0:
+				s.Histograms = append(s.Histograms, upstream.HPoint{T: e.steps.at(k), H: randomHistogram(r)})
+			case r.IntN(4) > 0:
 				v := pick(r, 0, 1, -1, float64(k), r.NormFloat64(), math.Inf(1), math.Float64frombits(r.Uint64()))
 				s.Floats = append(s.Floats, upstream.FPoint{T: e.steps.at(k), F: v})
 			}
@@ -36,6 +41,27 @@ func randomExtent(r *rand.Rand) *extent {
 	return e
 }
 
+// randomHistogram is none that makes sense.
+func randomHistogram(r *rand.Rand) *histogram.FloatHistogram {
+	floats := func() (out []float64) {
+		for range r.IntN(4) {
+			out = append(out, pick(r, 0, 1, r.NormFloat64(), math.NaN()))
+		}
+		return out
+	}
+	spans := func() (out []histogram.Span) {
+		for range r.IntN(3) {
+			out = append(out, histogram.Span{Offset: int32(r.Uint32()), Length: r.Uint32()})
+		}
+		return out
+	}
+	return &histogram.FloatHistogram{
+		CounterResetHint: histogram.CounterResetHint(r.IntN(4)), Schema: int32(r.IntN(60)) - 53, ZeroThreshold: r.Float64(), ZeroCount: r.Float64(),
+		Count: r.Float64(), Sum: pick(r, 1, math.NaN()), PositiveSpans: spans(), NegativeSpans: spans(), PositiveBuckets: floats(),
+		NegativeBuckets: floats(), CustomValues: floats(),
+	}
+}
+
 // same compares every bit, of NaN too.
 func same(a, b *extent) bool {
 	if a.seq != b.seq || a.steps != b.steps || !reflect.DeepEqual(a.samples, b.samples) || len(a.series) != len(b.series) {
@@ -43,8 +69,13 @@ func same(a, b *extent) bool {
 	}
 	for i := range a.series {
 		x, y := a.series[i], b.series[i]
-		if !labels.Equal(x.Metric, y.Metric) || len(x.Floats) != len(y.Floats) {
+		if !labels.Equal(x.Metric, y.Metric) || len(x.Floats) != len(y.Floats) || len(x.Histograms) != len(y.Histograms) {
 			return false
+		}
+		for k, p := range x.Histograms {
+			if q := y.Histograms[k]; p.T != q.T || !bytes.Equal(appendHistogram(nil, p.H), appendHistogram(nil, q.H)) {
+				return false
+			}
 		}
 		for k := range x.Floats {
 			if x.Floats[k].T != y.Floats[k].T || math.Float64bits(x.Floats[k].F) != math.Float64bits(y.Floats[k].F) {

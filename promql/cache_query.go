@@ -289,11 +289,10 @@ func (q *cachedQuery) keep(ctx context.Context, a *answer) {
 	e.series = join(pieces)
 	points := 0
 	for i := range e.series {
-		if len(e.series[i].Histograms) > 0 {
-			skip.WithLabelValues(skipHistograms).Inc()
-			return
-		}
 		points += len(e.series[i].Floats)
+		for _, p := range e.series[i].Histograms {
+			points += 6 + len(p.H.PositiveBuckets) + len(p.H.NegativeBuckets) + len(p.H.CustomValues)
+		}
 	}
 	var entry []byte
 	if points <= q.cache.entryMax { // a point takes a byte at least

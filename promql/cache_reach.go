@@ -29,7 +29,7 @@ const farMillis = math.MaxInt64 / 4
 // there is nothing to read.
 func reachOf(expr parser.Expr, lookback int64) (r reach, ok bool) {
 	v := reachVisitor{lookback: lookback, ok: true, reach: reach{before: -farMillis, after: -farMillis}}
-	v.visit(expr, 0, 0, false)
+	v.visit(expr, 0, 0, above{})
 	if v.before == -farMillis && v.pinned { // no selector moves with the step
 		v.before, v.after = 0, 0
 	}
@@ -42,37 +42,70 @@ type reachVisitor struct {
 	ok       bool
 }
 
+// above is what stands above a node.
+type above struct {
+	subquery bool
+	// stats: the engine makes the counter reset hints of histograms from what it has read
+	// before; sums: something says where they do not agree.
+	stats, sums bool
+}
+
+// under is what stands above the arguments of a call.
+func (a above) under(n *parser.Call) above {
+	switch f := n.Func.Name; f { // see detectHistogramStatsDecoding of upstream's promql/engine.go
+	case "timestamp", "start_timestamp", "absent":
+		a.stats = true
+	case "changes":
+		a.stats = false
+	case "sum_over_time", "avg_over_time", "resets":
+		a.sums = true
+	default:
+		if _, ok := ofHistograms[f]; ok {
+			a.stats = slices.Contains(ofStats, f)
+		}
+		if slices.Contains(differences, f) {
+			a.sums = false // their histograms have no hints
+		}
+	}
+	return a
+}
+
 // visit takes a node that is evaluated at times in [t+lo, t+hi] for the step t.
-func (v *reachVisitor) visit(n parser.Node, lo, hi int64, inSubquery bool) {
+func (v *reachVisitor) visit(n parser.Node, lo, hi int64, a above) {
 	switch n := n.(type) {
 	case *parser.VectorSelector:
-		v.selector(n, 0, lo, hi, inSubquery)
+		v.selector(n, 0, lo, hi, a)
 		return
 	case *parser.MatrixSelector:
 		v.ok = v.ok && n.RangeExpr == nil
-		v.selector(n.VectorSelector.(*parser.VectorSelector), millis(n.Range), lo, hi, inSubquery)
+		v.selector(n.VectorSelector.(*parser.VectorSelector), millis(n.Range), lo, hi, a)
 		return
 	case *parser.SubqueryExpr:
 		// Where @ on a subquery is resolved to depends on the first step.
 		v.ok = v.ok && n.Timestamp == nil && n.StartOrEnd == 0 && n.RangeExpr == nil && n.StepExpr == nil && n.OriginalOffsetExpr == nil
 		offset := millis(n.OriginalOffset)
-		v.visit(n.Expr, lo-offset-millis(n.Range), hi-offset, true)
+		v.visit(n.Expr, lo-offset-millis(n.Range), hi-offset, above{subquery: true})
 		return
 	case *parser.Call:
-		v.ok = v.ok && !dependsOnRange(n.Func.Name) && !mayCollide(n)
+		v.ok = v.ok && !dependsOnRange(n.Func.Name) && !mayCollide(n) && !(relabels(n) && (a.subquery || relabelsName(n)))
+		a = a.under(n)
+	case *parser.BinaryExpr:
+		a.sums = a.sums || n.VectorMatching != nil && (n.Op == parser.ADD || n.Op == parser.SUB)
 	case *parser.UnaryExpr:
 		v.ok = v.ok && !mayCollide(n)
 	case *parser.AggregateExpr:
 		// These choose among series by hash or by order; and a parameter that is not the
 		// same at all steps is checked over all of them.
 		v.ok = v.ok && n.Op != parser.LIMITK && n.Op != parser.LIMIT_RATIO && (n.Param == nil || isLiteral(n.Param))
+		a.sums = a.sums || n.Op == parser.SUM || n.Op == parser.AVG
 	}
 	for child := range parser.ChildrenIter(n) {
-		v.visit(child, lo, hi, inSubquery)
+		v.visit(child, lo, hi, a)
 	}
 }
 
-func (v *reachVisitor) selector(n *parser.VectorSelector, width, lo, hi int64, inSubquery bool) {
+func (v *reachVisitor) selector(n *parser.VectorSelector, width, lo, hi int64, a above) {
+	v.ok = v.ok && !(a.stats && a.sums)
 	before, after := width, int64(0)
 	if width == 0 || n.Anchored || n.Smoothed {
 		before += v.lookback
@@ -83,7 +116,7 @@ func (v *reachVisitor) selector(n *parser.VectorSelector, width, lo, hi int64, i
 	offset := millis(n.OriginalOffset)
 	before, after = before+offset, after-offset
 	switch {
-	case n.OriginalOffsetExpr != nil, n.StartOrEnd != 0, n.Timestamp != nil && inSubquery:
+	case n.OriginalOffsetExpr != nil, n.StartOrEnd != 0, n.Timestamp != nil && a.subquery:
 		v.ok = false
 	case n.Timestamp != nil:
 		iv := past.Interval{From: *n.Timestamp - before, To: *n.Timestamp + after}
@@ -97,14 +130,27 @@ func (v *reachVisitor) selector(n *parser.VectorSelector, width, lo, hi int64, i
 }
 
 // dependsOnRange reports whether a function's value at a step can depend on the range
-// that is asked for: on its bounds, or on series that are one after the call where they
-// have values at steps of their own. What info reads is not in the expression.
+// that is asked for. What info reads is not in the expression.
 func dependsOnRange(function string) bool {
 	switch function {
-	case "start", "end", "range", "step", "info", "label_replace", "label_join":
+	case "start", "end", "range", "step", "info":
 		return true
 	}
 	return false
+}
+
+// relabels reports whether series can be one after the call n: one at each step, or the
+// query fails. A subquery is evaluated between the ranges of its steps too, where it can
+// fail.
+func relabels(n *parser.Call) bool {
+	return n.Func.Name == "label_replace" || n.Func.Name == "label_join"
+}
+
+// relabelsName reports whether n makes names of metrics, so that series can be one
+// after a function that drops them.
+func relabelsName(n *parser.Call) bool {
+	s, ok := unparen(n.Args[1]).(*parser.StringLiteral)
+	return !ok || isMetadata(s.Val)
 }
 
 func isLiteral(e parser.Expr) bool {

@@ -35,6 +35,8 @@ func TestReachOfExpressions(t *testing.T) {
 		{`a @ 1000`, `0 0, at 700 to 1000`},
 		{`a / rate(b[1m] @ 1000 offset 100s)`, `300 0, at 840 to 900`},
 		{`topk(3, a)`, `300 0`},
+		{`label_replace(a, "x", "$1", "y", "(.*)")`, `300 0`},
+		{`sum(label_join(rate(a[1m]), "x", "-", "y"))`, `60 0`},
 		{`sum(a) or vector(0)`, `300 0`},
 		{`{__name__=~"a|b"}`, `300 0`},
 		// The range that is asked for decides.
@@ -50,9 +52,21 @@ func TestReachOfExpressions(t *testing.T) {
 		{`rate({__name__=~"a|b"}[5m])`, ``},
 		{`abs(a or b)`, ``},
 		{`-(a or b)`, ``},
-		{`label_replace(a, "x", "$1", "y", "(.*)")`, ``},
+		{`-(label_replace(a, "__name__", "b", "y", "1"))`, ``},
+		{`label_join(a, "__name__", "", "y")`, ``},
+		// Series that are one at times between the steps.
+		{`sum_over_time(label_replace(a, "x", "$1", "y", "(.*)")[5m:1m])`, ``},
 		{`info(a)`, ``},
 		{`limitk(3, a)`, ``},
+		// What is said of counter resets depends on where reading began.
+		{`histogram_count(sum(a))`, ``},
+		{`timestamp(avg_over_time(a[5m]))`, ``},
+		{`absent(sum(last_over_time(a[5m])))`, ``},
+		{`histogram_avg(a - b)`, ``},
+		{`histogram_sum(sum(rate(a[5m])))`, `300 0`},
+		{`timestamp(a + 1)`, `300 0`},
+		{`histogram_count(max(a))`, `300 0`},
+		{`histogram_quantile(0.5, sum(a))`, `300 0`},
 		// Nothing is read.
 		{`time()`, ``},
 		{`1 + 1`, ``},

@@ -25,7 +25,9 @@
 // with the engine's own arithmetic, while others compute the next rows.
 //
 // Functions of histograms take native histograms and classic buckets by rows too: which
-// buckets are of one histogram is found once for a series and not at every step.
+// buckets are of one histogram is found once for a series and not at every step. Storage may
+// say in which order series are read fastest, which for the buckets of its own
+// histograms is those of one after the other: it then reads the histogram once.
 //
 // Files:
 //
@@ -57,7 +59,9 @@
 //	cache.go         Cache, a QueryEngine; options, keys, metrics
 //	cache_query.go   one query: what is known of it, the rest from the engine
 //	cache_reach.go   which samples a step depends on, so what a change makes wrong
-//	cache_extent.go  values of consecutive steps as bytes, and put together
+//	dependence.go    the same for who records what expressions give
+//	cache_extent.go, cache_histogram.go  values of consecutive steps as bytes, and put
+//	                 together
 //	cache_store.go   bytes of all tenants in one cache, and the share of each
 //
 // and in front of that a Governor holds queries to the limits of their tenants:
@@ -95,7 +99,8 @@
 //	    whole. What can depend on the range that is asked for is not kept.
 //	I11: no range of a call begins or ends inside an interval that its source is asked
 //	    for, so that the source may count an hour or a day that an interval has whole
-//	    as one set. Only the sets of one group are in memory at a time.
+//	    as one set. Only the sets of one group are in memory at a time, within the bytes of
+//	    the samples that a query may hold.
 //
 // What differs from a function that the engine evaluates itself: info() over one of our
 // two functions takes its info series at the evaluation time, also where the call's

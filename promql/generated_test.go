@@ -145,7 +145,8 @@ func (g *generator) expr(depth int) (own, model string) {
 		return g.fill(depth, pick(g.r, `%s > 3`, `-%s`, `2 * %s`, `(%s) - 1`, `%s > bool 2`, `%s != 4`))
 	default:
 		return g.fill(depth, pick(g.r, `abs(%s)`, `timestamp(%s)`, `absent(%s)`, `vector(scalar(%s))`, `time() - %s`,
-			`label_replace(%s, "country", "$1$1", "country", "(.*)")`, `clamp_max(%s, step())`, `sort(%s)`))
+			`label_replace(%s, "country", "$1$1", "country", "(.*)")`, `label_replace(%s, "device", "any", "country", "DE|FR")`,
+			`label_join(%s, "country", "-", "country", "device")`, `clamp_max(%s, step())`, `sort(%s)`))
 	}
 }
 

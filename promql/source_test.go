@@ -160,7 +160,7 @@ func (q *matrixQuerier) Select(_ context.Context, _ bool, _ *storage.SelectHints
 				l = s.Metric
 			}
 			if ok {
-				out = append(out, upstream.NewStorageSeries(upstream.Series{Metric: l, Floats: s.Floats}))
+				out = append(out, upstream.NewStorageSeries(upstream.Series{Metric: l, Floats: s.Floats, Histograms: s.Histograms}))
 			}
 		}
 	}

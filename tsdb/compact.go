@@ -35,15 +35,20 @@ func (s *store) compact(ctx context.Context, now time.Time) error {
 }
 
 func (s *store) compactOnce(ctx context.Context, now time.Time) (did bool, err error) {
-	// A flush only adds blocks and retention runs on the same goroutine, so the
-	// sources stay live while they are merged without flushMu.
+	s.rewriting.Lock()
+	defer s.rewriting.Unlock()
+	if s.dropped {
+		return false, nil
+	}
+	// A flush only adds blocks, so the sources stay live while they are merged without
+	// flushMu.
 	v := s.versions.pin()
 	defer s.versions.unpin(v)
 	infos := make([]blockInfo, len(v.blocks))
 	for i, b := range v.blocks {
 		infos[i] = b.blockInfo
 	}
-	plan := planCompaction(infos, func(b blockInfo) int64 { return b.Bytes }, now, time.Duration(s.profile.Retention))
+	plan := planCompaction(infos, func(b blockInfo) int64 { return b.Bytes }, now, time.Duration(s.settings().Retention))
 	if plan == nil {
 		return false, nil
 	}
@@ -53,25 +58,7 @@ func (s *store) compactOnce(ctx context.Context, now time.Time) (did bool, err e
 			sources = append(sources, b)
 		}
 	}
-	spec := blockSpec{
-		tenantDir: s.dir, tenant: s.id.String(), generation: s.generation, id: s.db.newULID(), step: s.grid(), seq: place(plan),
-	}
-	var blocks openBlocks
-	defer blocks.close()
-	for _, b := range sources {
-		if err := spec.addBlock(ctx, b, &blocks); err != nil {
-			return false, err
-		}
-	}
-	bi, ok, err := writeBlock(ctx, s.db.opts.FS, &spec)
-	if err != nil {
-		return false, err
-	}
-	if !ok {
-		return false, fmt.Errorf("blocks %v have no increments", plan)
-	}
-	merged := newBlock(s.db.blocks, s.db.opts.FS, s.dir, bi)
-	return true, s.replaceBlocks(sources, []*block{merged})
+	return true, s.rewrite(ctx, v, sources, place(plan))
 }
 
 // replaceBlocks commits a manifest in which next stand for sources and removes
@@ -86,6 +73,7 @@ func (s *store) replaceBlocks(sources, next []*block) error {
 	for _, b := range next {
 		man.Blocks = append(man.Blocks, b.blockInfo)
 	}
+	man.prune(s.frozen)
 	if err := s.commit(&man); err != nil {
 		return errors.Join(err, s.discard(&man))
 	}
@@ -94,15 +82,16 @@ func (s *store) replaceBlocks(sources, next []*block) error {
 	}
 	if len(next) == 0 {
 		s.drop(sources)
-		return nil
+	} else {
+		s.versions.replace(nil, nil, next, sources)
 	}
-	s.versions.replace(nil, nil, next, sources)
+	s.showDeletions()
 	return nil
 }
 
-// addBlock adds the series of a block to what a block is written from. The blocks
-// must stay open until then.
-func (spec *blockSpec) addBlock(ctx context.Context, b *block, blocks *openBlocks) error {
+// addBlock adds the series of a block, less what was deleted, to what a block is written
+// from. The blocks must stay open until then.
+func (spec *blockSpec) addBlock(ctx context.Context, b *block, blocks *openBlocks, deleted *deletions) error {
 	meta, err := b.meta()
 	if err != nil {
 		return err
@@ -115,7 +104,11 @@ func (spec *blockSpec) addBlock(ctx context.Context, b *block, blocks *openBlock
 	}
 	spec.chunkBytes += files.chunks.Size()
 	sels, err := b.series(ctx, blocks)
+	pending := deleted.pending(b.clean.Load(), b.MinTime, b.MaxTime)
 	for _, sel := range sels {
+		if !sel.removeDeleted(b, pending, deleted.step) {
+			continue
+		}
 		spec.series = append(spec.series, blockSeries{
 			labels: sel.labels, kind: sel.kind, mint: b.MinTime, maxt: b.MaxTime, parts: sel.chunkPoints,
 		})

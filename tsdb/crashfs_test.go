@@ -190,9 +190,22 @@ func (f *crashFS) Rename(from, to string) error {
 	f.stop(f)
 	src, a := f.parent(from)
 	dst, b := f.parent(to)
+	if src.names[a] == nil {
+		return f.OS.Rename(from, to) // says that it is not there
+	}
 	dst.names[b] = src.names[a]
 	delete(src.names, a)
 	return f.OS.Rename(from, to)
+}
+
+func (f *crashFS) Link(from, to string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stop(f)
+	src, a := f.parent(from)
+	dst, b := f.parent(to)
+	dst.names[b] = src.names[a]
+	return f.OS.Link(from, to)
 }
 
 func (f *crashFS) Remove(name string) error { return f.RemoveAll(name) }

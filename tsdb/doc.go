@@ -28,7 +28,13 @@
 //
 //	db.go            opening, closing, tenants by id
 //	store.go         one tenant: opening, append, replay
+//	settings.go      what an operator decides of a tenant, at run time
+//	usage.go         what a tenant has
 //	appender.go      one batch on its way: routed, encoded, applied
+//	deletion.go      what was deleted by selector and time, and how readers leave it out
+//	clean.go         rewriting what holds it; how far that is
+//	drop.go          deleting a tenant
+//	snapshot.go      linking a tenant's files to a directory of its own
 //	failed.go        tenants that cannot be opened, and the log they need
 //	flush.go         memtables to blocks
 //	relog.go         small tenants logged again instead of flushed
@@ -41,7 +47,8 @@
 //	keys.go          batch keys that were seen, in memory and on disk
 //	event_ids.go     ids of events that were counted, by way of package dedup
 //	notes.go         exemplars and metadata
-//	late.go          what has changed in the settled past, for who keeps answers
+//	late.go          what has changed in the settled past, for who keeps answers; what
+//	                 came after rules had read
 //	manifest.go      what a tenant's directory holds
 //	memtable.go      series in memory, with an index
 //	memseries.go     one of them: its open window and its log
@@ -57,10 +64,11 @@
 //	unions_write.go, unions_read.go the unions of distinct ids in a block
 //	querier.go, select.go           queries
 //	block_series.go                 series of a block's index, one after the other
-//	column.go, xor.go               whole series for the planner
+//	column.go, column_gauge.go, xor.go   whole series for the planner
 //	distinct.go                     distinct ids by intervals
 //	stats.go                        series by their labels, blocks, for who looks at storage
-//	view_runs.go, view.go, view_spans.go, classic.go    what PromQL sees
+//	view_runs.go, view.go, view_spans.go    what PromQL sees
+//	classic*.go                     classic series of histograms with buckets
 //
 // # Invariants
 //
@@ -72,7 +80,8 @@
 //	    its log position: every batch of the tenant that was logged before the
 //	    position is in what it took, batch key included, and none logged after.
 //	I3: The manifest is the commit point. It never names a file that is not synced
-//	    and renamed into place, and what it does not name is garbage.
+//	    and renamed into place, and what it does not name is garbage. A tenant is gone
+//	    when its directory is renamed.
 //	I4: A reader uses one version for all its selectors. Files of a superseded
 //	    version go when its last reader does; those of a block in use are never
 //	    closed, and nothing of a mapped file outlives its use. Memtables of the version go on
@@ -81,6 +90,8 @@
 //	I5: The view is a function of a series' merged increments, the tenant's grid
 //	    and idle timeout, and the pinned present; of neither the query's range nor
 //	    how data is stored. Samples are shown as they are. Totals begin at a midnight UTC, so a read begins there.
+//	    Deletions come with the version: it leaves out, of a block or memtable that is
+//	    clean up to some number, what those with a higher one select.
 //	I6: No memtable, block or index holds series of two tenants; log records carry
 //	    their tenant and its generation.
 //	I7: After a failed write or fsync of the log nothing is acknowledged until the
@@ -95,13 +106,18 @@
 //	    can be seen.
 //	I11: A block's unions say nothing that its windows do not: without them, or where
 //	    they are damaged, answers are the same and take longer.
+//	I12: A deletion covers what was logged before it and nothing after. It freezes all
+//	    memtables; what a block or memtable holds was logged before every deletion that
+//	    it is not clean of. Its record stays in the log until a manifest has it, and it
+//	    stays there until every block is clean of it.
 //
 // # Lock order
 //
-//	eventIDs.barrier, DB.openMu, store.barrier, store.flushMu, DB.mu, store.mu, cuts.applying, versions.swap,
+//	DB.dropping, store.rewriting, store.flushMu, eventIDs.barrier, DB.openMu,
+//	store.settingsMu, store.barrier, DB.mu, store.mu, cuts.applying, versions.swap,
 //	admission.mu, versions.mu, memtable.indexing, memtable.mu, memShard.mu,
 //	memSeries.mu, notes.mu, wal.mu, openBlocks.mu;
-//	keySet.mu, lateLog.mu and blockCache.mu are taken last. flushMu is taken before barrier by a
-//	flush, which no append holds. No file is read, written, opened or closed under a
+//	keySet.mu, lateLog.mu and blockCache.mu are taken last. No append takes rewriting or
+//	flushMu. home.moving is held shared while a block is opened. No file is read, written, opened or closed under a
 //	lock that a reader of other data takes.
 package tsdb

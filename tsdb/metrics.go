@@ -70,6 +70,18 @@ func (m *metrics) startTimer(h prometheus.Histogram) (stop func()) {
 	return func() { h.Observe(time.Since(start).Seconds()) }
 }
 
+// forget gives up what names a tenant.
+func (m *metrics) forget(id tenant.ID) {
+	m.foldedMu.Lock()
+	defer m.foldedMu.Unlock()
+	for key := range m.foldedSeen {
+		if key[0] == id.String() {
+			delete(m.foldedSeen, key)
+		}
+	}
+	m.folded.DeletePartialMatch(prometheus.Labels{"tenant": id.String()})
+}
+
 // countFolded names the metric that is past its limit.
 func (m *metrics) countFolded(id tenant.ID, ls labels.Labels) {
 	m.foldedMu.Lock()

@@ -1,6 +1,9 @@
 package auth
 
-import "fmt"
+import (
+	"fmt"
+	"net/http"
+)
 
 // Manages reports whether s may make and revoke the keys of a tenant, which Everywhere
 // names for an operator's.
@@ -18,7 +21,7 @@ func (a *Authenticator) Allow(s *Subject, n *NewKey) error {
 		n.Tenant = s.Tenant.String()
 	}
 	if n.Tenant == "" {
-		return &Refusal{Status: 400, reason: reasonHeader, Message: fmt.Sprintf("tenant: name one, or %q for a key of the operator's", Everywhere)}
+		return &Refusal{Status: http.StatusBadRequest, reason: reasonHeader, Message: fmt.Sprintf("tenant: name one, or %q for a key of the operator's", Everywhere)}
 	}
 	if !s.Manages(n.Tenant) {
 		return forbidden(reasonTenant, "the credential may only make keys of its own tenant")
@@ -34,7 +37,7 @@ func (a *Authenticator) Allow(s *Subject, n *NewKey) error {
 		n.Plan = s.plan
 	}
 	if n.Plan != "" && !a.HasPlan(n.Plan) {
-		return &Refusal{Status: 400, reason: reasonPlan, Message: fmt.Sprintf("plan: there is no plan %q in the configuration (auth.plans)", n.Plan)}
+		return &Refusal{Status: http.StatusBadRequest, reason: reasonPlan, Message: fmt.Sprintf("plan: there is no plan %q in the configuration (auth.plans)", n.Plan)}
 	}
 	return nil
 }

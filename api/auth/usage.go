@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"path/filepath"
 	"sync"
 	"time"
@@ -39,7 +40,7 @@ func (u *usage) admit(p *Plan, now time.Time, events bool) *Refusal {
 	case events && p.EventsPerDay > 0 && u.events >= p.EventsPerDay:
 		return refuseQuota(now, "events", u.events, p.EventsPerDay)
 	case p.RequestsPerSecond > 0 && !u.take(p.RequestsPerSecond, now):
-		return &Refusal{Status: 429, reason: reasonRate, RetryAfter: time.Second, Message: fmt.Sprintf("the key may make %g requests a second", p.RequestsPerSecond)}
+		return &Refusal{Status: http.StatusTooManyRequests, reason: reasonRate, RetryAfter: time.Second, Message: fmt.Sprintf("the key may make %g requests a second", p.RequestsPerSecond)}
 	}
 	u.requests++
 	u.last = now.UnixMilli()
@@ -85,7 +86,7 @@ func (u *usage) take(perSecond float64, now time.Time) bool {
 func refuseQuota(now time.Time, what string, used, quota int64) *Refusal {
 	midnight := now.UTC().Truncate(day).Add(day)
 	return &Refusal{
-		Status: 429, reason: reasonQuota, RetryAfter: midnight.Sub(now),
+		Status: http.StatusTooManyRequests, reason: reasonQuota, RetryAfter: midnight.Sub(now),
 		Message: fmt.Sprintf("the key has used %d of its %d %s of the day, which ends at %s", used, quota, what, midnight.Format(time.RFC3339)),
 	}
 }

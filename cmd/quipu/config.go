@@ -11,7 +11,9 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/quipudb/quipu/api/auth"
 	"github.com/quipudb/quipu/internal/tenant"
+	"github.com/quipudb/quipu/promql/ruler"
 )
 
 // configFile is what --config.file says, a field for each section. A section belongs to
@@ -23,8 +25,14 @@ type configFile struct {
 	Plans tenant.Plans `yaml:"plans"`
 	// Tenants are settings that no tenant's own change.
 	Tenants tenant.Overrides `yaml:"tenants"`
+	// Auth says whose tokens are taken, and what API keys may use.
+	Auth auth.Config `yaml:"auth"`
 	// CreateTenants says what makes a tenant: its first event, or an administrator.
 	CreateTenants createTenants `yaml:"create_tenants"`
+	// Rules are how recording and alerting rules are evaluated.
+	Rules ruler.Config `yaml:"rules"`
+	// Alerting is where alerts are sent.
+	Alerting ruler.Alerting `yaml:"alerting"`
 }
 
 // section is one field of the file.
@@ -42,7 +50,10 @@ func (c *configFile) sections() []section {
 		{"defaults", c.Defaults},
 		{"plans", c.Plans},
 		{"tenants", c.Tenants},
+		{"auth", c.Auth},
 		{"create_tenants", c.CreateTenants},
+		{"rules", c.Rules},
+		{"alerting", c.Alerting},
 	}
 }
 
@@ -74,7 +85,7 @@ func loadConfig(path string) (*configFile, error) {
 }
 
 func parseConfig(path string, text []byte) (*configFile, error) {
-	c := &configFile{}
+	c := &configFile{Rules: ruler.DefaultConfig()}
 	dec := yaml.NewDecoder(bytes.NewReader(text))
 	dec.KnownFields(true)
 	if err := dec.Decode(c); err != nil && !errors.Is(err, io.EOF) { // EOF: nothing but comments

@@ -4,11 +4,17 @@ import "strings"
 
 // Media of visits that no UTM parameter names, as web analytics calls them.
 const (
+	mediumNone     = "(none)" // nothing says where from
 	mediumOrganic  = "organic"
 	mediumSocial   = "social"
 	mediumEmail    = "email"
 	mediumReferral = "referral"
 )
+
+// channels are plain names of media.
+var channels = map[string]string{
+	mediumNone: "direct", mediumOrganic: "search", mediumSocial: "social", mediumEmail: "email", mediumReferral: "referral",
+}
 
 // engines are hosts of search engines, social networks and mail, without what is before
 // and after the name, by their medium.
@@ -19,25 +25,29 @@ var engines = map[string]string{
 	"facebook": mediumSocial, "instagram": mediumSocial, "twitter": mediumSocial, "linkedin": mediumSocial, "lnkd": mediumSocial,
 	"reddit": mediumSocial, "pinterest": mediumSocial, "youtube": mediumSocial, "tiktok": mediumSocial, "threads": mediumSocial,
 	"vk": mediumSocial, "weibo": mediumSocial, "tumblr": mediumSocial, "bsky": mediumSocial, "ycombinator": mediumSocial,
-	"quora": mediumSocial, "xing": mediumSocial,
+	"quora": mediumSocial, "xing": mediumSocial, "mastodon": mediumSocial,
 }
 
 // shortHosts are hosts whose name alone is too short to mean one thing.
 var shortHosts = map[string]string{"t.co": "twitter", "x.com": "twitter", "youtu.be": "youtube", "fb.me": "facebook", "wa.me": "whatsapp", "t.me": "telegram"}
 
-// Source is where a visit came from and how, texts that are not to be changed.
-type Source struct{ Name, Medium []byte }
+// Source is where a visit came from, texts that are not to be changed.
+type Source struct {
+	Name    []byte // "google", the host of a site, "(direct)"
+	Medium  []byte // as web analytics calls it: "organic", "social", "email", "referral", "(none)"
+	Channel []byte // "search", "social", "email", "referral", "direct"
+}
 
 // newSource is what a referrer, a host, is known as.
 func newSource(referrer string) Source {
 	name, medium := referrerOf(strings.TrimPrefix(strings.ToLower(referrer), "www."))
-	return Source{[]byte(name), []byte(medium)}
+	return Source{[]byte(name), []byte(medium), []byte(channels[medium])}
 }
 
 func referrerOf(host string) (name, medium string) {
 	switch {
 	case host == "" || host == "$direct":
-		return "(direct)", "(none)"
+		return "(direct)", mediumNone
 	case shortHosts[host] != "":
 		return shortHosts[host], mediumSocial
 	case strings.HasPrefix(host, "mail.") || strings.HasPrefix(host, "outlook."):

@@ -19,6 +19,7 @@ const (
 	ReasonBusy      = "busy"      // no slot came free in time
 	ReasonLog       = "log"       // the write-ahead log is far past its budget
 	ReasonMemtables = "memtables" // memtables are far past their budget
+	ReasonDeletions = "deletions" // too many deletions have not been rewritten yet
 )
 
 // Error says that the server is overloaded: nothing was done.

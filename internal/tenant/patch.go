@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/prometheus/common/model"
@@ -82,16 +83,64 @@ func ParsePatch(src []byte) (Patch, error) {
 	return p, nil
 }
 
+// yaml is what p says, for ParsePatch.
+func (p *Patch) yaml() []byte {
+	var out bytes.Buffer
+	enc := yaml.NewEncoder(&out)
+	enc.SetIndent(2)
+	if err := errors.Join(enc.Encode(p), enc.Close()); err != nil {
+		panic(err) // it has nothing that cannot be written
+	}
+	return out.Bytes()
+}
+
 // over returns s with what p says.
 func (p *Patch) over(s Settings) Settings {
-	p.each(func(name string, field reflect.Value) {
-		if field.IsNil() {
-			return
+	from, to := reflect.ValueOf(p).Elem(), reflect.ValueOf(&s).Elem()
+	for i := range settingFields {
+		f := &settingFields[i]
+		if said := from.FieldByIndex(f.inPatch); !said.IsNil() {
+			field := to.FieldByIndex(f.inSettings)
+			field.Set(said.Elem().Convert(field.Type()))
 		}
-		to := settingsField(&s, name)
-		to.Set(field.Elem().Convert(to.Type()))
-	})
+	}
 	return s
+}
+
+// settingField is where a setting is in the structures.
+type settingField struct {
+	name                string // as it is written: "limits.series"
+	inPatch, inSettings []int
+}
+
+// settingFields are all settings in order. They are looked up once: a new policy for
+// 10,000 tenants took 0.9 s with names that were made each time.
+var settingFields = func() []settingField {
+	var out []settingField
+	in := map[string][]int{}
+	eachField(reflect.TypeFor[Settings](), "", nil, func(name string, index []int) { in[name] = index })
+	eachField(reflect.TypeFor[Patch](), "", nil, func(name string, index []int) {
+		if in[name] == nil {
+			panic("tenant: settings have no " + name)
+		}
+		out = append(out, settingField{name, index, in[name]})
+	})
+	return out
+}()
+
+// eachField calls f with the fields of a structure by the names of their YAML, those of
+// structures inside it among them.
+func eachField(t reflect.Type, prefix string, index []int, f func(name string, index []int)) {
+	for i := range t.NumField() {
+		field := t.Field(i)
+		name, _, _ := strings.Cut(field.Tag.Get("yaml"), ",")
+		at := append(slices.Clone(index), i)
+		if field.Type.Kind() == reflect.Struct {
+			eachField(field.Type, prefix+name+".", at, f)
+			continue
+		}
+		f(prefix+name, at)
+	}
 }
 
 // Fields are the names of what p says, as they are written: "limits.series".
@@ -108,40 +157,27 @@ func (p *Patch) Fields() []string {
 // IsZero reports whether p says nothing.
 func (p *Patch) IsZero() bool { return len(p.Fields()) == 0 }
 
-// each calls f with every field, a pointer, and its name as it is written.
-func (p *Patch) each(f func(name string, field reflect.Value)) {
-	eachField(reflect.ValueOf(p).Elem(), "", func(name string, v reflect.Value) bool {
-		if v.Kind() == reflect.Pointer {
-			f(name, v)
-			return true
-		}
-		return false
-	})
+// Field is one of the settings, named as it is written: "limits.series".
+type Field struct {
+	Name  string
+	Value any
 }
 
-// settingsField is the field of s of a name as it is written.
-func settingsField(s *Settings, name string) reflect.Value {
-	var out reflect.Value
-	eachField(reflect.ValueOf(s).Elem(), "", func(have string, v reflect.Value) bool {
-		if have == name {
-			out = v
-		}
-		return v.Kind() != reflect.Struct
-	})
-	if !out.IsValid() {
-		panic("tenant: settings have no " + name)
+// Fields are those of settings, in order.
+func Fields(s *Settings) []Field {
+	v := reflect.ValueOf(s).Elem()
+	out := make([]Field, len(settingFields))
+	for i := range settingFields {
+		out[i] = Field{settingFields[i].name, v.FieldByIndex(settingFields[i].inSettings).Interface()}
 	}
 	return out
 }
 
-// eachField calls f with the fields of a struct by the names of their YAML, and with
-// those inside one for which f returns false.
-func eachField(v reflect.Value, prefix string, f func(name string, v reflect.Value) bool) {
-	for i := range v.NumField() {
-		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
-		if !f(prefix+name, v.Field(i)) {
-			eachField(v.Field(i), prefix+name+".", f)
-		}
+// each calls f with every field, a pointer, and its name as it is written.
+func (p *Patch) each(f func(name string, field reflect.Value)) {
+	v := reflect.ValueOf(p).Elem()
+	for i := range settingFields {
+		f(settingFields[i].name, v.FieldByIndex(settingFields[i].inPatch))
 	}
 }
 
@@ -234,4 +270,27 @@ func membersOf(object []byte) ([]member, error) {
 		return nil, errors.New("there is more after the JSON object")
 	}
 	return out, nil
+}
+
+// FieldJSON is the value of a field, as Merge takes it, that a person wrote as text: "" is
+// said no longer.
+func FieldJSON(name, text string) (json.RawMessage, error) {
+	var p Patch
+	var kind reflect.Type
+	p.each(func(have string, field reflect.Value) {
+		if have == name {
+			kind = field.Type().Elem()
+		}
+	})
+	switch {
+	case kind == nil:
+		return nil, fmt.Errorf("%s is no setting", name)
+	case text == "":
+		return json.RawMessage("null"), nil
+	case kind == reflect.TypeFor[string]() || kind == reflect.TypeFor[Duration]():
+		return json.Marshal(text)
+	case !json.Valid([]byte(text)):
+		return nil, fmt.Errorf("%s: %q is not a %s", name, text, kind)
+	}
+	return json.RawMessage(text), nil
 }
