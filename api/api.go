@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/prometheus/util/features"
 	"github.com/prometheus/prometheus/util/httputil"
 
+	"github.com/quipudb/quipu/api/auth"
 	"github.com/quipudb/quipu/internal/overload"
 	"github.com/quipudb/quipu/internal/tenant"
 )
@@ -59,14 +60,21 @@ type Options struct {
 	Features features.Collector
 	// Admission is for reads that do not go through the engine; nil: none waits.
 	Admission Admission
-	// TenantHeader is the request header that names the tenant; "": all
-	// requests are of the default tenant.
+	// Auth says who makes a request; nil: everybody may do everything.
+	Auth *auth.Authenticator
+	// Audit is where administrative acts are written; nil: nowhere.
+	Audit *auth.AuditLog
+	// TenantHeader is the request header that names the tenant where there is no Auth;
+	// "": all requests are of the default tenant.
 	TenantHeader string
 	// Registry takes the metrics of this package and is what /metrics shows.
 	Registry *prometheus.Registry
 	Now      func() time.Time // nil: the system's clock
 	// Ready returns why requests cannot be served yet, nil once they can.
 	Ready func() error // nil: always ready
+	// Reload reads the configuration again; nil: there is nothing to read. Where it
+	// fails, the configuration before stays in force.
+	Reload func() error
 	// UI answers GET requests for all paths that nothing else takes.
 	UI                http.Handler // nil: none
 	Version, Revision string       // of Quipu; "": unknown
@@ -105,6 +113,9 @@ func (o *Options) validate() error {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Reload == nil {
+		o.Reload = func() error { return nil }
+	}
 	if o.Ready == nil {
 		o.Ready = func() error { return nil }
 	}
@@ -122,10 +133,14 @@ type api struct {
 	inventory    Inventory
 	admin        Admin // nil: none
 	admission    Admission
+	auth         *auth.Authenticator // nil: everybody may do everything
+	audit        *auth.AuditLog
 	tenantHeader string
 	now          func() time.Time
 	isReady      func() error
+	reloadConfig func() error
 	bodies       *bodyReader
+	strangers    *bodyReader // of those whose key is in the body
 	metrics      *requestMetrics
 	corsOrigin   *regexp.Regexp
 }
@@ -171,9 +186,10 @@ func New(o Options) (*Handler, error) {
 		return nil, err
 	}
 	a := &api{
-		logger: o.Logger, sink: o.Events, rules: o.Rules, tenants: o.Tenants, admission: o.Admission, tenantHeader: o.TenantHeader, now: o.Now, isReady: o.Ready,
-		storage: o.Storage, parser: o.Parser, inventory: o.Inventory, admin: o.Admin,
-		bodies:  bodies,
+		logger: o.Logger, sink: o.Events, rules: o.Rules, tenants: o.Tenants, admission: o.Admission, auth: o.Auth, audit: o.Audit, tenantHeader: o.TenantHeader, now: o.Now, isReady: o.Ready,
+		reloadConfig: o.Reload,
+		storage:      o.Storage, parser: o.Parser, inventory: o.Inventory, admin: o.Admin,
+		bodies: bodies, strangers: bodies.forStrangers(),
 		metrics: m,
 		// Prometheus's default, in the very spelling that it answers with "*".
 		corsOrigin: regexp.MustCompile("^(?:.*)$"),
@@ -189,10 +205,10 @@ func New(o Options) (*Handler, error) {
 			r.register(root, prefix)
 		}
 	}
-	notFound := a.route("not_found", http.NotFoundHandler())
+	notFound := a.route("not_found", auth.Open, http.NotFoundHandler())
 	root.NotFoundHandler, root.MethodNotAllowedHandler = notFound, notFound
 	if o.UI != nil {
-		root.Methods(http.MethodGet, http.MethodHead).PathPrefix("/").Handler(a.route("ui", o.UI))
+		root.Methods(http.MethodGet, http.MethodHead).PathPrefix("/").Handler(a.route("ui", auth.Open, o.UI))
 	}
 	return h, nil
 }
@@ -237,17 +253,20 @@ func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
 	handlers := http.StripPrefix("/api/v1", u.router)
 	get := []string{http.MethodGet, http.MethodHead}
 	out := append(a.eventRoutes(), []endpoint{
-		{path: "/-/healthy", methods: get, handler: a.route("/-/healthy", http.HandlerFunc(a.healthy))},
-		{path: "/-/ready", methods: get, handler: a.route("/-/ready", http.HandlerFunc(a.readiness))},
-		{path: "/metrics", methods: get, handler: a.route("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))},
-		{path: "/federate", methods: get, handler: a.scoped("/federate", a.governed(http.HandlerFunc(a.federate)))},
-		{path: "/api/v1/", below: true, methods: []string{http.MethodOptions}, handler: a.route("/api/v1/*", handlers)},
-		{path: "/api/v1/events/explain", handler: a.ours("/api/v1/events/explain", a.explainEvent)},
-		{path: "/api/v1/event-rules", handler: a.ours("/api/v1/event-rules", a.eventRules)},
-		{path: "/api/v1/event-rules/check", handler: a.ours("/api/v1/event-rules/check", a.checkEventRules)},
-		{path: "/api/v1/explain", handler: a.ours("/api/v1/explain", a.explainQuery(handlers))},
-		{path: "/api/v1/status/range", handler: a.ours("/api/v1/status/range", a.statusRange)},
+		{path: "/-/healthy", methods: get, handler: a.route("/-/healthy", auth.Open, http.HandlerFunc(a.healthy))},
+		{path: "/-/ready", methods: get, handler: a.route("/-/ready", auth.Open, http.HandlerFunc(a.readiness))},
+		{path: "/-/reload", handler: a.route("/-/reload", auth.Operator, http.HandlerFunc(a.reload))},
+		{path: "/metrics", methods: get, handler: a.route("/metrics", auth.Process, promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))},
+		{path: "/federate", methods: get, handler: a.scoped("/federate", auth.Any(auth.MetricsRead), a.governed(http.HandlerFunc(a.federate)))},
+		{path: "/api/v1/", below: true, methods: []string{http.MethodOptions}, handler: a.route("/api/v1/*", auth.Open, handlers)},
+		{path: "/api/v1/events/explain", handler: a.ours("/api/v1/events/explain", auth.Any(auth.MetricsRead), a.explainEvent)},
+		{path: "/api/v1/event-rules", handler: a.byMethod("/api/v1/event-rules", auth.Any(auth.MetricsRead), auth.Any(auth.RulesWrite), a.eventRules)},
+		{path: "/api/v1/event-rules/check", handler: a.ours("/api/v1/event-rules/check", auth.Any(auth.MetricsRead|auth.RulesWrite), a.checkEventRules)},
+		{path: "/api/v1/explain", handler: a.ours("/api/v1/explain", auth.Any(auth.MetricsRead), a.explainQuery(handlers))},
+		{path: "/api/v1/status/range", handler: a.ours("/api/v1/status/range", auth.Any(auth.MetricsRead), a.statusRange)},
 	}...)
+	out = append(out, a.keyRoutes()...)
+	out = append(out, a.profileRoutes()...)
 	own := a.ownPaths()
 	seen := map[string]bool{
 		"/*path": true, // OPTIONS, which is above
@@ -259,8 +278,9 @@ func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
 			continue // off, or another method of one that is there
 		}
 		seen[path] = true
+		need := upstreamNeed(path)
 		if h := own[path]; h != nil {
-			out = append(out, endpoint{path: "/api/v1" + path, handler: a.ours("/api/v1"+path, h)})
+			out = append(out, endpoint{path: "/api/v1" + path, handler: a.ours("/api/v1"+path, need, h)})
 			continue
 		}
 		h := handlers
@@ -275,9 +295,9 @@ func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
 		case "/read":
 			h = a.sampledRead(h)
 		}
-		out = append(out, endpoint{path: "/api/v1" + pattern(path), handler: a.scoped("/api/v1"+path, h)})
+		out = append(out, endpoint{path: "/api/v1" + pattern(path), handler: a.scoped("/api/v1"+path, need, h)})
 	}
-	return append(out, endpoint{path: "/api/", below: true, handler: a.route("not_found", http.HandlerFunc(a.unknown))})
+	return append(out, endpoint{path: "/api/", below: true, handler: a.route("not_found", auth.Open, http.HandlerFunc(a.unknown))})
 }
 
 // ownPaths are those of Prometheus's router whose handlers are about its own storage,

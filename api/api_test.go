@@ -158,7 +158,7 @@ func (q *lazyQuerier) LabelNames(ctx context.Context, hints *storage.LabelHints,
 func (q *lazyQuerier) Close() error { return nil }
 
 // newWorld starts a server; the change is made to its options.
-func newWorld(t *testing.T, change func(*Options)) (*world, *httptest.Server) {
+func newWorld(t testing.TB, change func(*Options)) (*world, *httptest.Server) {
 	t.Helper()
 	w := &world{storages: map[tenant.ID]*teststorage.TestStorage{}, appended: map[tenant.ID]float64{}, keys: map[[16]byte]bool{}}
 	for _, name := range []string{"default", "a", "b"} {
@@ -441,18 +441,24 @@ func TestCORS(t *testing.T) {
 // with headers that are not plain ones, and a beacon sends the page's cookies.
 func TestCORSOfEvents(t *testing.T) {
 	_, srv := newWorld(t, nil)
-	paths := []string{"/prometheus/api/v1/events"}
+	allowed := map[string]string{"/prometheus/api/v1/events": "POST, OPTIONS"}
 	for _, f := range ingest.Formats() {
-		paths = append(paths, f.Paths...)
+		for _, path := range f.Paths {
+			if f.InQuery {
+				allowed[path] = "GET, POST, OPTIONS"
+			} else if allowed[path] == "" {
+				allowed[path] = "POST, OPTIONS"
+			}
+		}
 	}
-	for _, path := range paths {
+	for path, methods := range allowed {
 		for _, method := range []string{"OPTIONS", "POST"} {
 			code, _, h := call(t, srv, method, path, "{}", "Origin", "http://example.org",
 				"Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", "content-encoding,idempotency-key")
 			if h.Get("Access-Control-Allow-Origin") != "http://example.org" || h.Get("Access-Control-Allow-Credentials") != "true" || !strings.Contains(h.Get("Vary"), "Origin") {
 				t.Errorf("%s %s: %v", method, path, h)
 			}
-			if method == "OPTIONS" && (code != 204 || h.Get("Access-Control-Allow-Methods") != "POST, OPTIONS" || h.Get("Access-Control-Allow-Headers") != "content-encoding,idempotency-key") {
+			if method == "OPTIONS" && (code != 204 || h.Get("Access-Control-Allow-Methods") != methods || h.Get("Access-Control-Allow-Headers") != "content-encoding,idempotency-key") {
 				t.Errorf("%s %s: %d, %v", method, path, code, h)
 			}
 		}

@@ -13,15 +13,20 @@
 //	GET  /api/v1/status/tsdb   and .../blocks, .../walreplay: what is stored of the tenant
 //	POST /api/v1/admin/tsdb/... deletes what is stored and copies it
 //	     /api/v1/...           the rest: Prometheus's own handlers
+//	     /api/v1/admin/keys    API keys: listed, made and, below it, revoked
 //	GET  /federate             the last samples, for a Prometheus that scrapes them
 //	GET  /-/healthy, /-/ready  for who watches the process
+//	POST /-/reload             reads the configuration again
 //	GET  /metrics              the process's own metrics
+//	     /debug/pprof/         Go's profiles of it, where there are credentials
 //	GET  /                     the user interface, for all other paths (not
 //	                           at /prometheus)
 //
 // Files:
 //   - api.go: options and routes
-//   - middleware.go: what every request passes: metrics, panics, its scope
+//   - middleware.go: what every request passes: metrics, panics, who makes it, its scope
+//   - keys.go: API keys
+//   - profiles.go: profiles of the process
 //   - events.go: posting events in any format, and the status of each outcome
 //   - event_rules.go: what is counted: read, replaced, checked, explained
 //   - explain.go: the plan of a query
@@ -53,4 +58,6 @@
 //	    are read and given back when they are answered, and none is waited for
 //	    longer than a slow client needs. Buffers have up to twice the bytes that
 //	    they are reserved for, where a body's length was not known.
+//	I5: a route says what it needs (auth.Need), and its handler runs for nobody else.
+//	    Bodies of who is not known yet take a quarter of HeldBytesMax.
 package api

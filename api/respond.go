@@ -15,7 +15,11 @@ const (
 	errorTooMany     = "too_many_requests"
 	errorTimeout     = "timeout"
 	errorCanceled    = "canceled"
-	errorExec        = "execution"
+
+	// Prometheus has no names for these: it checks no credentials.
+	errorUnauthorized = "unauthorized"
+	errorForbidden    = "forbidden"
+	errorExec         = "execution"
 )
 
 // failure is an error in the form of Prometheus's API.

@@ -98,7 +98,7 @@ func runFormat(t *testing.T, rules, text string) string {
 			fmt.Fprintln(&out, err)
 			return result, false
 		}
-		a := f.Answer(&result)
+		a := p.Answer(&result)
 		answer := []byte(a.Text)
 		if a.JSON != nil {
 			if answer, err = json.Marshal(a.JSON); err != nil {
@@ -193,6 +193,6 @@ func FuzzFormats(f *testing.F) {
 		if int(counted) != result.Accepted {
 			t.Errorf("%+v, and %v counted", result, counted)
 		}
-		formats[format].Answer(&result)
+		p.Answer(&result)
 	})
 }

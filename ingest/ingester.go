@@ -87,6 +87,8 @@ type Result struct {
 	ErrorsOmitted int `json:"errors_omitted,omitempty"`
 	// Warnings say what is not stored of events that were accepted.
 	Warnings []string `json:"warnings,omitempty"`
+
+	at int64 // the present, in milliseconds since 1970
 }
 
 // EventError says why the event at Index was rejected. Events count from 0 in
@@ -94,6 +96,8 @@ type Result struct {
 type EventError struct {
 	Index  int    `json:"index"`
 	Reason string `json:"reason"`
+
+	kind reason // of Reason
 }
 
 // Ingester takes batches of events. Safe for concurrent use.

@@ -47,7 +47,7 @@ func openPostHog(r *Request) (*Post, error) {
 		key.member(name, raw)
 		switch string(name) {
 		case "batch":
-			return p.batch(raw)
+			return p.batch(name, raw)
 		case "sent_at":
 			p.sentAt = raw
 		}
@@ -56,9 +56,6 @@ func openPostHog(r *Request) (*Post, error) {
 	p.writeKey = key.text()
 	return p, err
 }
-
-// formBytesMax is the longest form: it becomes several copies of itself.
-const formBytesMax = 4 << 20
 
 // postHogBody is the JSON of a request: its body, or a field of the form that it is.
 func postHogBody(r *Request) ([]byte, error) {

@@ -8,6 +8,7 @@ func TestEventsOfTrackersWithoutIDs(t *testing.T) {
 		"segment":   `{"type": "track", "event": "order", "userId": "u"}`,
 		"posthog":   `{"event": "order", "distinct_id": "u"}`,
 		"plausible": `{"n": "order"}`,
+		"page":      `{"e": [{"n": "order"}]}`,
 	} {
 		format, err := FormatNamed(name)
 		if err != nil {

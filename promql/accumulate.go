@@ -41,10 +41,11 @@ type accumulation struct {
 // newAccumulation returns nil where d's first aggregation is none of these, or is not of
 // series that the function leaves as they are.
 func newAccumulation(ctx context.Context, d *direct, set column.Set) (*accumulation, error) {
-	if len(d.aggregations) == 0 {
+	if len(d.layers) == 0 || d.layers[0].aggregate == nil {
 		return nil, nil
 	}
-	a := &accumulation{d: d, op: d.aggregations[0].Op, n: d.points()}
+	first := d.layers[0].aggregate
+	a := &accumulation{d: d, op: first.Op, n: d.points()}
 	switch a.op {
 	case parser.SUM, parser.AVG, parser.MIN, parser.MAX, parser.COUNT, parser.GROUP:
 	default:
@@ -53,7 +54,7 @@ func newAccumulation(ctx context.Context, d *direct, set column.Set) (*accumulat
 	if d.sameLabels(set) {
 		return nil, nil
 	}
-	g := newGrouping(d.aggregations[0])
+	g := newGrouping(first)
 	if d.dropsName() { // what is dropped is not grouped by
 		g.names = slices.DeleteFunc(g.names, func(name string) bool { return !g.a.Without && isMetadata(name) })
 	}
@@ -158,7 +159,7 @@ func (a *accumulation) run(ctx context.Context, set column.Set, sink *output) (a
 		total.merge(p)
 	}
 	a.d.stats.groups = len(total.groups)
-	said := make([]annotations.Annotations, len(a.d.aggregations))
+	said := make([]annotations.Annotations, len(a.d.layers))
 	err := a.flush(total, sink, said)
 	for _, more := range said { // of the same the last stands
 		annos.Merge(more)
@@ -360,12 +361,12 @@ func (a *accumulation) flush(s *sums, sink *output, said []annotations.Annotatio
 	return finish()
 }
 
-// rest returns where results go: through the aggregations over the first, then to the
+// rest returns where results go: through the layers over the first, then to the
 // sink; and what is to be called at the end. What they say of it is put into said.
 func (a *accumulation) rest(sink *output, said []annotations.Annotations) (add func(labels.Labels, *row) error, finish func() error) {
 	add, finish = sink.add, func() error { return nil }
-	for i := len(a.d.aggregations) - 1; i > 0; i-- {
-		s, next, after := newStage(a.d, a.d.aggregations[i], a.d.params[i], &said[i]), add, finish
+	for i := len(a.d.layers) - 1; i > 0; i-- {
+		s, next, after := newStage(a.d, a.d.layers[i], &said[i]), add, finish
 		add = s.add
 		finish = func() error {
 			if err := s.flush(next); err != nil {

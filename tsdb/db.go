@@ -121,6 +121,8 @@ type DB struct {
 	// openMu is held while a tenant is opened or made, so that appends and queries
 	// of others do not wait for its files.
 	openMu sync.Mutex
+	// dropping is held while a tenant is dropped: one at a time.
+	dropping sync.Mutex
 
 	mu     sync.RWMutex
 	stores map[tenant.ID]*store
@@ -159,6 +161,9 @@ func Open(opts Options) (db *DB, err error) {
 		}
 	}()
 	if err := opts.FS.SyncDir(filepath.Dir(filepath.Clean(opts.Dir))); err != nil {
+		return nil, fmt.Errorf("open storage: %w", err)
+	}
+	if err := db.sweepDropped(); err != nil {
 		return nil, fmt.Errorf("open storage: %w", err)
 	}
 	started := time.Now()

@@ -29,6 +29,7 @@
 //	db.go            opening, closing, tenants by id
 //	store.go         one tenant: opening, append, replay
 //	appender.go      one batch on its way: routed, encoded, applied
+//	drop.go          deleting a tenant
 //	failed.go        tenants that cannot be opened, and the log they need
 //	flush.go         memtables to blocks
 //	relog.go         small tenants logged again instead of flushed
@@ -72,7 +73,8 @@
 //	    its log position: every batch of the tenant that was logged before the
 //	    position is in what it took, batch key included, and none logged after.
 //	I3: The manifest is the commit point. It never names a file that is not synced
-//	    and renamed into place, and what it does not name is garbage.
+//	    and renamed into place, and what it does not name is garbage. A tenant is gone
+//	    when its directory is renamed.
 //	I4: A reader uses one version for all its selectors. Files of a superseded
 //	    version go when its last reader does; those of a block in use are never
 //	    closed, and nothing of a mapped file outlives its use. Memtables of the version go on
@@ -98,10 +100,10 @@
 //
 // # Lock order
 //
-//	eventIDs.barrier, DB.openMu, store.barrier, store.flushMu, DB.mu, store.mu, cuts.applying, versions.swap,
+//	DB.dropping, store.rewriting, store.flushMu, eventIDs.barrier, DB.openMu, store.barrier, DB.mu, store.mu, cuts.applying, versions.swap,
 //	admission.mu, versions.mu, memtable.indexing, memtable.mu, memShard.mu,
 //	memSeries.mu, notes.mu, wal.mu, openBlocks.mu;
-//	keySet.mu, lateLog.mu and blockCache.mu are taken last. flushMu is taken before barrier by a
-//	flush, which no append holds. No file is read, written, opened or closed under a
+//	keySet.mu, lateLog.mu and blockCache.mu are taken last. No append takes rewriting or
+//	flushMu. home.moving is held shared while a block is opened. No file is read, written, opened or closed under a
 //	lock that a reader of other data takes.
 package tsdb

@@ -14,6 +14,11 @@ func (s *store) retain(now time.Time) error {
 	if keep == 0 {
 		return nil
 	}
+	s.rewriting.Lock()
+	defer s.rewriting.Unlock()
+	if s.dropped {
+		return nil
+	}
 	oldest := now.Add(-keep).UnixMilli()
 	v := s.versions.pin()
 	defer s.versions.unpin(v)

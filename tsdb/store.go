@@ -32,6 +32,7 @@ type store struct {
 	db      *DB
 	id      tenant.ID
 	dir     string
+	home    *home // the same, for who may still read when the tenant is dropped
 	profile tenant.Profile
 	// generation tells this tenant from an earlier one of the same name.
 	generation uint64
@@ -42,6 +43,9 @@ type store struct {
 	barrier sync.RWMutex
 	hold    logHold
 
+	// rewriting is held by who replaces or removes blocks, of which there is one at a
+	// time: what it reads stays live meanwhile.
+	rewriting    sync.Mutex
 	compactAfter time.Time   // owned by the goroutine that merges blocks
 	stuck        atomic.Bool // the last flush failed
 
@@ -52,7 +56,11 @@ type store struct {
 	notes     notes
 	late      *lateLog
 
-	flushMu sync.Mutex // one flush or retention pass at a time; guards what follows
+	// dropped: nothing is appended or written any more. Changed with rewriting, flushMu
+	// and barrier held.
+	dropped bool
+
+	flushMu sync.Mutex // one change of the manifest at a time; guards what follows
 	man     *manifest
 	// uncertain is why it is not known which manifest a crash would leave: then
 	// no block is written or removed until the directory is opened again.
@@ -140,7 +148,7 @@ var errNoTenant = errors.New("no such tenant")
 // openStore opens an existing tenant; the error is errNoTenant where there is
 // none.
 func openStore(db *DB, id tenant.ID) (*store, error) {
-	s := &store{db: db, id: id, dir: db.tenantDir(id), keys: newKeySet(), late: newLateLog(), routing: map[int64]*memtable{}}
+	s := &store{db: db, id: id, dir: db.tenantDir(id), home: newHome(db.opts.FS, db.tenantDir(id)), keys: newKeySet(), late: newLateLog(), routing: map[int64]*memtable{}}
 	var err error
 	if s.man, err = readManifest(db.opts.FS, s.dir); errors.Is(err, fs.ErrNotExist) {
 		if err := onlyPreparation(db.opts.FS, s.dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -163,7 +171,7 @@ func openStore(db *DB, id tenant.ID) (*store, error) {
 	s.generation = s.man.Generation
 	blocks := make([]*block, len(s.man.Blocks))
 	for i, bi := range s.man.Blocks {
-		blocks[i] = newBlock(db.blocks, db.opts.FS, s.dir, bi)
+		blocks[i] = newBlock(db.blocks, s.home, bi)
 	}
 	s.versions = newVersions(db.opts.Logger, blocks)
 	s.admission = newAdmission(s.versions, &s.profile.Limits)
@@ -270,6 +278,9 @@ func (s *store) append(ctx context.Context, b *increment.Batch) (duplicate, logg
 	key := batchKey{hash: b.Key, time: now}
 	s.barrier.RLock()
 	defer s.barrier.RUnlock()
+	if s.dropped {
+		return false, false, fmt.Errorf("append to tenant %s: %w", s.id, ErrTenantDropped)
+	}
 	// The key is settled under the barrier too: a flush that covers the batch then
 	// writes the key (I2).
 	if b.HasKey {

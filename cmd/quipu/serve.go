@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"runtime"
 	"runtime/pprof"
@@ -44,11 +43,13 @@ const stopTimeMax = 20 * time.Second
 const slotWaitMax = 5 * time.Second
 
 type serveCmd struct {
+	serveDefaults `embed:""`
+	serveAuth     `embed:""`
+
 	DataDir      string         `name:"data.dir" default:"./data" help:"Directory of the data; made if it does not exist."`
 	Listen       string         `default:"127.0.0.1:9480" help:"Address to listen on."`
-	Grid         model.Duration `default:"15s" help:"Width of a window for tenants made from now on."`
-	Retention    model.Duration `default:"0s" help:"Age at which data is dropped, for tenants whose settings do not say; 0 keeps all."`
-	TenantHeader string         `name:"tenant.header" placeholder:"X-Scope-OrgID" help:"Request header that names the tenant. Only on a loopback address, because it is no credential. Without it all requests are of the tenant \"default\"."`
+	ConfigFile   string         `name:"config.file" type:"path" placeholder:"FILE" help:"Configuration in YAML: settings of tenants, and more; read again when it changes. \"quipu config check FILE\" says what is wrong with one."`
+	TenantHeader string         `name:"tenant.header" placeholder:"X-Scope-OrgID" help:"Request header that names the tenant. Without --auth=required only on a loopback address, because it is no credential; without the header all requests are then of the tenant \"default\". With it X-Scope-OrgID, unless this says another."`
 	WALBudget    sizeFlag       `name:"wal.budget" default:"512MiB" help:"Size of the write-ahead log past which it is flushed to blocks; bounds disk and the time a restart takes."`
 	WALFsync     string         `name:"wal.fsync" default:"always" enum:"always,interval" help:"When the write-ahead log is synced: always, before a batch is acknowledged; or at an interval, which is faster and lets a power loss take what was acknowledged since."`
 	WALInterval  model.Duration `name:"wal.fsync-interval" default:"1s" help:"With --wal.fsync=interval: how often."`
@@ -57,6 +58,13 @@ type serveCmd struct {
 	QueryCache   cacheFlag      `name:"query.cache" default:"64MiB" help:"Memory for answers of range queries that can no longer change, of all tenants; at least 32MiB. 0: none are kept."`
 	QueryLog     model.Duration `name:"query.log-slower-than" default:"10s" help:"Time past which a query is written to the log, with what it took; 0 writes none."`
 	LogLevel     slog.Level     `name:"log.level" default:"info" help:"debug, info, warn or error."`
+}
+
+// serveDefaults are settings of tenants where neither the configuration nor their own
+// say.
+type serveDefaults struct {
+	Grid      model.Duration `default:"15s" help:"Width of a window for tenants made from now on."`
+	Retention model.Duration `default:"0s" help:"Age at which data is dropped, for tenants whose settings do not say; 0 keeps all."`
 }
 
 // sizeFlag is a number of bytes as people write it: 64KiB, 512MiB, 1GiB.
@@ -90,7 +98,7 @@ func (s *cacheFlag) UnmarshalText(text []byte) error {
 
 // settings are those of new tenants. The idle timeout has no flag, so it follows
 // the grid: the least multiple of it that is not below the default.
-func (c *serveCmd) settings() (tenant.Settings, error) {
+func (c *serveDefaults) settings() (tenant.Settings, error) {
 	s := tenant.DefaultSettings()
 	s.Grid = c.Grid
 	s.IdleTimeout = tenant.IdleTimeoutFor(c.Grid)
@@ -139,7 +147,13 @@ func (c *serveCmd) Run(con *console) error {
 		return err
 	}
 	_, err = c.walSyncEvery()
-	if err := errors.Join(err, c.checkTenantHeader(), c.checkListen(logger)); err != nil {
+	if err := errors.Join(err, c.checkTenantHeader(), c.checkListen(logger), c.checkWebConfig()); err != nil {
+		return err
+	}
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	conf, err := newConfigs(c.ConfigFile, logger, con.now, reg)
+	if err != nil {
 		return err
 	}
 	stopProfile, err := c.profile()
@@ -162,14 +176,16 @@ func (c *serveCmd) Run(con *console) error {
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
 	}
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
+	go func() { served <- c.serveOn(listener, server, logger) }()
 
-	db, ready, err := c.open(logger, settings)
+	db, guards, ready, err := c.open(logger, reg, conf, settings)
 	if err != nil {
 		return errors.Join(err, server.Close())
 	}
+	stopWatch := conf.watchAlways()
+	defer stopWatch()
 	handler.Store(&ready)
-	logger.Info("ready", "address", "http://"+listener.Addr().String(), "version", version())
+	logger.Info("ready", "address", c.scheme()+"://"+listener.Addr().String(), "version", version())
 	select {
 	case err = <-served:
 	case <-con.ctx.Done():
@@ -181,7 +197,7 @@ func (c *serveCmd) Run(con *console) error {
 			err = server.Close()
 		}
 	}
-	err = errors.Join(err, db.Close())
+	err = errors.Join(err, guards.close(), db.Close())
 	logger.Info("stopped")
 	return err
 }
@@ -205,30 +221,11 @@ func (c *serveCmd) profile() (stop func(), err error) {
 	}, nil
 }
 
-// checkListen refuses what would let anyone on the network choose a tenant.
-func (c *serveCmd) checkListen(logger *slog.Logger) error {
-	host, _, err := net.SplitHostPort(c.Listen)
-	if err != nil {
-		return fmt.Errorf("--listen=%s: %w", c.Listen, err)
-	}
-	addr, err := netip.ParseAddr(host)
-	if host == "localhost" || err == nil && addr.IsLoopback() {
-		return nil
-	}
-	if c.TenantHeader != "" {
-		return fmt.Errorf("--tenant.header lets every client choose its tenant, so it is only for a loopback address; --listen is %s", c.Listen)
-	}
-	logger.Warn("everyone who reaches this address may read and write: there are no credentials yet", "listen", c.Listen)
-	return nil
-}
-
 // open opens the storage and joins the packages over it.
-func (c *serveCmd) open(logger *slog.Logger, settings tenant.Settings) (*tsdb.DB, http.Handler, error) {
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+func (c *serveCmd) open(logger *slog.Logger, reg *prometheus.Registry, conf *configs, settings tenant.Settings) (*tsdb.DB, *guards, http.Handler, error) {
 	syncEvery, err := c.walSyncEvery()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	if syncEvery > 0 {
 		logger.Warn("batches are acknowledged before they are synced: a power loss takes those of the last interval", "interval", syncEvery)
@@ -237,16 +234,20 @@ func (c *serveCmd) open(logger *slog.Logger, settings tenant.Settings) (*tsdb.DB
 		Dir: c.DataDir, Logger: logger, Registerer: reg, Defaults: settings, WALBytesMax: int64(c.WALBudget), WALSyncEvery: syncEvery,
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	handler, err := c.handler(db, logger, reg)
+	guards, err := c.openGuards(db, logger, reg, conf)
 	if err != nil {
-		return nil, nil, errors.Join(err, db.Close())
+		return nil, nil, nil, errors.Join(err, db.Close())
 	}
-	return db, handler, nil
+	handler, err := c.handler(db, guards, logger, reg, conf)
+	if err != nil {
+		return nil, nil, nil, errors.Join(err, guards.close(), db.Close())
+	}
+	return db, guards, handler, nil
 }
 
-func (c *serveCmd) handler(db *tsdb.DB, logger *slog.Logger, reg *prometheus.Registry) (http.Handler, error) {
+func (c *serveCmd) handler(db *tsdb.DB, guards *guards, logger *slog.Logger, reg *prometheus.Registry, conf *configs) (http.Handler, error) {
 	slots := overload.NewSlots(2*runtime.GOMAXPROCS(0), slotWaitMax)
 	ingester, err := ingest.New(ingest.Options{Store: db, Rules: &ruleFiles{c.DataDir}, Stored: stored{db}, Registerer: reg, Logger: logger, Slots: slots})
 	if err != nil {
@@ -269,8 +270,11 @@ func (c *serveCmd) handler(db *tsdb.DB, logger *slog.Logger, reg *prometheus.Reg
 		Features:  languageFeatures,
 		Admission: queries,
 
+		Auth:         guards.auth,
+		Audit:        guards.audit,
 		TenantHeader: c.TenantHeader,
 		Registry:     reg,
+		Reload:       conf.reload,
 		UI:           web.Handler(),
 		Version:      version(),
 		HeldBytesMax: int64(c.IngestMemory),
