@@ -28,6 +28,11 @@ func get(own, path string, params ...string) leakRequest {
 	return leakRequest{method: "GET", path: path + query(params), own: own}
 }
 
+// ofProcess is a GET of what is not one tenant's.
+func ofProcess(own, path string) leakRequest {
+	return leakRequest{method: "GET", path: path, own: own, process: true}
+}
+
 // post is get as a form.
 func post(own, path string, params ...string) leakRequest {
 	return leakRequest{method: "POST", path: path, body: form(params), contentType: "application/x-www-form-urlencoded", own: own}
@@ -149,14 +154,20 @@ func leakStatus() map[string][]leakRequest {
 		"/":                          {get("", "/"), get("", "/graph")},
 		"/-/healthy":                 {get("healthy", "/-/healthy")},
 		"/-/ready":                   {get("ready", "/-/ready")},
-		"/metrics":                   {{method: "GET", path: "/metrics", own: "quipu_api_requests_total", operator: true}},
+		"/metrics":                   {ofProcess("quipu_api_requests_total", "/metrics")},
 		"/api/v1/":                   {{method: "OPTIONS", path: "/api/v1/query"}},
 		"/api/":                      {get("{me}", "/api/v1/nothing/{me}")},
 		"/api/v1/status/range":       {get("minTime", "/api/v1/status/range")},
 		"/api/v1/status/tsdb":        {get("/{me}/", "/api/v1/status/tsdb", "limit", "100"), get("limit", "/api/v1/status/tsdb", "limit", "0")},
 		"/api/v1/rules":              {get("groups", "/api/v1/rules")},
 		"/api/v1/targets":            {get("activeTargets", "/api/v1/targets")},
-		"/api/v1/notifications":      {get("[]", "/api/v1/notifications")},
+		"/-/reload":                  {{method: "POST", path: "/-/reload", process: true}},
+		"/debug/pprof/":              {ofProcess("", "/debug/pprof/"), ofProcess("", "/debug/pprof/heap")},
+		"/debug/pprof/cmdline":       {ofProcess("", "/debug/pprof/cmdline")},
+		"/debug/pprof/profile":       {ofProcess("", "/debug/pprof/profile")},
+		"/debug/pprof/symbol":        {ofProcess("", "/debug/pprof/symbol")},
+		"/debug/pprof/trace":         {ofProcess("", "/debug/pprof/trace")},
+		"/api/v1/notifications":      {ofProcess("[]", "/api/v1/notifications")},
 		"/api/v1/scrape_pools":       {get("scrapePools", "/api/v1/scrape_pools")},
 		"/api/v1/alertmanagers":      {get("activeAlertmanagers", "/api/v1/alertmanagers")},
 		"/api/v1/openapi.yaml":       {get("openapi", "/api/v1/openapi.yaml")},
@@ -168,10 +179,14 @@ func leakStatus() map[string][]leakRequest {
 		"/api/v1/scrape_pools/config": {get("", "/api/v1/scrape_pools/config", "scrape_pool", "x")},
 	}
 	for path, own := range map[string]string{
-		"alerts": "alerts", "targets/metadata": "data", "notifications/live": "", "status/config": "yaml", "status/flags": "data", "status/runtimeinfo": "startTime",
-		"status/buildinfo": "version", "status/walreplay": "current", "status/self_metrics": "data",
+		"alerts": "alerts", "targets/metadata": "data", "status/buildinfo": "version", "status/walreplay": "current",
 	} {
 		out["/api/v1/"+path] = []leakRequest{get(own, "/api/v1/"+path)}
+	}
+	for path, own := range map[string]string{
+		"notifications/live": "", "status/config": "yaml", "status/flags": "data", "status/runtimeinfo": "startTime", "status/self_metrics": "data",
+	} {
+		out["/api/v1/"+path] = []leakRequest{ofProcess(own, "/api/v1/"+path)}
 	}
 	return out
 }
@@ -206,7 +221,17 @@ func leakAdmin() map[string][]leakRequest {
 		"delete_series": {"match[]", `doomed_total{page="/{other}/0"}`}, "clean_tombstones": nil, "snapshot": nil,
 	} {
 		path = "/api/v1/admin/tsdb/" + path
-		out[path] = []leakRequest{post("", path, params...)}
+		q := post("", path, params...)
+		q.process = strings.HasSuffix(path, "snapshot") // it writes to the server's disk
+		out[path] = []leakRequest{q}
+	}
+	out["/api/v1/admin/keys"] = []leakRequest{
+		get("{key}", "/api/v1/admin/keys"), get("{key}", "/api/v1/admin/keys", "tenant", ""),
+		{method: "POST", path: "/api/v1/admin/keys", body: `{"name":"another of {me}","permissions":["metrics:read"]}`, own: "another of {me}"},
+	}
+	out["/api/v1/admin/keys/{id}"] = []leakRequest{
+		{method: "DELETE", path: "/api/v1/admin/keys/none", own: "there is no such key"},
+		{method: "DELETE", path: "/api/v1/admin/keys/{otherkey}", own: "there is no such key"},
 	}
 	return out
 }
