@@ -58,6 +58,8 @@ type Options struct {
 	Admin Admin
 	// Features are those of the language, to which others are added; nil: none are said.
 	Features features.Collector
+	// Admin is what an operator does with tenants; nil: there is nobody who does.
+	Operator TenantAdmin
 	// Admission is for reads that do not go through the engine; nil: none waits.
 	Admission Admission
 	// Auth says who makes a request; nil: everybody may do everything.
@@ -135,6 +137,7 @@ type api struct {
 	admission    Admission
 	auth         *auth.Authenticator // nil: everybody may do everything
 	audit        *auth.AuditLog
+	operator     TenantAdmin // nil: none
 	tenantHeader string
 	now          func() time.Time
 	isReady      func() error
@@ -188,7 +191,7 @@ func New(o Options) (*Handler, error) {
 	a := &api{
 		logger: o.Logger, sink: o.Events, rules: o.Rules, tenants: o.Tenants, admission: o.Admission, auth: o.Auth, audit: o.Audit, tenantHeader: o.TenantHeader, now: o.Now, isReady: o.Ready,
 		reloadConfig: o.Reload,
-		storage:      o.Storage, parser: o.Parser, inventory: o.Inventory, admin: o.Admin,
+		storage:      o.Storage, parser: o.Parser, inventory: o.Inventory, admin: o.Admin, operator: o.Operator,
 		bodies: bodies, strangers: bodies.forStrangers(),
 		metrics: m,
 		// Prometheus's default, in the very spelling that it answers with "*".
@@ -267,6 +270,8 @@ func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
 	}...)
 	out = append(out, a.keyRoutes()...)
 	out = append(out, a.profileRoutes()...)
+
+	out = append(out, a.adminRoutes()...)
 	own := a.ownPaths()
 	seen := map[string]bool{
 		"/*path": true, // OPTIONS, which is above

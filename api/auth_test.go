@@ -138,7 +138,7 @@ func TestPermissionsOfKeys(t *testing.T) {
 		{"PUT", "/api/v1/event-rules", rules, "rules admin operator", 503}, // nothing keeps rules here
 		{"GET", "/api/v1/event-rules", "", "reader admin operator", 200},
 		{"GET", "/api/v1/admin/keys", "", "admin operator", 200},
-		{"POST", "/api/v1/admin/tsdb/delete_series", "", "admin operator", 404}, // there is none here
+		{"POST", "/api/v1/admin/tsdb/delete_series", "", "admin operator", 400}, // it names no series
 		{"POST", "/-/reload", "", "operator", 200},
 		{"GET", "/metrics", "", "scraper operator", 200},
 		{"GET", "/debug/pprof/cmdline", "", "scraper operator", 200},

@@ -12,6 +12,8 @@
 //	GET  /api/v1/status/range  the times between which the tenant has data
 //	GET  /api/v1/status/tsdb   and .../blocks, .../walreplay: what is stored of the tenant
 //	POST /api/v1/admin/tsdb/... deletes what is stored and copies it
+//	     /api/v1/admin/tenants...  what an operator does with tenants
+//	GET  /api/v1/status/usage  what the tenant has and does
 //	     /api/v1/...           the rest: Prometheus's own handlers
 //	     /api/v1/admin/keys    API keys: listed, made and, below it, revoked
 //	GET  /federate             the last samples, for a Prometheus that scrapes them
@@ -29,6 +31,7 @@
 //   - profiles.go: profiles of the process
 //   - events.go: posting events in any format, and the status of each outcome
 //   - event_rules.go: what is counted: read, replaced, checked, explained
+//   - admin_tenants.go: tenants made, changed, suspended, deleted; their usage
 //   - explain.go: the plan of a query
 //   - body.go: bounded reading and decompression of a body
 //   - held.go: the memory of all bodies together, and the time one may take

@@ -159,7 +159,7 @@ func (a *api) scoped(name string, need auth.Need, h http.Handler) http.Handler {
 	if !need.Declared() || need.IsOpen() {
 		panic(fmt.Sprintf("api: the route %s has a tenant, so it has to say what it needs (auth.Need)", name))
 	}
-	return a.measured(name, a.guarded(name, need, h, a.authenticate))
+	return a.measured(name, a.guarded(name, need, a.unlessRefused(h), a.authenticate))
 }
 
 // ours is a scoped route that Prometheus does not have, with what Prometheus

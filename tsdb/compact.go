@@ -48,7 +48,7 @@ func (s *store) compactOnce(ctx context.Context, now time.Time) (did bool, err e
 	for i, b := range v.blocks {
 		infos[i] = b.blockInfo
 	}
-	plan := planCompaction(infos, func(b blockInfo) int64 { return b.Bytes }, now, time.Duration(s.profile.Retention))
+	plan := planCompaction(infos, func(b blockInfo) int64 { return b.Bytes }, now, time.Duration(s.settings().Retention))
 	if plan == nil {
 		return false, nil
 	}

@@ -28,6 +28,8 @@
 //
 //	db.go            opening, closing, tenants by id
 //	store.go         one tenant: opening, append, replay
+//	settings.go      what an operator decides of a tenant, at run time
+//	usage.go         what a tenant has
 //	appender.go      one batch on its way: routed, encoded, applied
 //	drop.go          deleting a tenant
 //	failed.go        tenants that cannot be opened, and the log they need
@@ -100,7 +102,7 @@
 //
 // # Lock order
 //
-//	DB.dropping, store.rewriting, store.flushMu, eventIDs.barrier, DB.openMu, store.barrier, DB.mu, store.mu, cuts.applying, versions.swap,
+//	DB.dropping, store.rewriting, store.flushMu, eventIDs.barrier, DB.openMu, store.settingsMu, store.barrier, DB.mu, store.mu, cuts.applying, versions.swap,
 //	admission.mu, versions.mu, memtable.indexing, memtable.mu, memShard.mu,
 //	memSeries.mu, notes.mu, wal.mu, openBlocks.mu;
 //	keySet.mu, lateLog.mu and blockCache.mu are taken last. No append takes rewriting or

@@ -61,7 +61,7 @@ func TestDropTenant(t *testing.T) {
 	db.mustDrop(a) // once more
 	db.mustAppend(a, counterInc("new_total", testStart, 1))
 	after, err := db.store(a, false)
-	if err != nil || after.generation == before.generation || after.profile.IDKey == before.profile.IDKey {
+	if err != nil || after.generation == before.generation || after.profile.Load().IDKey == before.profile.Load().IDKey {
 		t.Errorf("the tenant is made again with the same generation or key: %v", err)
 	}
 	for range 2 {

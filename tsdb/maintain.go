@@ -10,7 +10,7 @@ import (
 
 // retain drops the blocks whose newest data is older than the tenant's retention.
 func (s *store) retain(now time.Time) error {
-	keep := time.Duration(s.profile.Retention)
+	keep := time.Duration(s.settings().Retention)
 	if keep == 0 {
 		return nil
 	}

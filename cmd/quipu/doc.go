@@ -8,6 +8,8 @@
 //	keys.go      "quipu keys"
 //	config.go    the configuration file, and "quipu config check"
 //	configs.go   the one in force, and its reloads
+//	tenantadmin.go what the API does with tenants
+//	tenants.go   "quipu tenants"
 //	import.go    "quipu import accesslog"
 //	query.go     "quipu query"
 //	bench.go     "quipu bench"

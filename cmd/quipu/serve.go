@@ -29,6 +29,7 @@ import (
 	"github.com/quipudb/quipu/internal/overload"
 	"github.com/quipudb/quipu/internal/scope"
 	"github.com/quipudb/quipu/internal/tenant"
+	"github.com/quipudb/quipu/internal/usage"
 	"github.com/quipudb/quipu/promql"
 	"github.com/quipudb/quipu/tsdb"
 	"github.com/quipudb/quipu/web"
@@ -46,18 +47,19 @@ type serveCmd struct {
 	serveDefaults `embed:""`
 	serveAuth     `embed:""`
 
-	DataDir      string         `name:"data.dir" default:"./data" help:"Directory of the data; made if it does not exist."`
-	Listen       string         `default:"127.0.0.1:9480" help:"Address to listen on."`
-	ConfigFile   string         `name:"config.file" type:"path" placeholder:"FILE" help:"Configuration in YAML: settings of tenants, and more; read again when it changes. \"quipu config check FILE\" says what is wrong with one."`
-	TenantHeader string         `name:"tenant.header" placeholder:"X-Scope-OrgID" help:"Request header that names the tenant. Without --auth=required only on a loopback address, because it is no credential; without the header all requests are then of the tenant \"default\". With it X-Scope-OrgID, unless this says another."`
-	WALBudget    sizeFlag       `name:"wal.budget" default:"512MiB" help:"Size of the write-ahead log past which it is flushed to blocks; bounds disk and the time a restart takes."`
-	WALFsync     string         `name:"wal.fsync" default:"always" enum:"always,interval" help:"When the write-ahead log is synced: always, before a batch is acknowledged; or at an interval, which is faster and lets a power loss take what was acknowledged since."`
-	WALInterval  model.Duration `name:"wal.fsync-interval" default:"1s" help:"With --wal.fsync=interval: how often."`
-	CPUProfile   string         `name:"debug.cpuprofile" hidden:"" type:"path" help:"File to write a CPU profile of the whole run to."`
-	IngestMemory sizeFlag       `name:"ingest.memory" default:"256MiB" help:"Memory for the bodies of requests that are under way. What does not fit is refused with 503; no body may be larger than a quarter of it, nor become larger than half when it is decompressed."`
-	QueryCache   cacheFlag      `name:"query.cache" default:"64MiB" help:"Memory for answers of range queries that can no longer change, of all tenants; at least 32MiB. 0: none are kept."`
-	QueryLog     model.Duration `name:"query.log-slower-than" default:"10s" help:"Time past which a query is written to the log, with what it took; 0 writes none."`
-	LogLevel     slog.Level     `name:"log.level" default:"info" help:"debug, info, warn or error."`
+	DataDir        string         `name:"data.dir" default:"./data" help:"Directory of the data; made if it does not exist."`
+	Listen         string         `default:"127.0.0.1:9480" help:"Address to listen on."`
+	ConfigFile     string         `name:"config.file" type:"path" placeholder:"FILE" help:"Configuration in YAML: settings of tenants, and more; read again when it changes. \"quipu config check FILE\" says what is wrong with one."`
+	TenantHeader   string         `name:"tenant.header" placeholder:"X-Scope-OrgID" help:"Request header that names the tenant. Without --auth=required only on a loopback address, because it is no credential; without the header all requests are then of the tenant \"default\". With it X-Scope-OrgID, unless this says another."`
+	WALBudget      sizeFlag       `name:"wal.budget" default:"512MiB" help:"Size of the write-ahead log past which it is flushed to blocks; bounds disk and the time a restart takes."`
+	WALFsync       string         `name:"wal.fsync" default:"always" enum:"always,interval" help:"When the write-ahead log is synced: always, before a batch is acknowledged; or at an interval, which is faster and lets a power loss take what was acknowledged since."`
+	WALInterval    model.Duration `name:"wal.fsync-interval" default:"1s" help:"With --wal.fsync=interval: how often."`
+	CPUProfile     string         `name:"debug.cpuprofile" hidden:"" type:"path" help:"File to write a CPU profile of the whole run to."`
+	IngestMemory   sizeFlag       `name:"ingest.memory" default:"256MiB" help:"Memory for the bodies of requests that are under way. What does not fit is refused with 503; no body may be larger than a quarter of it, nor become larger than half when it is decompressed."`
+	QueryCache     cacheFlag      `name:"query.cache" default:"64MiB" help:"Memory for answers of range queries that can no longer change, of all tenants; at least 32MiB. 0: none are kept."`
+	QueryLog       model.Duration `name:"query.log-slower-than" default:"10s" help:"Time past which a query is written to the log, with what it took; 0 writes none."`
+	MetricsTenants int            `name:"metrics.tenants" default:"100" help:"How many tenants, the largest, the process's metrics name; the others are together under (other)."`
+	LogLevel       slog.Level     `name:"log.level" default:"info" help:"debug, info, warn or error."`
 }
 
 // serveDefaults are settings of tenants where neither the configuration nor their own
@@ -146,6 +148,9 @@ func (c *serveCmd) Run(con *console) error {
 	if err != nil {
 		return err
 	}
+	if c.MetricsTenants < 1 {
+		return fmt.Errorf("--metrics.tenants is %d, it must be at least 1", c.MetricsTenants)
+	}
 	_, err = c.walSyncEvery()
 	if err := errors.Join(err, c.checkTenantHeader(), c.checkListen(logger), c.checkWebConfig()); err != nil {
 		return err
@@ -230,12 +235,17 @@ func (c *serveCmd) open(logger *slog.Logger, reg *prometheus.Registry, conf *con
 	if syncEvery > 0 {
 		logger.Warn("batches are acknowledged before they are synced: a power loss takes those of the last interval", "interval", syncEvery)
 	}
+	policy, err := conf.get().policy(c.ConfigFile, settings)
+	if err != nil {
+		return nil, nil, nil, err
+	}
 	db, err := tsdb.Open(tsdb.Options{
-		Dir: c.DataDir, Logger: logger, Registerer: reg, Defaults: settings, WALBytesMax: int64(c.WALBudget), WALSyncEvery: syncEvery,
+		Dir: c.DataDir, Logger: logger, Registerer: reg, Defaults: settings, Policy: policy, WALBytesMax: int64(c.WALBudget), WALSyncEvery: syncEvery,
 	})
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	c.followConfig(conf, db, settings, logger)
 	guards, err := c.openGuards(db, logger, reg, conf)
 	if err != nil {
 		return nil, nil, nil, errors.Join(err, db.Close())
@@ -247,14 +257,37 @@ func (c *serveCmd) open(logger *slog.Logger, reg *prometheus.Registry, conf *con
 	return db, guards, handler, nil
 }
 
+// followConfig has a new configuration, and what is in tenants' own settings by then, in
+// force in storage.
+func (c *serveCmd) followConfig(conf *configs, db *tsdb.DB, flags tenant.Settings, logger *slog.Logger) {
+	conf.check(func(next *configFile) error {
+		policy, err := next.policy(c.ConfigFile, flags)
+		if err != nil {
+			return err
+		}
+		return db.CheckPolicy(policy)
+	})
+	conf.subscribe(func(_, next *configFile) {
+		policy, err := next.policy(c.ConfigFile, flags)
+		if err == nil {
+			err = db.SetPolicy(policy)
+		}
+		if err = errors.Join(err, db.ReloadSettings()); err != nil {
+			logger.Error("settings of tenants are wrong", "err", err)
+		}
+	})
+}
+
 func (c *serveCmd) handler(db *tsdb.DB, guards *guards, logger *slog.Logger, reg *prometheus.Registry, conf *configs) (http.Handler, error) {
+	book := usage.NewBook(time.Now)
+	reg.MustRegister(usage.NewCollector(book, c.MetricsTenants, storedUsage(db)))
 	slots := overload.NewSlots(2*runtime.GOMAXPROCS(0), slotWaitMax)
-	ingester, err := ingest.New(ingest.Options{Store: db, Rules: &ruleFiles{c.DataDir}, Stored: stored{db}, Registerer: reg, Logger: logger, Slots: slots})
+	ingester, err := ingest.New(ingest.Options{Store: db, Rules: &ruleFiles{c.DataDir}, Stored: stored{db}, Registerer: reg, Logger: logger, Slots: slots, Usage: book, TenantLabelsMax: c.MetricsTenants})
 	if err != nil {
 		return nil, err
 	}
 	languageFeatures := features.NewRegistry()
-	queries, err := c.queries(db, logger, prometheus.WrapRegistererWithPrefix("quipu_promql_", reg), languageFeatures)
+	queries, err := c.queries(db, book, logger, prometheus.WrapRegistererWithPrefix("quipu_promql_", reg), languageFeatures)
 	if err != nil {
 		return nil, err
 	}
@@ -269,6 +302,7 @@ func (c *serveCmd) handler(db *tsdb.DB, guards *guards, logger *slog.Logger, reg
 		Inventory: inventory{db},
 		Features:  languageFeatures,
 		Admission: queries,
+		Operator:  &tenantAdmin{db: db, dir: c.DataDir, rules: ingester, usage: book, now: time.Now},
 
 		Auth:         guards.auth,
 		Audit:        guards.audit,
@@ -284,7 +318,7 @@ func (c *serveCmd) handler(db *tsdb.DB, guards *guards, logger *slog.Logger, reg
 
 // queries joins what answers them: the limits of their tenants, what they take for exact,
 // then the cache, then the engine.
-func (c *serveCmd) queries(db *tsdb.DB, logger *slog.Logger, reg prometheus.Registerer, said features.Collector) (*promql.Governor, error) {
+func (c *serveCmd) queries(db *tsdb.DB, book *usage.Book, logger *slog.Logger, reg prometheus.Registerer, said features.Collector) (*promql.Governor, error) {
 	var engine upstream.QueryEngine = promql.NewEngines(promql.EngineOptions{
 		Distinct: db, Logger: logger, Reg: reg, Timeout: tenant.QueryTimeMax, Features: said,
 	})
@@ -306,7 +340,7 @@ func (c *serveCmd) queries(db *tsdb.DB, logger *slog.Logger, reg prometheus.Regi
 		return db.HasCounts(sc.Tenant, metric)
 	})
 	return promql.NewGovernor(promql.GovernorOptions{
-		Engine: engine, Logger: logger, Reg: reg, LogSlowerThan: time.Duration(c.QueryLog),
+		Usage: book, Engine: engine, Logger: logger, Reg: reg, LogSlowerThan: time.Duration(c.QueryLog),
 		Limits: func(id tenant.ID) (tenant.Limits, error) {
 			s, err := db.Settings(id)
 			return s.Limits, err

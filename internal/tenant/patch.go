@@ -80,6 +80,17 @@ func ParsePatch(src []byte) (Patch, error) {
 	return p, nil
 }
 
+// yaml is what p says, for ParsePatch.
+func (p *Patch) yaml() []byte {
+	var out bytes.Buffer
+	enc := yaml.NewEncoder(&out)
+	enc.SetIndent(2)
+	if err := errors.Join(enc.Encode(p), enc.Close()); err != nil {
+		panic(err) // it has nothing that cannot be written
+	}
+	return out.Bytes()
+}
+
 // over returns s with what p says.
 func (p *Patch) over(s Settings) Settings {
 	p.each(func(name string, field reflect.Value) {
@@ -105,6 +116,25 @@ func (p *Patch) Fields() []string {
 
 // IsZero reports whether p says nothing.
 func (p *Patch) IsZero() bool { return len(p.Fields()) == 0 }
+
+// Field is one of the settings, named as it is written: "limits.series".
+type Field struct {
+	Name  string
+	Value any
+}
+
+// Fields are those of settings, in order.
+func Fields(s *Settings) []Field {
+	var out []Field
+	eachField(reflect.ValueOf(s).Elem(), "", func(name string, v reflect.Value) bool {
+		if v.Kind() == reflect.Struct {
+			return false
+		}
+		out = append(out, Field{name, v.Interface()})
+		return true
+	})
+	return out
+}
 
 // each calls f with every field, a pointer, and its name as it is written.
 func (p *Patch) each(f func(name string, field reflect.Value)) {
@@ -232,4 +262,27 @@ func membersOf(object []byte) ([]member, error) {
 		return nil, errors.New("there is more after the JSON object")
 	}
 	return out, nil
+}
+
+// FieldJSON is the value of a field, as Merge takes it, that a person wrote as text: "" is
+// said no longer.
+func FieldJSON(name, text string) (json.RawMessage, error) {
+	var p Patch
+	var kind reflect.Type
+	p.each(func(have string, field reflect.Value) {
+		if have == name {
+			kind = field.Type().Elem()
+		}
+	})
+	switch {
+	case kind == nil:
+		return nil, fmt.Errorf("%s is no setting", name)
+	case text == "":
+		return json.RawMessage("null"), nil
+	case kind == reflect.TypeFor[string]() || kind == reflect.TypeFor[Duration]():
+		return json.Marshal(text)
+	case !json.Valid([]byte(text)):
+		return nil, fmt.Errorf("%s: %q is not a %s", name, text, kind)
+	}
+	return json.RawMessage(text), nil
 }

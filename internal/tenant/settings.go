@@ -86,16 +86,24 @@ func ParseSettings(src []byte, defaults Settings) (Settings, error) {
 // NewFile is the settings file of a tenant made with these settings: it pins what
 // cannot change later and leaves the rest to the server's defaults.
 func (s Settings) NewFile() []byte {
-	return fmt.Appendf(nil, `# Settings of this tenant, read when the server starts. What is not set here
-# follows the server's defaults; what could be:
+	grid := Duration(s.Grid)
+	return (&Patch{Grid: &grid}).File(s)
+}
+
+// File is the settings file of a tenant that says p of itself, which says its grid. What
+// it could say is in comments, as it is by the defaults.
+func (p *Patch) File(s Settings) []byte {
+	return append(fmt.Appendf(nil, `# Settings of this tenant. What is not set here follows the server's defaults; what
+# could be is below. The server reads this file when it starts and when it is told
+# to (SIGHUP); "quipu tenants set" writes it anew, these comments included.
 #
+#   suspended: false           # true: reads and writes are refused
 #   idle_timeout: %s          # a series without increments goes stale after this
 #   retention: %s             # age at which data is dropped; 0s keeps all
 #   exact_counts: %t        # increase and rate of counts mean their anchored form
 %s
-# The width of a window. Fixed when the tenant was made.
-grid: %s
-`, s.IdleTimeout, s.Retention, s.ExactCounts, s.Limits.newFile(), s.Grid)
+# The grid, the width of a window, is fixed since the tenant was made.
+`, s.IdleTimeout, s.Retention, s.ExactCounts, s.Limits.newFile()), p.yaml()...)
 }
 
 // Profile is what the write path needs to know of a tenant.
