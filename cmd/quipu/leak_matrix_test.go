@@ -225,6 +225,18 @@ func leakAdmin() map[string][]leakRequest {
 		q.process = strings.HasSuffix(path, "snapshot") // it writes to the server's disk
 		out[path] = []leakRequest{q}
 	}
+	const one = "/api/v1/admin/tenants/{id}"
+	operate := func(method, path, body string) leakRequest {
+		return leakRequest{method: method, path: path, body: body, own: "{id}", process: true}
+	}
+	maps.Copy(out, map[string][]leakRequest{
+		"/api/v1/admin/tenants": {operate("GET", "/api/v1/admin/tenants", ""), operate("POST", "/api/v1/admin/tenants", `{"id":"{id}"}`)},
+		one:                     {operate("GET", one, ""), operate("PATCH", one, `{"limits":{"queued_queries":99}}`)},
+		one + "/suspend":        {operate("POST", one+"/suspend", ""), operate("POST", one+"/resume", "")},
+		one + "/resume":         {operate("POST", one+"/resume", "")},
+		one + "/usage":          {operate("GET", one+"/usage", "")},
+		"/api/v1/status/usage":  {get("{id}", "/api/v1/status/usage")},
+	})
 	out["/api/v1/admin/keys"] = []leakRequest{
 		get("{key}", "/api/v1/admin/keys"), get("{key}", "/api/v1/admin/keys", "tenant", ""),
 		{method: "POST", path: "/api/v1/admin/keys", body: `{"name":"another of {me}","permissions":["metrics:read"]}`, own: "another of {me}"},

@@ -172,7 +172,7 @@ func (w *leakWorld) fill(text string, as *leakTenant) string {
 		block = as.blocks[0]
 	}
 	return strings.NewReplacer(
-		"{me}", as.word, "{other}", w.other(as).word, "{block}", block, "{key}", as.keyID, "{otherkey}", w.other(as).keyID, "{number}", strconv.FormatFloat(as.number, 'f', -1, 64),
+		"{id}", as.id, "{me}", as.word, "{other}", w.other(as).word, "{block}", block, "{key}", as.keyID, "{otherkey}", w.other(as).keyID, "{number}", strconv.FormatFloat(as.number, 'f', -1, 64),
 		"{start}", strconv.FormatInt(w.now.Add(-30*time.Minute).Unix(), 10), "{end}", strconv.FormatInt(w.now.Unix(), 10),
 	).Replace(text)
 }
@@ -243,8 +243,8 @@ func (w *leakWorld) leaks(q leakRequest) (found []string) {
 	return found
 }
 
-// leakRequest is a request of either tenant's, with {me}, {other}, {number}, {block},
-// {start} and {end} in its texts.
+// leakRequest is a request of either tenant's, with {id}, {me}, {other}, {number}, {block},
+// {key}, {otherkey}, {start} and {end} in its texts.
 type leakRequest struct {
 	method, path, body, contentType, accept string
 	// own is what of the tenant's own the answer must have.
