@@ -26,13 +26,13 @@ func (noTargets) ScrapePoolConfig(pool string) (*config.ScrapeConfig, error) {
 	return nil, fmt.Errorf("there is no scrape pool %q", pool)
 }
 
-// noAlertmanagers: no alert is sent.
+// noAlertmanagers: no alert is sent where there is no Ruler.
 type noAlertmanagers struct{}
 
 func (noAlertmanagers) Alertmanagers() []*url.URL        { return nil }
 func (noAlertmanagers) DroppedAlertmanagers() []*url.URL { return nil }
 
-// noRules: no recording or alerting rule is evaluated.
+// noRules: no rule is evaluated where there is no Ruler.
 type noRules struct{}
 
 func (noRules) RuleGroups() []*rules.Group           { return nil }

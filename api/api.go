@@ -58,8 +58,10 @@ type Options struct {
 	Admin Admin
 	// Features are those of the language, to which others are added; nil: none are said.
 	Features features.Collector
-	// Admin is what an operator does with tenants; nil: there is nobody who does.
+	// Operator is what an operator does with tenants; nil: there is nobody who does.
 	Operator TenantAdmin
+	// Ruler has recording and alerting rules.
+	Ruler Ruler // nil: there are none
 	// Admission is for reads that do not go through the engine; nil: none waits.
 	Admission Admission
 	// Auth says who makes a request; nil: everybody may do everything.
@@ -131,6 +133,7 @@ type api struct {
 	rules        EventRules
 	storage      storage.Queryable
 	parser       parser.Parser
+	ruler        Ruler
 	tenants      Tenants
 	inventory    Inventory
 	admin        Admin // nil: none
@@ -189,7 +192,7 @@ func New(o Options) (*Handler, error) {
 		return nil, err
 	}
 	a := &api{
-		logger: o.Logger, sink: o.Events, rules: o.Rules, tenants: o.Tenants, admission: o.Admission, auth: o.Auth, audit: o.Audit, tenantHeader: o.TenantHeader, now: o.Now, isReady: o.Ready,
+		logger: o.Logger, sink: o.Events, rules: o.Rules, ruler: o.Ruler, tenants: o.Tenants, admission: o.Admission, auth: o.Auth, audit: o.Audit, tenantHeader: o.TenantHeader, now: o.Now, isReady: o.Ready,
 		reloadConfig: o.Reload,
 		storage:      o.Storage, parser: o.Parser, inventory: o.Inventory, admin: o.Admin, operator: o.Operator,
 		bodies: bodies, strangers: bodies.forStrangers(),
@@ -197,7 +200,7 @@ func New(o Options) (*Handler, error) {
 		// Prometheus's default, in the very spelling that it answers with "*".
 		corsOrigin: regexp.MustCompile("^(?:.*)$"),
 	}
-	routes := a.routes(a.newUpstream(o), o.Registry)
+	routes := append(a.routes(a.newUpstream(o), o.Registry), a.ruleRoutes()...)
 	root := mux.NewRouter()
 	h := &Handler{root: root, posts: postHandlers(routes)}
 	for _, r := range routes {
@@ -299,6 +302,10 @@ func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
 			h = a.withMetadata(h)
 		case "/read":
 			h = a.sampledRead(h)
+		case "/status/buildinfo":
+			if a.ruler != nil {
+				h = a.withFeatures(h)
+			}
 		}
 		out = append(out, endpoint{path: "/api/v1" + pattern(path), handler: a.scoped("/api/v1"+path, need, h)})
 	}

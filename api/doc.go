@@ -8,6 +8,7 @@
 //	                           paths of their own, which ingest.Formats names
 //	POST /api/v1/events/explain  which series an event would touch, and why
 //	GET, PUT, DELETE /api/v1/event-rules what is counted; POST .../check says what is wrong
+//	GET, POST, DELETE /config/v1/rules  recording and alerting rules
 //	     /api/v1/explain       how a query is computed, and what that took
 //	GET  /api/v1/status/range  the times between which the tenant has data
 //	GET  /api/v1/status/tsdb   and .../blocks, .../walreplay: what is stored of the tenant
@@ -32,6 +33,8 @@
 //   - events.go: posting events in any format, and the status of each outcome
 //   - event_rules.go: what is counted: read, replaced, checked, explained
 //   - admin_tenants.go: tenants made, changed, suspended, deleted; their usage
+//   - rules.go: recording and alerting rules: read and changed as in Mimir, shown as in
+//     Prometheus
 //   - explain.go: the plan of a query
 //   - body.go: bounded reading and decompression of a body
 //   - held.go: the memory of all bodies together, and the time one may take

@@ -12,6 +12,8 @@ import (
 // nobody is an operator who is never asked.
 type nobody struct{ TenantAdmin }
 
+type noRuler struct{ Ruler }
+
 // docs/api.md has a line for every route, and for nothing else.
 func TestDocumentedRoutes(t *testing.T) {
 	src, err := os.ReadFile("../docs/api.md")
@@ -25,7 +27,7 @@ func TestDocumentedRoutes(t *testing.T) {
 		}
 	}
 	served := map[string]bool{"/": true} // the page
-	_, open := newWorld(t, func(o *Options) { o.Operator = nobody{} })
+	_, open := newWorld(t, func(o *Options) { o.Operator, o.Ruler = nobody{}, noRuler{} })
 	for _, srv := range []*httptest.Server{open, newGuarded(t, auth.Config{}).srv} { // keys are where credentials are
 		for _, r := range srv.Config.Handler.(*Handler).Routes() {
 			served[r.Path] = true

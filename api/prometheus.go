@@ -52,7 +52,7 @@ func (a *api) newUpstream(o Options) *upstream {
 		o.Exemplars,
 		func(context.Context) v1.ScrapePoolsRetriever { return noTargets{} },
 		targets,
-		func(context.Context) v1.AlertmanagerRetriever { return noAlertmanagers{} },
+		a.alertmanagersOf,
 		func() config.Config { return config.Config{} }, // nothing is scraped, by no default either
 		map[string]string{},
 		v1.GlobalURLOptions{},
@@ -60,7 +60,7 @@ func (a *api) newUpstream(o Options) *upstream {
 		nil, "", false, // no TSDB of Prometheus's: see ownPaths
 		false, 0, // no search: it keeps metadata of one tenant for the next that asks
 		o.Logger,
-		func(context.Context) v1.RulesRetriever { return noRules{} },
+		a.rulesOf,
 		readSamplesMax, readConcurrencyMax, readFrameBytesMax,
 		false, // not an agent
 		a.corsOrigin,

@@ -29,7 +29,10 @@ type Format struct {
 
 // Formats are all that there are, in the order in which they claim requests.
 func Formats() []*Format {
-	return []*Format{cloudEventsFormat, plainFormat, segmentFormat, postHogFormat, plausibleFormat, pageFormat}
+	return []*Format{
+		cloudEventsFormat, plainFormat, segmentFormat, amplitudeFormat, postHogFormat, plausibleFormat,
+		ga4Format, gtagFormat, snowplowFormat, umamiFormat, matomoFormat, mixpanelFormat, pageFormat,
+	}
 }
 
 // FormatNamed returns the format of that name.
@@ -157,8 +160,8 @@ func textIn(raw []byte) string {
 	return string(v.GetStringBytes())
 }
 
-// batch opens the array of events that is a member of an object.
-func (p *Post) batch(name, raw []byte) error {
+// array opens the array of events that is a member of an object.
+func (p *Post) array(name, raw []byte) error {
 	if raw[0] != '[' {
 		return fmt.Errorf("%s is not an array: %s", name, start(raw))
 	}

@@ -24,7 +24,7 @@ func openPage(r *Request) (*Post, error) {
 	err := members(r.Body, func(name, raw []byte) error {
 		switch string(name) {
 		case "e":
-			return p.batch(name, raw)
+			return p.array(name, raw)
 		case "k":
 			p.writeKey = textIn(raw)
 		case "d":

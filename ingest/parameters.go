@@ -2,7 +2,9 @@ package ingest
 
 import (
 	"bytes"
+	"encoding/base64"
 	"fmt"
+	"net/http"
 	"net/url"
 
 	"github.com/valyala/fastjson"
@@ -11,10 +13,27 @@ import (
 // formBytesMax is the longest form: it becomes several copies of itself.
 const formBytesMax = 4 << 20
 
+// sharedBytesMax is the most that all events of a body have together, where each event
+// goes through it.
+const sharedBytesMax = 16 << 10
+
+func checkShared(shared []byte) error {
+	if len(shared) > sharedBytesMax {
+		return fmt.Errorf("what its events have together is %d bytes long, at most %d are read", len(shared), sharedBytesMax)
+	}
+	return nil
+}
+
 // gif is the picture of one transparent point that a page gets for an event in a query.
 const gif = "GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff!\xf9\x04\x01\x00\x00\x00\x00,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x01D\x00;"
 
-func gifAnswer(status int) Answer { return Answer{Status: status, Text: gif, Type: "image/gif"} }
+// answerGIF is the picture where an event is right, and else why it is not.
+func answerGIF(r *Result) Answer {
+	if status := statusOf(r, http.StatusOK); status != http.StatusOK {
+		return Answer{Status: status, JSON: r}
+	}
+	return Answer{Status: http.StatusOK, Text: gif, Type: "image/gif"}
+}
 
 // parameters are those of a request whose events are parameters: those of its query, then
 // those of its body.
@@ -27,6 +46,59 @@ func parameters(r *Request) ([]byte, error) {
 		out = append(out, '&')
 	}
 	return append(out, r.Body...), nil
+}
+
+// parameter is the first of a name in a query, and whether there is one.
+func parameter(query []byte, name string) (value []byte, ok bool) {
+	for pair := range bytes.SplitSeq(query, []byte("&")) {
+		if n, v, _ := bytes.Cut(pair, []byte("=")); string(unescaped(n)) == name {
+			return unescaped(v), true
+		}
+	}
+	return nil, false
+}
+
+// dataOf is the JSON of a request: its body, or data of the form that this is or of the
+// query.
+func dataOf(r *Request) ([]byte, error) {
+	body := r.Body
+	if len(body) == 0 || body[0] != '{' && body[0] != '[' {
+		form, err := parameters(r)
+		if err != nil {
+			return nil, fmt.Errorf("%w: send JSON", err)
+		}
+		data, ok := parameter(form, "data")
+		if !ok {
+			return nil, fmt.Errorf("it is neither JSON nor a form with data: %s", start(body))
+		}
+		compression, _ := parameter(form, "compression")
+		switch {
+		case string(compression) == "base64" || len(compression) == 0 && len(data) > 0 && data[0] != '{' && data[0] != '[':
+			// A form's + is a space where the client did not escape it.
+			if data, err = fromBase64(bytes.ReplaceAll(data, []byte(" "), []byte("+"))); err != nil {
+				return nil, fmt.Errorf("data is no base64: %w", err)
+			}
+		case len(compression) > 0:
+			return nil, fmt.Errorf("compression %q of a form is not supported: send base64, or gzip-js as the body", shorten(string(compression)))
+		}
+		body = data
+	}
+	if body = trimBody(body); len(body) == 0 || body[0] != '{' && body[0] != '[' {
+		return nil, fmt.Errorf("it has neither an object nor an array: %s", start(body))
+	}
+	return body, nil
+}
+
+// fromBase64 decodes base64 of either alphabet, with or without its padding.
+func fromBase64(text []byte) ([]byte, error) {
+	encoding := base64.RawStdEncoding
+	if bytes.ContainsAny(text, "-_") {
+		encoding = base64.RawURLEncoding
+	}
+	text = bytes.TrimRight(text, "=")
+	out := make([]byte, encoding.DecodedLen(len(text)))
+	n, err := encoding.Decode(out, text)
+	return out[:n], err
 }
 
 // appendParameters appends a JSON object of the parameters of a query, each a text, in

@@ -1,6 +1,10 @@
 package ingest
 
-import "github.com/valyala/fastjson"
+import (
+	"strconv"
+
+	"github.com/valyala/fastjson"
+)
 
 // layout says where the parts of an event are in a tracker's JSON.
 type layout struct {
@@ -9,6 +13,8 @@ type layout struct {
 	read func(t *tracker, v *fastjson.Value) *rejection
 	// queries: an event may also be the text of a query, whose parameters are its fields.
 	queries bool
+	// own are numbers among the properties that are the tracker's, and not counted.
+	own []string
 	// aliases are names by which rules find what the tracker calls otherwise. The
 	// first of a name that the event has is used, where no field has the name itself.
 	aliases []alias
@@ -54,7 +60,7 @@ func newTracker() *tracker {
 
 // open sets the post that the events come from. REQUIRES: begin was called.
 func (t *tracker) open(p *Post) {
-	t.post, t.shared, t.where = p, nil, "properties"
+	t.post, t.shared, t.where, t.own = p, nil, "properties", p.layout.own
 	if p.shared != nil && checkDepth(p.shared, t.depthMax) == nil {
 		// What is wrong with it is wrong with the body, and its events say so less well
 		// than they are counted without it.
@@ -133,6 +139,22 @@ func (t *tracker) set(slot int, v *fastjson.Value) {
 func (t *tracker) setText(slot int, text []byte) {
 	if len(text) > 0 && t.fields[slot].kind == fieldAbsent {
 		t.fields[slot] = field{kind: fieldText, text: text}
+	}
+}
+
+// setNumber makes n the value of a field that the event does not have, and one of its
+// numbers.
+func (t *tracker) setNumber(name string, n float64) {
+	start := len(t.text)
+	t.text = append(t.text, name...)
+	middle := len(t.text)
+	t.text = strconv.AppendFloat(t.text, n, 'f', -1, 64)
+	key, text := t.text[start:middle:middle], t.text[middle:len(t.text):len(t.text)]
+	if slot, ok := t.rules.find(key); ok && t.fields[slot].kind == fieldAbsent {
+		t.fields[slot] = field{kind: fieldNumber, text: text}
+	}
+	if t.rules.numbers && t.bad == nil {
+		t.bad = t.number(key, text)
 	}
 }
 

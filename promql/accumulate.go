@@ -32,6 +32,7 @@ type accumulation struct {
 	n       int
 	groups  *grouping
 	groupOf []int32 // by series
+	order   []int32 // in which series are read; nil: their own
 	workers int
 	// owner is the goroutine that has all series of a group; nil: groups are shared and
 	// added up at the end.
@@ -73,6 +74,9 @@ func newAccumulation(ctx context.Context, d *direct, set column.Set) (*accumulat
 		sizes[k]++
 		a.groupOf[i] = int32(k)
 	}
+	if o, ok := set.(column.Ordered); ok {
+		a.order = o.Order()
+	}
 	a.divide(sizes)
 	return a, nil
 }
@@ -87,7 +91,7 @@ func (a *accumulation) divide(sizes []int) {
 	}
 	const few = 1 << 20 // accumulators that may be there twice
 	largest := slices.Max(sizes)
-	if a.workers == 1 || len(sizes)*a.n*a.workers <= few && largest*a.workers*4 > len(a.groupOf) {
+	if a.workers == 1 || len(sizes)*a.n*a.workers <= few && (a.order != nil || largest*a.workers*4 > len(a.groupOf)) {
 		return
 	}
 	order := make([]int, len(sizes)) // the largest first
@@ -190,18 +194,23 @@ func (a *accumulation) work(ctx context.Context, set column.Set, w int, e *evalu
 			continue
 		}
 		err := set.Reading(func() error {
-			for i, g := range a.groupOf[lo:min(lo+strip, len(a.groupOf))] {
+			for i := lo; i < min(lo+strip, len(a.groupOf)); i++ {
+				at := i
+				if a.order != nil {
+					at = int(a.order[i])
+				}
+				g := a.groupOf[at]
 				if a.owner != nil && a.owner[g] != int32(w) {
 					continue
 				}
-				if err := e.checked(ctx, set, lo+i, &r); err != nil {
+				if err := e.checked(ctx, set, at, &r); err != nil {
 					return err
 				}
 				if r.h != nil {
 					return errNotSimple
 				}
 				if r.some {
-					s.add(int(g), lo+i, &r)
+					s.add(int(g), at, &r)
 				}
 			}
 			return nil
@@ -219,6 +228,7 @@ func (s *sums) add(g, series int, r *row) {
 		to = &group{first: series}
 		s.groups[g] = to
 	}
+	to.first = min(to.first, series)
 	if to.sum == nil && s.op != parser.COUNT && s.op != parser.GROUP {
 		to.sum = make([]float64, s.n)
 		switch s.op {

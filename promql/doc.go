@@ -57,6 +57,7 @@
 //	cache.go         Cache, a QueryEngine; options, keys, metrics
 //	cache_query.go   one query: what is known of it, the rest from the engine
 //	cache_reach.go   which samples a step depends on, so what a change makes wrong
+//	dependence.go    the same for who records what expressions give
 //	cache_extent.go  values of consecutive steps as bytes, and put together
 //	cache_store.go   bytes of all tenants in one cache, and the share of each
 //
@@ -95,7 +96,8 @@
 //	    whole. What can depend on the range that is asked for is not kept.
 //	I11: no range of a call begins or ends inside an interval that its source is asked
 //	    for, so that the source may count an hour or a day that an interval has whole
-//	    as one set. Only the sets of one group are in memory at a time.
+//	    as one set. Only the sets of one group are in memory at a time, within the bytes of
+//	    the samples that a query may hold.
 //
 // What differs from a function that the engine evaluates itself: info() over one of our
 // two functions takes its info series at the evaluation time, also where the call's

@@ -232,6 +232,9 @@ func (a *appender) apply(s *store, b *increment.Batch, now int64) error {
 			mint, maxt, grown = min(mint, inc.Time), max(maxt, s.endOf(inc.Kind, inc.Time)), grown+more
 		}
 		s.changed(mint, maxt-1)
+		if !b.Derived {
+			s.cameLate(mint, maxt-1)
+		}
 		m.wrote(mint, maxt, grown)
 		m.lastAppend.Store(now)
 	}

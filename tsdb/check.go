@@ -142,7 +142,7 @@ func (c *checker) checkTenant(id tenant.ID, dir string) {
 	c.generations[id] = m
 	settings := c.checkSettings(dir, m)
 	at := newHome(c.fs, dir)
-	live := map[string]bool{manifestName: true, settingsName: true, tenant.EventRulesFile: true, idKeyName: true}
+	live := map[string]bool{manifestName: true, settingsName: true, tenant.EventRulesFile: true, tenant.RulesDir: true, idKeyName: true}
 	for _, b := range m.Blocks {
 		live[b.ULID.String()] = true
 		bc := blockChecker{checker: c, id: id, man: m, settings: settings, block: newBlock(c.blocks, at, b)}

@@ -44,7 +44,8 @@
 //	keys.go          batch keys that were seen, in memory and on disk
 //	event_ids.go     ids of events that were counted, by way of package dedup
 //	notes.go         exemplars and metadata
-//	late.go          what has changed in the settled past, for who keeps answers
+//	late.go          what has changed in the settled past, for who keeps answers; what
+//	                 came after rules had read
 //	manifest.go      what a tenant's directory holds
 //	memtable.go      series in memory, with an index
 //	memseries.go     one of them: its open window and its log
@@ -60,10 +61,11 @@
 //	unions_write.go, unions_read.go the unions of distinct ids in a block
 //	querier.go, select.go           queries
 //	block_series.go                 series of a block's index, one after the other
-//	column.go, xor.go               whole series for the planner
+//	column.go, column_gauge.go, xor.go   whole series for the planner
 //	distinct.go                     distinct ids by intervals
 //	stats.go                        series by their labels, blocks, for who looks at storage
-//	view_runs.go, view.go, view_spans.go, classic.go    what PromQL sees
+//	view_runs.go, view.go, view_spans.go    what PromQL sees
+//	classic*.go                     classic series of histograms with buckets
 //
 // # Invariants
 //

@@ -131,6 +131,17 @@ func (s *store) changed(from, to int64) {
 	}
 }
 
+// cameLate notes increments of windows that start in [from, to], where rules have
+// recorded what they read of that time. What is removed is not noted, nor what rules
+// recorded themselves.
+//
+// REQUIRES: s.cuts.applying, at least shared
+func (s *store) cameLate(from, to int64) {
+	if from <= s.recorded.settled.Load() {
+		s.recorded.note(s.shownBy(from, to))
+	}
+}
+
 // drop installs a version without blocks whose increments are gone for good.
 func (s *store) drop(blocks []*block) {
 	s.cuts.applying.Lock()
@@ -173,4 +184,33 @@ func (db *DB) Changed(ctx context.Context, m past.Mark) ([]past.Interval, error)
 		return []past.Interval{{From: math.MinInt64, To: math.MaxInt64}}, nil
 	}
 	return s.late.since(m.Seq), nil
+}
+
+// Recorded is Settle for who evaluates rules: the mark is for samples up to until, which
+// need not be settled, and CameLate tells what came after it.
+func (db *DB) Recorded(ctx context.Context, until int64) (past.Mark, error) {
+	sc, ok := scope.From(ctx)
+	if !ok {
+		return past.Mark{}, errNoScope
+	}
+	s, err := db.store(sc.Tenant, false)
+	if err != nil || s == nil {
+		return past.Mark{}, err
+	}
+	return past.Mark{Generation: s.generation, Seq: s.recorded.settle(until), Settled: until}, nil
+}
+
+// CameLate returns the intervals in which samples may have changed since the mark was
+// made with Recorded, by events that came after it: none where the tenant is another one
+// now.
+func (db *DB) CameLate(ctx context.Context, m past.Mark) ([]past.Interval, error) {
+	sc, ok := scope.From(ctx)
+	if !ok {
+		return nil, errNoScope
+	}
+	s, err := db.store(sc.Tenant, false)
+	if err != nil || s == nil || s.generation != m.Generation {
+		return nil, err
+	}
+	return s.recorded.since(m.Seq), nil
 }

@@ -321,3 +321,39 @@ func TestWhatIsNotToldHasNotChanged(t *testing.T) {
 		t.Error("no reader was told of a change")
 	}
 }
+
+// Rules are told of what came after they read, however little late it is, but not of
+// what they recorded themselves nor of what was removed.
+func TestWhatComesLateForRules(t *testing.T) {
+	db := openTestDB(t, "", nil)
+	db.mustAppend(tenant.Default, counterInc("c_total", testStart.Add(-time.Hour), 1))
+	read := testStart.Add(-15 * time.Second)
+	m, err := db.Recorded(scoped(db), read.UnixMilli())
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := func() []past.Interval {
+		t.Helper()
+		out, err := db.CameLate(scoped(db), m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	sample := increment.Increment{Series: series(increment.Sample, "recorded"), Time: read.UnixMilli(), Value: 1}
+	if _, err := db.Append(context.Background(), tenant.Default, &increment.Batch{Increments: []increment.Increment{sample}, Derived: true}); err != nil {
+		t.Fatal(err)
+	}
+	db.mustAppend(tenant.Default, counterInc("c_total", testStart, 1))
+	if got := told(); len(got) > 0 {
+		t.Errorf("what rules recorded, or had not read, is told as late: %v", got)
+	}
+	db.mustAppend(tenant.Default, counterInc("c_total", testStart.Add(-30*time.Second), 1))
+	if got := told(); len(got) != 1 || got[0].From != testStart.Add(-30*time.Second).UnixMilli() {
+		t.Errorf("of an increment that came late is told %v", got)
+	}
+	m.Generation++
+	if got := told(); len(got) > 0 {
+		t.Errorf("a mark of another generation is told of %v", got)
+	}
+}

@@ -59,6 +59,7 @@ type store struct {
 	admission *admission
 	notes     notes
 	late      *lateLog
+	recorded  *lateLog // the same, of what rules have recorded
 
 	// dropped: nothing is appended or written any more. Changed with rewriting, flushMu
 	// and barrier held.
@@ -157,7 +158,7 @@ func onlyPreparation(fsys vfs.FS, dir string) error {
 		return err
 	}
 	for _, e := range entries {
-		if n := e.Name(); n != settingsName && n != tenant.EventRulesFile && n != idKeyName && !strings.HasSuffix(n, ".tmp") {
+		if n := e.Name(); n != settingsName && n != tenant.EventRulesFile && n != tenant.RulesDir && n != idKeyName && !strings.HasSuffix(n, ".tmp") {
 			return fmt.Errorf("%s has %s but no %s: restore the manifest, or move the directory away", dir, n, manifestName)
 		}
 	}
@@ -170,7 +171,7 @@ var errNoTenant = errors.New("no such tenant")
 // openStore opens an existing tenant; the error is errNoTenant where there is
 // none.
 func openStore(db *DB, id tenant.ID) (*store, error) {
-	s := &store{db: db, id: id, dir: db.tenantDir(id), home: newHome(db.opts.FS, db.tenantDir(id)), keys: newKeySet(), late: newLateLog(), routing: map[int64]*memtable{}}
+	s := &store{db: db, id: id, dir: db.tenantDir(id), home: newHome(db.opts.FS, db.tenantDir(id)), keys: newKeySet(), late: newLateLog(), recorded: newLateLog(), routing: map[int64]*memtable{}}
 	var err error
 	if s.man, err = readManifest(db.opts.FS, s.dir); errors.Is(err, fs.ErrNotExist) {
 		if err := onlyPreparation(db.opts.FS, s.dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -252,7 +253,7 @@ func (s *store) sweep() error {
 	if err != nil {
 		return err
 	}
-	live := map[string]bool{settingsName: true, tenant.EventRulesFile: true, idKeyName: true, manifestName: true}
+	live := map[string]bool{settingsName: true, tenant.EventRulesFile: true, tenant.RulesDir: true, idKeyName: true, manifestName: true}
 	for _, b := range s.man.Blocks {
 		live[b.ULID.String()] = true
 	}

@@ -11,6 +11,7 @@ type query struct {
 	expr       string
 	data       string
 	span, step duration // 0: an instant, at the end of the data
+	rules      bool     // a group of recording rules, evaluated once
 	// overSamples and overIncrements are how many times less CPU than upstream a query
 	// must take; 0: it is only reported.
 	overSamples, overIncrements float64

@@ -24,11 +24,12 @@ var queries = map[string]query{
 	"quantile":  {expr: `histogram_quantile(0.95, sum by (le) (rate(h_bucket[5m])))`, data: "buckets", span: 55 * time.Minute, step: 15 * time.Second, overSamples: 6, overIncrements: 20},
 	"count":     {expr: `count(m)`, data: "dense", overSamples: 5, overIncrements: 5},
 	"month":     {expr: `sum by (page) (increase(m[1h]))`, data: "sparse100", span: 30*24*time.Hour - time.Hour, step: time.Hour, overIncrements: 50},
+	"rules":     {rules: true, data: "dense", overIncrements: 4},
 	"month_20k": {expr: `sum by (page) (increase(m[1h]))`, data: "sparse", span: 30*24*time.Hour - time.Hour, step: time.Hour},
 }
 
 // order is that of the output.
-var order = []string{"sum", "sum_by", "topk", "quantile", "count", "month", "month_20k"}
+var order = []string{"sum", "sum_by", "topk", "quantile", "count", "rules", "month", "month_20k"}
 
 // env is what a process of this program works on.
 type env struct {
@@ -104,7 +105,7 @@ func (e env) printQuery(name string, dirs map[string]string) error {
 		storage string
 		times   float64
 	}{{"upstream", 0}, {"samples", q.overSamples}, {"increments", q.overIncrements}} {
-		if q.data == "sparse" && s.storage != "increments" || q.data == "sparse100" && s.storage == "samples" {
+		if q.rules && s.storage == "samples" || q.data == "sparse" && s.storage != "increments" || q.data == "sparse100" && s.storage == "samples" {
 			continue // too many samples, and not asked for
 		}
 		e.storage, e.query = s.storage, ""

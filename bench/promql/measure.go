@@ -15,10 +15,12 @@ import (
 
 	upstream "github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/storage"
+	promtsdb "github.com/prometheus/prometheus/tsdb"
 
 	"github.com/quipudb/quipu/internal/scope"
 	"github.com/quipudb/quipu/internal/tenant"
 	"github.com/quipudb/quipu/promql"
+	"github.com/quipudb/quipu/tsdb"
 )
 
 // results are what a query took.
@@ -35,13 +37,15 @@ func measureQuery(e env) (err error) {
 	q, d := queries[e.query], datasets[e.data]
 	var store storage.Queryable
 	var engine upstream.QueryEngine
+	var theirs *promtsdb.DB
+	var ours *tsdb.DB
 	if e.storage == "upstream" {
 		db, err := openUpstream(e)
 		if err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, db.Close()) }()
-		store = db
+		store, theirs = db, db
 		engine = upstream.NewEngine(upstream.EngineOpts{
 			MaxSamples: 1 << 40, Timeout: time.Hour, Parser: promql.NewParser(), EnableAtModifier: true, EnableNegativeOffset: true,
 		})
@@ -51,10 +55,16 @@ func measureQuery(e env) (err error) {
 			return err
 		}
 		defer func() { err = errors.Join(err, db.Close()) }()
-		store = db
+		store, ours = db, db
 		engine = promql.NewEngine(promql.EngineOptions{Distinct: db, MaxSamples: 1 << 40, Timeout: time.Hour})
 	}
 	ctx := scope.With(context.Background(), scope.Scope{Tenant: tenant.Default, Now: d.end().UnixMilli()})
+	ask := func() (results, error) { return askOnce(ctx, engine, store, q, d) }
+	if q.rules {
+		if ask, err = evaluations(e, d, ours, theirs, engine); err != nil {
+			return err
+		}
+	}
 	var runs []results
 	memory := 0.0
 	for i := range 1 + max(e.runs, 1) {
@@ -69,7 +79,7 @@ func measureQuery(e env) (err error) {
 			}
 			defer pprof.StopCPUProfile()
 		}
-		r, err := once(ctx, engine, store, q, d, i == 0)
+		r, err := once(ask, i == 0)
 		if err != nil {
 			return err
 		}
@@ -84,19 +94,31 @@ func measureQuery(e env) (err error) {
 	return json.NewEncoder(os.Stdout).Encode(runs[len(runs)/2])
 }
 
-// once runs a query once; its memory is looked at where watched is set.
-func once(ctx context.Context, engine upstream.QueryEngine, store storage.Queryable, q query, d data, watched bool) (r results, err error) {
+// once measures ask; its memory is looked at where watched is set.
+func once(ask func() (results, error), watched bool) (r results, err error) {
 	runtime.GC()
 	var heap peak
+	memory := 0.0
 	if watched {
 		heap.begin()
-		defer func() { r.MemoryMiB = heap.end() }()
 	}
 	before, err := cpuTime()
 	if err != nil {
 		return r, err
 	}
 	began := time.Now()
+	r, failed := ask()
+	wall := time.Since(began).Seconds()
+	after, err := cpuTime()
+	if watched {
+		memory = heap.end()
+	}
+	r.CPU, r.Wall, r.MemoryMiB = (after - before).Seconds(), wall, memory
+	return r, errors.Join(failed, err)
+}
+
+// askOnce runs a query.
+func askOnce(ctx context.Context, engine upstream.QueryEngine, store storage.Queryable, q query, d data) (r results, err error) {
 	end := d.end()
 	var query upstream.Query
 	if q.span == 0 {
@@ -107,10 +129,8 @@ func once(ctx context.Context, engine upstream.QueryEngine, store storage.Querya
 	if err != nil {
 		return r, err
 	}
+	defer query.Close()
 	res := query.Exec(ctx)
-	r.Wall = time.Since(began).Seconds()
-	after, err := cpuTime()
-	r.CPU = (after - before).Seconds()
 	if res.Err != nil {
 		return r, fmt.Errorf("%s: %w", q.expr, res.Err)
 	}
@@ -128,8 +148,7 @@ func once(ctx context.Context, engine upstream.QueryEngine, store storage.Querya
 			}
 		}
 	}
-	query.Close()
-	return r, err
+	return r, nil
 }
 
 // peak samples the heap.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/quipudb/quipu/api/auth"
 	"github.com/quipudb/quipu/internal/tenant"
+	"github.com/quipudb/quipu/promql/ruler"
 )
 
 // configFile is what --config.file says, a field for each section. A section belongs to
@@ -28,6 +29,10 @@ type configFile struct {
 	Auth auth.Config `yaml:"auth"`
 	// CreateTenants says what makes a tenant: its first event, or an administrator.
 	CreateTenants createTenants `yaml:"create_tenants"`
+	// Rules are how recording and alerting rules are evaluated.
+	Rules ruler.Config `yaml:"rules"`
+	// Alerting is where alerts are sent.
+	Alerting ruler.Alerting `yaml:"alerting"`
 }
 
 // section is one field of the file.
@@ -47,6 +52,8 @@ func (c *configFile) sections() []section {
 		{"tenants", c.Tenants},
 		{"auth", c.Auth},
 		{"create_tenants", c.CreateTenants},
+		{"rules", c.Rules},
+		{"alerting", c.Alerting},
 	}
 }
 
@@ -78,7 +85,7 @@ func loadConfig(path string) (*configFile, error) {
 }
 
 func parseConfig(path string, text []byte) (*configFile, error) {
-	c := &configFile{}
+	c := &configFile{Rules: ruler.DefaultConfig()}
 	dec := yaml.NewDecoder(bytes.NewReader(text))
 	dec.KnownFields(true)
 	if err := dec.Decode(c); err != nil && !errors.Is(err, io.EOF) { // EOF: nothing but comments

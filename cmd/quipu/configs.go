@@ -65,7 +65,12 @@ func (c *configs) load() (*configFile, error) {
 }
 
 // get returns the configuration in force, which is not to be changed.
-func (c *configs) get() *configFile { return c.current.Load() }
+func (c *configs) get() *configFile {
+	if in := c.current.Load(); in != nil {
+		return in
+	}
+	return &configFile{}
+}
 
 // check has a new configuration pass f before it is in force.
 func (c *configs) check(f func(*configFile) error) { c.checks = append(c.checks, f) }

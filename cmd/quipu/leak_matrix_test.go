@@ -191,12 +191,29 @@ func leakStatus() map[string][]leakRequest {
 	return out
 }
 
+// leakGroup is a group of PromQL rules.
+const leakGroup = `
+name: {me}-group
+interval: 1m
+rules:
+  - {record: "page:revenue:sum", expr: sum by (page) (revenue_total), labels: {team: "rule of {me}"}}
+  - {alert: Revenue, expr: revenue_total > 0, annotations: {summary: "alert of {me}"}}
+`
+
 // leakEvents are the routes of events and of their rules.
 func leakEvents() map[string][]leakRequest {
 	const event = `{"data":{"correlation_id":"trace-{me}","user_id":"user-{me}","further_data":{"event":"view","page":"/{me}/0","amount":1}}}`
 	out := map[string][]leakRequest{
-		"/api/v1/events/explain":    {{method: "POST", path: "/api/v1/events/explain", body: event, own: "/{me}/0"}},
-		"/api/v1/event-rules":       {get("Revenue of {me}.", "/api/v1/event-rules"), {method: "PUT", path: "/api/v1/event-rules", body: leakRules, own: "Revenue of {me}."}},
+		"/api/v1/events/explain": {{method: "POST", path: "/api/v1/events/explain", body: event, own: "/{me}/0"}},
+		"/api/v1/event-rules":    {get("Revenue of {me}.", "/api/v1/event-rules"), {method: "PUT", path: "/api/v1/event-rules", body: leakRules, own: "Revenue of {me}."}},
+		"/config/v1/rules": {
+			{method: "POST", path: "/config/v1/rules/views", body: leakGroup},
+			get("{me}-group", "/config/v1/rules"), get("{me}-group", "/config/v1/rules/views"), get("rule of {me}", "/config/v1/rules/views/{me}-group"),
+			get("not exist", "/config/v1/rules/views/{other}-group"),
+			{method: "DELETE", path: "/config/v1/rules/views/{other}-group", own: "not exist"},
+			{method: "POST", path: "/config/v1/rules/views", body: "name: {me}-wrong\nrules: [{record: x, expr: sum(}]", own: "{me}-wrong"},
+			get("{me}-group", "/api/v1/rules"), get("alerts", "/api/v1/alerts"),
+		},
 		"/api/v1/event-rules/check": {{method: "POST", path: "/api/v1/event-rules/check", body: "metrics: [{name: revenue_total, type: {me}}]", own: "{me}"}},
 	}
 	for _, f := range ingest.Formats() {

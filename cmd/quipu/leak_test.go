@@ -79,7 +79,7 @@ func newLeakWorld(t *testing.T, keys bool) *leakWorld {
 	w := &leakWorld{t: t, dir: t.TempDir(), now: time.Now(), dress: dressHeader, keys: keys, tenants: [2]*leakTenant{
 		{id: "pluto", word: "zanzibar", number: 271828183}, {id: "neptune", word: "quetzal", number: 314159265},
 	}}
-	c := &serveCmd{TenantHeader: "X-Scope-OrgID"}
+	c := &serveCmd{Listen: "127.0.0.1:9480", MetricsTenants: 100, TenantHeader: "X-Scope-OrgID"}
 	c.DataDir, c.QueryCache, c.IngestMemory, c.WALBudget = w.dir, 32<<20, 64<<20, 64<<20
 	if keys {
 		c.Auth, w.dress = "required", dressKey
@@ -90,7 +90,7 @@ func newLeakWorld(t *testing.T, keys bool) *leakWorld {
 	if err != nil {
 		t.Fatal(err)
 	}
-	db, guards, handler, err := c.open(logger, reg, conf, tenant.DefaultSettings())
+	db, guards, _, handler, err := c.open(logger, reg, conf, tenant.DefaultSettings())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -70,7 +70,7 @@ func newHeavy(t *testing.T, series int, settings string, tenants ...string) *hea
 	})
 	c := &serveCmd{MetricsTenants: 100, QueryCache: 32 << 20, IngestMemory: 64 << 20, TenantHeader: "X-Scope-OrgID"}
 	reg := prometheus.NewRegistry()
-	if h.handler, err = c.handler(h.db, &guards{}, slog.New(slog.DiscardHandler), reg, &configs{}); err != nil {
+	if _, h.handler, err = c.handler(h.db, &guards{}, slog.New(slog.DiscardHandler), reg, &configs{}); err != nil {
 		t.Fatal(err)
 	}
 	if h.queries, err = c.queries(h.db, usage.NewBook(time.Now), slog.New(slog.DiscardHandler), h.metrics, nil); err != nil {

@@ -31,6 +31,7 @@ import (
 	"github.com/quipudb/quipu/internal/tenant"
 	"github.com/quipudb/quipu/internal/usage"
 	"github.com/quipudb/quipu/promql"
+	"github.com/quipudb/quipu/promql/ruler"
 	"github.com/quipudb/quipu/tsdb"
 	"github.com/quipudb/quipu/web"
 )
@@ -59,6 +60,7 @@ type serveCmd struct {
 	QueryCache     cacheFlag      `name:"query.cache" default:"64MiB" help:"Memory for answers of range queries that can no longer change, of all tenants; at least 32MiB. 0: none are kept."`
 	QueryLog       model.Duration `name:"query.log-slower-than" default:"10s" help:"Time past which a query is written to the log, with what it took; 0 writes none."`
 	MetricsTenants int            `name:"metrics.tenants" default:"100" help:"How many tenants, the largest, the process's metrics name; the others are together under (other)."`
+	ExternalURL    string         `name:"web.external-url" placeholder:"URL" help:"Where people reach this server, for the links in alerts (default: http:// and the address it listens on)."`
 	LogLevel       slog.Level     `name:"log.level" default:"info" help:"debug, info, warn or error."`
 }
 
@@ -183,12 +185,13 @@ func (c *serveCmd) Run(con *console) error {
 	served := make(chan error, 1)
 	go func() { served <- c.serveOn(listener, server, logger) }()
 
-	db, guards, ready, err := c.open(logger, reg, conf, settings)
+	db, guards, rules, ready, err := c.open(logger, reg, conf, settings)
 	if err != nil {
 		return errors.Join(err, server.Close())
 	}
 	stopWatch := conf.watchAlways()
 	defer stopWatch()
+	stopRules := background(rules.Run)
 	handler.Store(&ready)
 	logger.Info("ready", "address", c.scheme()+"://"+listener.Addr().String(), "version", version())
 	select {
@@ -202,6 +205,7 @@ func (c *serveCmd) Run(con *console) error {
 			err = server.Close()
 		}
 	}
+	stopRules()
 	err = errors.Join(err, guards.close(), db.Close())
 	logger.Info("stopped")
 	return err
@@ -227,34 +231,34 @@ func (c *serveCmd) profile() (stop func(), err error) {
 }
 
 // open opens the storage and joins the packages over it.
-func (c *serveCmd) open(logger *slog.Logger, reg *prometheus.Registry, conf *configs, settings tenant.Settings) (*tsdb.DB, *guards, http.Handler, error) {
+func (c *serveCmd) open(logger *slog.Logger, reg *prometheus.Registry, conf *configs, settings tenant.Settings) (*tsdb.DB, *guards, *ruler.Ruler, http.Handler, error) {
 	syncEvery, err := c.walSyncEvery()
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, nil, nil, err
 	}
 	if syncEvery > 0 {
 		logger.Warn("batches are acknowledged before they are synced: a power loss takes those of the last interval", "interval", syncEvery)
 	}
 	policy, err := conf.get().policy(c.ConfigFile, settings)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, nil, nil, err
 	}
 	db, err := tsdb.Open(tsdb.Options{
 		Dir: c.DataDir, Logger: logger, Registerer: reg, Defaults: settings, Policy: policy, WALBytesMax: int64(c.WALBudget), WALSyncEvery: syncEvery,
 	})
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, nil, nil, err
 	}
 	c.followConfig(conf, db, settings, logger)
 	guards, err := c.openGuards(db, logger, reg, conf)
 	if err != nil {
-		return nil, nil, nil, errors.Join(err, db.Close())
+		return nil, nil, nil, nil, errors.Join(err, db.Close())
 	}
-	handler, err := c.handler(db, guards, logger, reg, conf)
+	rules, handler, err := c.handler(db, guards, logger, reg, conf)
 	if err != nil {
-		return nil, nil, nil, errors.Join(err, guards.close(), db.Close())
+		return nil, nil, nil, nil, errors.Join(err, guards.close(), db.Close())
 	}
-	return db, guards, handler, nil
+	return db, guards, rules, handler, nil
 }
 
 // followConfig has a new configuration, and what is in tenants' own settings by then, in
@@ -278,23 +282,28 @@ func (c *serveCmd) followConfig(conf *configs, db *tsdb.DB, flags tenant.Setting
 	})
 }
 
-func (c *serveCmd) handler(db *tsdb.DB, guards *guards, logger *slog.Logger, reg *prometheus.Registry, conf *configs) (http.Handler, error) {
+func (c *serveCmd) handler(db *tsdb.DB, guards *guards, logger *slog.Logger, reg *prometheus.Registry, conf *configs) (*ruler.Ruler, http.Handler, error) {
 	book := usage.NewBook(time.Now)
 	reg.MustRegister(usage.NewCollector(book, c.MetricsTenants, storedUsage(db)))
 	slots := overload.NewSlots(2*runtime.GOMAXPROCS(0), slotWaitMax)
 	ingester, err := ingest.New(ingest.Options{Store: db, Rules: &ruleFiles{c.DataDir}, Stored: stored{db}, Registerer: reg, Logger: logger, Slots: slots, Usage: book, TenantLabelsMax: c.MetricsTenants})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	languageFeatures := features.NewRegistry()
 	queries, err := c.queries(db, book, logger, prometheus.WrapRegistererWithPrefix("quipu_promql_", reg), languageFeatures)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return api.New(api.Options{
+	rules, err := c.ruler(db, queries, logger, reg, conf)
+	if err != nil {
+		return nil, nil, err
+	}
+	handler, err := api.New(api.Options{
 		Logger:  logger,
 		Events:  ingester,
 		Rules:   ingester,
+		Ruler:   rules,
 		Engine:  queries,
 		Parser:  promql.NewParser(),
 		Storage: db, Exemplars: db,
@@ -314,6 +323,7 @@ func (c *serveCmd) handler(db *tsdb.DB, guards *guards, logger *slog.Logger, reg
 		HeldBytesMax: int64(c.IngestMemory),
 		Slots:        slots,
 	})
+	return rules, handler, err
 }
 
 // queries joins what answers them: the limits of their tenants, what they take for exact,

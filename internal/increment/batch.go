@@ -24,6 +24,9 @@ type Batch struct {
 	// the others count. Without it the whole batch is refused.
 	SkipRefused bool
 	Refused     []Refusal
+	// Derived: the samples are what rules recorded, so no rule has to be told that they
+	// came late.
+	Derived bool
 }
 
 // ErrTooLarge is in the chain of errors of batches that can never be stored, because

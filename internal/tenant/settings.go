@@ -15,6 +15,9 @@ const BlockRange = 2 * time.Hour
 // settings.yaml.
 const EventRulesFile = "events.yaml"
 
+// RulesDir is the name of the directory of a tenant's recording and alerting rules.
+const RulesDir = "rules"
+
 // Settings are what an operator may set for one tenant; they live in
 // <data.dir>/<tenant>/settings.yaml.
 type Settings struct {
