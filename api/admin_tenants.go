@@ -215,7 +215,9 @@ func (a *api) createTenant(w http.ResponseWriter, r *http.Request) {
 	if len(asked.Settings) == 0 {
 		asked.Settings = json.RawMessage("{}")
 	}
-	if err := a.operator.Create(id, asked.Settings); err != nil {
+	err = a.operator.Create(id, asked.Settings)
+	auth.Audit(r.Context(), "create tenant", id.String(), err)
+	if err != nil {
 		a.respondTenantError(w, err)
 		return
 	}

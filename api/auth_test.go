@@ -1,6 +1,7 @@
 package api
 
 import (
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -26,16 +27,22 @@ type guarded struct {
 // newGuarded starts a server over a new directory, with the configuration given.
 func newGuarded(t testing.TB, c auth.Config) *guarded {
 	t.Helper()
+	return newGuardedLog(t, c, slog.New(slog.DiscardHandler))
+}
+
+// newGuardedLog starts one with a log.
+func newGuardedLog(t testing.TB, c auth.Config, logger *slog.Logger) *guarded {
+	t.Helper()
 	if err := c.Validate(); err != nil {
 		t.Fatal(err)
 	}
 	g := &guarded{dir: t.TempDir()}
 	g.audit = filepath.Join(g.dir, "@audit", "audit.log")
-	audit, err := auth.OpenAuditLog(g.audit, time.Now, nil)
+	audit, err := auth.OpenAuditLog(g.audit, time.Now, logger)
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.auth, err = auth.New(auth.Options{DataDir: g.dir, Config: c, Audit: audit, Registerer: prometheus.NewRegistry()})
+	g.auth, err = auth.New(auth.Options{DataDir: g.dir, Config: c, Audit: audit, Logger: logger, Registerer: prometheus.NewRegistry()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +54,9 @@ func newGuarded(t testing.TB, c auth.Config) *guarded {
 			t.Error(err)
 		}
 	})
-	g.world, g.srv = newWorld(t, func(o *Options) { o.Auth, o.Audit, o.TenantHeader, o.Now = g.auth, audit, "", time.Now })
+	g.world, g.srv = newWorld(t, func(o *Options) {
+		o.Auth, o.Audit, o.TenantHeader, o.Now, o.Logger = g.auth, audit, "", time.Now, logger
+	})
 	return g
 }
 

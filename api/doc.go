@@ -5,7 +5,8 @@
 // client made for Prometheus works with either as its base address:
 //
 //	POST /api/v1/events        events, by an EventSink; trackers' formats have
-//	                           paths of their own, which ingest.Formats names
+//	                           paths of their own, which ingest.Formats names, and some
+//	                           have one event in the query of a GET
 //	POST /api/v1/events/explain  which series an event would touch, and why
 //	GET, PUT, DELETE /api/v1/event-rules what is counted; POST .../check says what is wrong
 //	GET, POST, DELETE /config/v1/rules  recording and alerting rules

@@ -74,7 +74,9 @@ func (a *api) explainEvent(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer a.bodies.slots.Release()
-	name := r.URL.Query().Get("format")
+	query := r.URL.Query()
+	name := query.Get("format")
+	query.Del("format") // the rest may be the event
 	if name == "" {
 		name = "plain"
 	}
@@ -82,7 +84,7 @@ func (a *api) explainEvent(w http.ResponseWriter, r *http.Request) {
 	format, err := ingest.FormatNamed(name)
 	if err == nil {
 		var post *ingest.Post
-		if post, err = format.Open(&ingest.Request{Header: r.Header, Query: r.URL.Query(), Client: clientOf(r), Body: body.bytes}); err == nil {
+		if post, err = format.Open(&ingest.Request{Header: r.Header, Query: query, Client: clientOf(r), Body: body.bytes}); err == nil {
 			explained, err = a.rules.Explain(r.Context(), tenantOf(r), post)
 		}
 	}

@@ -1,8 +1,6 @@
 package api
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -98,7 +96,7 @@ func (a *api) createKey(w http.ResponseWriter, r *http.Request) {
 	}
 	defer body.release()
 	var wanted keyWanted
-	if err := unmarshalStrict(body.bytes, &wanted); err != nil {
+	if err := decodeStrict(body.bytes, &wanted); err != nil {
 		respondError(w, a.logger, http.StatusBadRequest, errorBadData, err.Error())
 		return
 	}
@@ -147,18 +145,4 @@ func (a *api) revokeKey(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	respondJSON(w, a.logger, http.StatusOK, success{Status: "success", Data: a.textOf(&k)})
-}
-
-// unmarshalStrict reads one JSON value with no field that v does not have.
-func unmarshalStrict(text []byte, v any) error {
-	// The decoder would take what comes after the value for another.
-	if !json.Valid(text) {
-		return errors.New("the body is no JSON")
-	}
-	dec := json.NewDecoder(bytes.NewReader(text))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(v); err != nil {
-		return fmt.Errorf("read the body: %w", err)
-	}
-	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/gorilla/mux"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/util/httputil"
 
@@ -121,7 +122,7 @@ func (a *api) guarded(name string, need auth.Need, h http.Handler, pass passage)
 		}
 		h.ServeHTTP(w, r.WithContext(ctx))
 		if tracked, ok := w.(*trackedWriter); ok && need.Administrative() && r.Method != http.MethodGet && r.Method != http.MethodHead {
-			auth.AuditAnswer(ctx, r.Method, tracked.code)
+			auth.AuditAnswer(ctx, r.Method, tracked.code, mux.Vars(r)["id"])
 		}
 	})
 }

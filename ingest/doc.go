@@ -16,6 +16,7 @@
 //   - cloudevents.go, segment.go, posthog.go, plausible.go, amplitude.go, mixpanel.go,
 //     ga4.go, gtag.go, snowplow.go, umami.go, matomo.go, page.go: such formats
 //   - parameters.go: events and their data in queries, forms and base64
+//   - enrich.go: fields made of others: campaigns, referrers' hosts, channels
 //   - timestamp.go: the forms of a timestamp
 //   - decimal.go: the usual forms of numbers and timestamps, faster
 //   - reason.go: why events are rejected, for people and for the metric

@@ -68,7 +68,7 @@ type Answer struct {
 // Post is the events of one request, opened but not decoded.
 type Post struct {
 	format   *Format
-	size     int // of the request's body
+	size     int // of the request's body, or what there is instead
 	writeKey string
 	body     []byte
 	form     form
@@ -87,7 +87,8 @@ type Post struct {
 // where there is none.
 func (p *Post) WriteKey() string { return p.writeKey }
 
-// Bytes is the size of the request's body, decompressed.
+// Bytes is the size of the request's body, decompressed, or of what has the event where
+// there is none.
 func (p *Post) Bytes() int { return p.size }
 
 // KeyInBody reports whether the key of who sends a request may be known only once it is
@@ -118,6 +119,9 @@ func (f *Format) Open(r *Request) (*Post, error) {
 	p, err := f.open(r)
 	if err != nil {
 		return nil, fmt.Errorf("%w: read the body: %w", ErrBadRequest, err)
+	}
+	if size == 0 {
+		size = len(p.body) // of headers or a query
 	}
 	p.format, p.size = f, size
 	return p, nil

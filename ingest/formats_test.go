@@ -99,6 +99,9 @@ func runFormat(t *testing.T, rules, text string) string {
 			fmt.Fprintln(&out, err)
 			return result, false
 		}
+		if p.Bytes() == 0 {
+			t.Error("its bytes are not counted against the tenant's rate")
+		}
 		a := p.Answer(&result)
 		answer := []byte(a.Text)
 		if a.JSON != nil {

@@ -75,6 +75,7 @@ func parseRules(file string, src []byte) (*ruleset, error) {
 	if len(p.errs) > 0 {
 		return nil, errors.Join(p.errs...)
 	}
+	p.rs.derive()
 	return p.rs, nil
 }
 

@@ -56,6 +56,7 @@ type ruleset struct {
 	paths    []string // by slot
 	numbers  bool     // a rule counts further_data.*
 	dedup    int      // slot of what tells an event from all others; 0: nothing does
+	derived  derived
 	rules    []rule
 	handles  handles
 }

@@ -115,6 +115,9 @@ func (t *tree) finish() *rejection {
 	if rejected := t.readUser(); rejected != nil {
 		return rejected
 	}
+	if t.rules.derived.any {
+		t.enrich(&t.rules.derived)
+	}
 	t.findTrace()
 	return t.clock.read(&t.event)
 }

@@ -53,10 +53,11 @@ type block struct {
 	fs    vfs.FS
 	cache *blockCache
 
-	damaged  atomic.Bool  // it was said that it is
-	slow     atomic.Bool  // it was said that its unions are
-	refs     atomic.Int64 // versions that hold it
-	obsolete atomic.Bool  // remove the directory when refs is 0
+	clean    atomic.Uint64 // blockInfo.Clean as it is now
+	damaged  atomic.Bool   // it was said that it is
+	slow     atomic.Bool   // it was said that its unions are
+	refs     atomic.Int64  // versions that hold it
+	obsolete atomic.Bool   // remove the directory when refs is 0
 
 	// Guarded by cache.mu.
 	files   *blockFiles   // nil: closed
@@ -66,7 +67,9 @@ type block struct {
 }
 
 func newBlock(c *blockCache, h *home, bi blockInfo) *block {
-	return &block{blockInfo: bi, home: h, fs: h.fs, cache: c}
+	b := &block{blockInfo: bi, home: h, fs: h.fs, cache: c}
+	b.clean.Store(bi.Clean)
+	return b
 }
 
 // dir is where the block is now; while home.moving is held it stays there.

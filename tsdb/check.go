@@ -45,7 +45,12 @@ type CheckSummary struct {
 // directory that a server has open; what is wrong with the data are problems.
 func Check(ctx context.Context, dir string) (CheckSummary, []Problem, error) {
 	c := &checker{ctx: ctx, dir: dir, fs: vfs.OS{}, blocks: newBlockCache(1, slog.New(slog.DiscardHandler), newMetrics(prometheus.NewRegistry())), generations: map[tenant.ID]*manifest{}, lost: map[tenant.ID]bool{}}
-	if _, err := c.fs.ReadDir(filepath.Join(dir, walDirName)); err != nil {
+	manifests, err := filepath.Glob(filepath.Join(dir, "*", manifestName))
+	if err != nil {
+		return c.sum, nil, err
+	}
+	// A snapshot has no log.
+	if _, err := c.fs.ReadDir(filepath.Join(dir, walDirName)); err != nil && (len(manifests) == 0 || !errors.Is(err, fs.ErrNotExist)) {
 		return c.sum, nil, fmt.Errorf("%s is no data directory: %w", dir, err)
 	}
 	lock, _, err := fileutil.Flock(filepath.Join(dir, lockName))
@@ -95,6 +100,14 @@ func (c *checker) run() error {
 		switch {
 		case strings.HasPrefix(e.Name(), droppedPrefix):
 			c.leftover(path)
+		case e.Name() == snapshotDirName: // each is a directory to check of its own
+			names, err := unfinishedSnapshots(c.fs, path)
+			if err != nil {
+				c.problem(path, "%v", err)
+			}
+			for _, name := range names {
+				c.leftover(filepath.Join(path, name))
+			}
 		case strings.HasPrefix(e.Name(), "@"):
 			// No tenant has such a name: the log and the ids, which are checked below, and
 			// what other packages keep beside them.
@@ -142,7 +155,7 @@ func (c *checker) checkTenant(id tenant.ID, dir string) {
 	c.generations[id] = m
 	settings := c.checkSettings(dir, m)
 	at := newHome(c.fs, dir)
-	live := map[string]bool{manifestName: true, settingsName: true, tenant.EventRulesFile: true, tenant.RulesDir: true, idKeyName: true}
+	live := map[string]bool{manifestName: true, settingsName: true, tenant.EventRulesFile: true, tenant.RulesDir: true, idKeyName: true, idKeyNew: true}
 	for _, b := range m.Blocks {
 		live[b.ULID.String()] = true
 		bc := blockChecker{checker: c, id: id, man: m, settings: settings, block: newBlock(c.blocks, at, b)}
@@ -180,7 +193,7 @@ func (c *checker) checkSettings(dir string, m *manifest) tenant.Settings {
 		c.problem(path, "%v", err)
 	}
 	path = filepath.Join(dir, idKeyName)
-	if key, err := c.fs.ReadFile(path); err != nil {
+	if key, _, err := readIDKey(c.fs, dir, m); err != nil {
 		c.problem(path, "%v", err)
 	} else if len(key) != len(tenant.Profile{}.IDKey) {
 		c.problem(path, "has %d bytes, want %d", len(key), len(tenant.Profile{}.IDKey))
@@ -213,6 +226,9 @@ func (c *checker) checkKeys(path string, kf keyFile) {
 // nothing off.
 func (c *checker) checkWAL() error {
 	dir := filepath.Join(c.dir, walDirName)
+	if _, err := c.fs.ReadDir(dir); errors.Is(err, fs.ErrNotExist) {
+		return c.ctx.Err()
+	}
 	segments, err := listSegments(c.fs, dir)
 	if err != nil {
 		c.problem(dir, "%v", err)

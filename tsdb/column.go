@@ -212,6 +212,7 @@ func (sel *selection) readInto(p *points, from, to int64, at cut, c *column.Colu
 		if err := sel.mems[0].series.snapshot(p, from, to, at); err != nil {
 			return false, fmt.Errorf("read %s: %w", sel.labels, err)
 		}
+		p.without(0, sel.deadIn(nil, sel.mems[0].mem))
 		return false, nil
 	case len(sel.mems) == 0:
 		follow, err := sel.appendFollowing(p, from, to)
@@ -243,6 +244,7 @@ func (sel *selection) appendFollowing(p *points, from, to int64) (bool, error) {
 		if err := appendChunks(sel.chunks[i:j], from, to, p); err != nil {
 			return false, fmt.Errorf("read chunk of %s: %w", sel.labels, b.readError(err))
 		}
+		p.without(n, sel.deadIn(b, nil))
 		if n > 0 && p.len() > n && p.win[n] <= p.win[n-1] {
 			return false, nil
 		}
@@ -259,7 +261,7 @@ func (sel *selection) oneBlock() bool {
 // readSamples sets c to Prometheus samples.
 func (s *columnSet) readSamples(sel *selection, from, to int64, c *column.Column) error {
 	c.Chunks = len(sel.chunks)
-	if len(sel.mems) > 0 || !sel.oneBlock() && !sel.followingFloats() {
+	if len(sel.mems) > 0 || len(sel.dead) > 0 || !sel.oneBlock() && !sel.followingFloats() {
 		p, err := sel.read(from, to+1, s.q.cut)
 		if err != nil {
 			return err

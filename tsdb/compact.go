@@ -58,25 +58,7 @@ func (s *store) compactOnce(ctx context.Context, now time.Time) (did bool, err e
 			sources = append(sources, b)
 		}
 	}
-	spec := blockSpec{
-		tenantDir: s.dir, tenant: s.id.String(), generation: s.generation, id: s.db.newULID(), step: s.grid(), seq: place(plan),
-	}
-	var blocks openBlocks
-	defer blocks.close()
-	for _, b := range sources {
-		if err := spec.addBlock(ctx, b, &blocks); err != nil {
-			return false, err
-		}
-	}
-	bi, ok, err := writeBlock(ctx, s.db.opts.FS, &spec)
-	if err != nil {
-		return false, err
-	}
-	if !ok {
-		return false, fmt.Errorf("blocks %v have no increments", plan)
-	}
-	merged := newBlock(s.db.blocks, s.home, bi)
-	return true, s.replaceBlocks(sources, []*block{merged})
+	return true, s.rewrite(ctx, v, sources, place(plan))
 }
 
 // replaceBlocks commits a manifest in which next stand for sources and removes
@@ -91,6 +73,7 @@ func (s *store) replaceBlocks(sources, next []*block) error {
 	for _, b := range next {
 		man.Blocks = append(man.Blocks, b.blockInfo)
 	}
+	man.prune(s.frozen)
 	if err := s.commit(&man); err != nil {
 		return errors.Join(err, s.discard(&man))
 	}
@@ -99,15 +82,16 @@ func (s *store) replaceBlocks(sources, next []*block) error {
 	}
 	if len(next) == 0 {
 		s.drop(sources)
-		return nil
+	} else {
+		s.versions.replace(nil, nil, next, sources)
 	}
-	s.versions.replace(nil, nil, next, sources)
+	s.showDeletions()
 	return nil
 }
 
-// addBlock adds the series of a block to what a block is written from. The blocks
-// must stay open until then.
-func (spec *blockSpec) addBlock(ctx context.Context, b *block, blocks *openBlocks) error {
+// addBlock adds the series of a block, less what was deleted, to what a block is written
+// from. The blocks must stay open until then.
+func (spec *blockSpec) addBlock(ctx context.Context, b *block, blocks *openBlocks, deleted *deletions) error {
 	meta, err := b.meta()
 	if err != nil {
 		return err
@@ -120,7 +104,11 @@ func (spec *blockSpec) addBlock(ctx context.Context, b *block, blocks *openBlock
 	}
 	spec.chunkBytes += files.chunks.Size()
 	sels, err := b.series(ctx, blocks)
+	pending := deleted.pending(b.clean.Load(), b.MinTime, b.MaxTime)
 	for _, sel := range sels {
+		if !sel.removeDeleted(b, pending, deleted.step) {
+			continue
+		}
 		spec.series = append(spec.series, blockSeries{
 			labels: sel.labels, kind: sel.kind, mint: b.MinTime, maxt: b.MaxTime, parts: sel.chunkPoints,
 		})

@@ -198,6 +198,16 @@ func (f *crashFS) Rename(from, to string) error {
 	return f.OS.Rename(from, to)
 }
 
+func (f *crashFS) Link(from, to string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stop(f)
+	src, a := f.parent(from)
+	dst, b := f.parent(to)
+	dst.names[b] = src.names[a]
+	return f.OS.Link(from, to)
+}
+
 func (f *crashFS) Remove(name string) error { return f.RemoveAll(name) }
 
 func (f *crashFS) RemoveAll(name string) error {

@@ -140,6 +140,7 @@ type DB struct {
 	pressure pressure
 
 	kick       chan struct{} // wakes background work early
+	kickBlocks chan struct{} // the part of it that rewrites blocks
 	stop       context.CancelFunc
 	maintained chan struct{}
 }
@@ -150,7 +151,7 @@ func Open(opts Options) (db *DB, err error) {
 	if err := opts.fill(); err != nil {
 		return nil, err
 	}
-	db = &DB{opts: opts, skipped: map[tenant.ID]int{}, metrics: newMetrics(opts.Registerer), stores: map[tenant.ID]*store{}, failed: map[tenant.ID]*failedTenant{}, kick: make(chan struct{}, 1), maintained: make(chan struct{})}
+	db = &DB{opts: opts, skipped: map[tenant.ID]int{}, metrics: newMetrics(opts.Registerer), stores: map[tenant.ID]*store{}, failed: map[tenant.ID]*failedTenant{}, kick: make(chan struct{}, 1), kickBlocks: make(chan struct{}, 1), maintained: make(chan struct{})}
 	db.policy.Store(opts.Policy)
 	db.pressure.begin(&opts)
 	db.blocks = newBlockCache(opts.OpenBlocksMax, opts.Logger, db.metrics)
@@ -170,7 +171,7 @@ func Open(opts Options) (db *DB, err error) {
 	if err := opts.FS.SyncDir(filepath.Dir(filepath.Clean(opts.Dir))); err != nil {
 		return nil, fmt.Errorf("open storage: %w", err)
 	}
-	if err := db.sweepDropped(); err != nil {
+	if err := errors.Join(db.sweepDropped(), db.sweepSnapshots()); err != nil {
 		return nil, fmt.Errorf("open storage: %w", err)
 	}
 	started := time.Now()
@@ -308,7 +309,8 @@ func (db *DB) HasCounts(id tenant.ID, metric string) (bool, error) {
 }
 
 // DataRange returns the start of a tenant's oldest window and the end of its
-// newest, in milliseconds since 1970; ok is false where it has no data.
+// newest, in milliseconds since 1970; ok is false where it has no data. What was deleted
+// counts until it has been rewritten.
 func (db *DB) DataRange(_ context.Context, id tenant.ID) (mint, maxt int64, ok bool, err error) {
 	s, err := db.store(id, false)
 	if err != nil || s == nil {
@@ -316,21 +318,7 @@ func (db *DB) DataRange(_ context.Context, id tenant.ID) (mint, maxt int64, ok b
 	}
 	v := s.versions.pin()
 	defer s.versions.unpin(v)
-	include := func(lo, hi int64) {
-		if !ok {
-			mint, maxt, ok = lo, hi, true
-			return
-		}
-		mint, maxt = min(mint, lo), max(maxt, hi)
-	}
-	for _, m := range v.mems {
-		if lo, hi, any := m.span(); any {
-			include(lo, hi)
-		}
-	}
-	for _, b := range v.blocks {
-		include(b.MinTime, b.MaxTime)
-	}
+	mint, maxt, ok = v.times()
 	return mint, maxt, ok, nil
 }
 

@@ -9,11 +9,14 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/tenant"
@@ -60,7 +63,7 @@ func withFileLimit(t *testing.T, n uint64, f func() error) error {
 
 func writeBlocksAtLimits(t *testing.T) {
 	signal.Ignore(syscall.SIGXFSZ)
-	db := openTestDB(t, "", nil)
+	db := openQuiet(t, "", nil)
 	s, err := db.store(tenant.Default, true)
 	if err != nil {
 		t.Fatal(err)
@@ -93,7 +96,7 @@ func writeBlocksAtLimits(t *testing.T) {
 				t.Logf("%s needs files of %d bytes; it fails in %d ways before", what, limit, len(stages))
 				break
 			}
-			if !errors.Is(err, syscall.EFBIG) || !strings.Contains(err.Error(), "tenant default: write block "+s.dir) {
+			if !errors.Is(err, syscall.EFBIG) || !strings.Contains(err.Error(), "tenant default: ") || !strings.Contains(err.Error(), s.dir) {
 				t.Errorf("%s at a limit of %d: %v", what, limit, err)
 			}
 			first, _, _ := strings.Cut(strings.ReplaceAll(err.Error(), db.dir, ""), "\n")
@@ -112,6 +115,7 @@ func writeBlocksAtLimits(t *testing.T) {
 	flush := func() error { return s.flush(context.Background()) }
 	fill(1)
 	atLimits("flush", flush)
+	deletesAtLimits(t, db, atLimits)
 	fill(2)
 	if err := flush(); err != nil {
 		t.Fatal(err)
@@ -139,7 +143,7 @@ func writeBlocksAtLimits(t *testing.T) {
 	want := db.stored(tenant.Default)
 	dir := db.dir
 	db = db.reopen(nil)
-	if err := diff(db.stored(tenant.Default), want); err != nil || total(want) != 800 {
+	if err := diff(db.stored(tenant.Default), want); err != nil || total(want) != 760 {
 		t.Errorf("after reopening: %v", err)
 	}
 	if err := db.Close(); err != nil {
@@ -147,4 +151,40 @@ func writeBlocksAtLimits(t *testing.T) {
 	}
 	db.DB = nil
 	mustBeSound(t, dir)
+}
+
+// deletesAtLimits deletes a series, which a record in the log does, and rewrites the block
+// of it, takes a snapshot of the rest and drops another tenant: what has no room fails and
+// leaves all as it was.
+func deletesAtLimits(t *testing.T, db *testDB, atLimits func(what string, work func() error)) {
+	ctx := context.Background()
+	page := labels.MustNewMatcher(labels.MatchRegexp, "page", ".*7")
+	if err := db.Delete(ctx, tenant.Default, 0, testStart.Add(time.Hour).UnixMilli(), page); err != nil {
+		t.Fatal(err)
+	}
+	if got := total(db.stored(tenant.Default)); got != 360 {
+		t.Fatalf("%v events after the deletion, want 360", got)
+	}
+	atLimits("rewriting", func() error { return db.CleanTombstones(ctx, tenant.Default) })
+	if s := db.mustStore(tenant.Default); len(s.man.Deletions) > 0 || s.man.Blocks[0].Clean != 1 {
+		t.Errorf("after the rewriting: %+v", s.man)
+	}
+	snapshot := func() error {
+		_, err := db.Snapshot(ctx, tenant.Default, false)
+		return err
+	}
+	if err := withFileLimit(t, 10, snapshot); !errors.Is(err, syscall.EFBIG) {
+		t.Errorf("snapshot at a limit of 10: %v", err)
+	}
+	if left, err := os.ReadDir(filepath.Join(db.dir, snapshotDirName)); err != nil || len(left) > 0 {
+		t.Errorf("a snapshot that failed left %v, %v", left, err)
+	}
+	if err := snapshot(); err != nil {
+		t.Error(err)
+	}
+	other := tenantID(t, "other")
+	db.mustAppend(other, counterInc("events_total", testStart, 1))
+	if err := withFileLimit(t, 1, func() error { return db.DropTenant(ctx, other) }); err != nil {
+		t.Errorf("drop writes no file: %v", err)
+	}
 }

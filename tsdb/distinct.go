@@ -78,6 +78,7 @@ type distinctPart struct {
 	block  *block // nil: a memtable
 	files  *blockFiles
 	chunks []blockChunk
+	dead   []span // of those
 	unions seriesUnions
 	loaded int // the chunk that windows are of, less 1; 0: none is
 	wins   []encodedWindow
@@ -113,7 +114,7 @@ func (r *distinctReader) load(sel *selection) error {
 			return b.readError(err)
 		}
 		p := r.addPart()
-		p.block, p.files, p.chunks, p.loaded = b, files, sel.chunks[i:j], 0
+		p.block, p.files, p.chunks, p.dead, p.loaded = b, files, sel.chunks[i:j], sel.deadIn(b, nil), 0
 		p.unions.reset()
 		if files.unions != nil {
 			err := readMapped(func() error { return p.unions.read(&files.unions.unionsContent, labels.StableHash(sel.labels)) })
@@ -129,6 +130,7 @@ func (r *distinctReader) load(sel *selection) error {
 		if err := m.series.snapshot(&p.mem, r.from, r.to, r.cut); err != nil {
 			return err
 		}
+		p.mem.without(0, sel.deadIn(nil, m.mem))
 		for _, w := range p.mem.win {
 			r.addDay(w)
 		}
@@ -259,9 +261,13 @@ func (p *distinctPart) chunkAt(t int64) int {
 }
 
 // addUnion adds the stored union of an hour or a day; false where there is none that
-// can be read.
+// can be read, or it has windows that were deleted.
 func (p *distinctPart) addUnion(start int64, day bool, to *sketch.Union) bool {
-	if p.block == nil {
+	end := start + hourMillis
+	if day {
+		end = start + dayMillis
+	}
+	if p.block == nil || slices.ContainsFunc(p.dead, func(s span) bool { return s.from < end && s.to >= start }) {
 		return false
 	}
 	c := p.unions.find(day, start)
@@ -347,6 +353,9 @@ func (p *distinctPart) chunkWindows(from, to int64, of func(w int64) *sketch.Uni
 		}
 		first := sort.Search(len(p.wins), func(k int) bool { return p.wins[k].start >= from })
 		for k := first; k < len(p.wins) && p.wins[k].start < to; k++ {
+			if slices.ContainsFunc(p.dead, func(s span) bool { return s.has(p.wins[k].start) }) {
+				continue
+			}
 			if u := of(p.wins[k].start); u != nil {
 				if err := u.AddEncoded(p.wins[k].sketch); err != nil {
 					return err

@@ -31,7 +31,10 @@
 //	settings.go      what an operator decides of a tenant, at run time
 //	usage.go         what a tenant has
 //	appender.go      one batch on its way: routed, encoded, applied
+//	deletion.go      what was deleted by selector and time, and how readers leave it out
+//	clean.go         rewriting what holds it; how far that is
 //	drop.go          deleting a tenant
+//	snapshot.go      linking a tenant's files to a directory of its own
 //	failed.go        tenants that cannot be opened, and the log they need
 //	flush.go         memtables to blocks
 //	relog.go         small tenants logged again instead of flushed
@@ -87,6 +90,8 @@
 //	I5: The view is a function of a series' merged increments, the tenant's grid
 //	    and idle timeout, and the pinned present; of neither the query's range nor
 //	    how data is stored. Samples are shown as they are. Totals begin at a midnight UTC, so a read begins there.
+//	    Deletions come with the version: it leaves out, of a block or memtable that is
+//	    clean up to some number, what those with a higher one select.
 //	I6: No memtable, block or index holds series of two tenants; log records carry
 //	    their tenant and its generation.
 //	I7: After a failed write or fsync of the log nothing is acknowledged until the
@@ -101,10 +106,15 @@
 //	    can be seen.
 //	I11: A block's unions say nothing that its windows do not: without them, or where
 //	    they are damaged, answers are the same and take longer.
+//	I12: A deletion covers what was logged before it and nothing after. It freezes all
+//	    memtables; what a block or memtable holds was logged before every deletion that
+//	    it is not clean of. Its record stays in the log until a manifest has it, and it
+//	    stays there until every block is clean of it.
 //
 // # Lock order
 //
-//	DB.dropping, store.rewriting, store.flushMu, eventIDs.barrier, DB.openMu, store.settingsMu, store.barrier, DB.mu, store.mu, cuts.applying, versions.swap,
+//	DB.dropping, store.rewriting, store.flushMu, eventIDs.barrier, DB.openMu,
+//	store.settingsMu, store.barrier, DB.mu, store.mu, cuts.applying, versions.swap,
 //	admission.mu, versions.mu, memtable.indexing, memtable.mu, memShard.mu,
 //	memSeries.mu, notes.mu, wal.mu, openBlocks.mu;
 //	keySet.mu, lateLog.mu and blockCache.mu are taken last. No append takes rewriting or

@@ -32,7 +32,7 @@ func (s *store) flush(ctx context.Context) (err error) {
 	}()
 
 	keys, watermark, noted := s.rotate()
-	if len(s.frozen) == 0 && len(keys) == 0 && noted == nil {
+	if len(s.frozen) == 0 && len(keys) == 0 && noted == nil && !s.unsaid {
 		s.hold.flushed()
 		return nil
 	}
@@ -52,19 +52,23 @@ func (s *store) flush(ctx context.Context) (err error) {
 		err = s.writeNotes(&next, noted)
 	}
 	if err == nil {
+		next.prune(nil)
 		err = s.commit(&next)
 	}
 	if err != nil {
 		// The memtables stay frozen and readable, and the next flush takes them
 		// again.
 		s.keys.giveBack(keys)
-		s.notes.giveBack()
+		if noted != nil {
+			s.notes.giveBack()
+		}
 		return fmt.Errorf("flush tenant %s: %w", s.id, errors.Join(err, s.discard(&next)))
 	}
 	s.versions.replace(nil, s.frozen, blocks, nil)
 	s.db.pressure.forget(s.frozen)
 	s.frozen = nil
 	s.hold.flushed()
+	s.showDeletions()
 	return nil
 }
 
@@ -84,7 +88,7 @@ func (s *store) commit(next *manifest) error {
 		return err
 	}
 	old := s.man
-	s.man = next
+	s.man, s.unsaid = next, false
 	for _, name := range old.files() {
 		if slices.Contains(next.files(), name) {
 			continue
@@ -125,13 +129,7 @@ func (s *store) discard(next *manifest) error {
 func (s *store) rotate() ([]batchKey, position, *notesSnapshot) {
 	s.barrier.Lock()
 	defer s.barrier.Unlock()
-	s.mu.Lock()
-	for _, m := range s.routing {
-		s.frozen = append(s.frozen, m)
-	}
-	clear(s.routing)
-	s.mu.Unlock()
-	s.hold.freeze()
+	s.freeze()
 	return s.keys.takeFresh(), s.db.wal.end(), s.notes.takeFresh()
 }
 
@@ -147,6 +145,7 @@ func (s *store) writeFrozen(ctx context.Context, m *manifest) ([]*block, error) 
 	}
 	var out []*block
 	seq := m.nextSeq()
+	deleted := deletions{step: s.grid(), list: m.Deletions}
 	for _, d := range slices.Sorted(maps.Keys(days)) {
 		spec := blockSpec{
 			tenantDir: s.dir, tenant: s.id.String(), generation: m.Generation, id: s.db.newULID(), step: s.grid(), seq: seq, level: 1,
@@ -155,9 +154,12 @@ func (s *store) writeFrozen(ctx context.Context, m *manifest) ([]*block, error) 
 			// Encoded, increments take a fraction of what they take here. Where they
 			// take more, the block gets one more file.
 			spec.chunkBytes += mem.bytes.Load() / 4
+			pending := deleted.pending(mem.clean, mem.start, mem.end)
 			for _, ser := range mem.all() {
+				spans := spansOf(selecting(pending, ser.labels), ser.kind, deleted.step)
 				spec.series = append(spec.series, blockSeries{
-					labels: ser.labels, kind: ser.kind, mint: mem.start, maxt: mem.end, parts: ser.parts,
+					labels: ser.labels, kind: ser.kind, mint: mem.start, maxt: mem.end,
+					parts: func(mint, maxt int64) ([]points, error) { return ser.parts(mint, maxt, spans) },
 				})
 			}
 		}
@@ -166,6 +168,7 @@ func (s *store) writeFrozen(ctx context.Context, m *manifest) ([]*block, error) 
 			return out, err
 		}
 		if ok {
+			bi.Clean = m.Deleted
 			seq++ // each its own: a merge must know which side of it another block is on
 			m.Blocks = append(m.Blocks, bi)
 			out = append(out, newBlock(s.db.blocks, s.home, bi))

@@ -106,6 +106,12 @@ func FuzzExemplarsDecode(f *testing.F) {
 func FuzzManifestDecode(f *testing.F) {
 	f.Add([]byte("{}\n"))
 	f.Add([]byte(`{"version":1,"generation":3,"grid":15,"watermark":{"wal":"01ARZ3NDEKTSV4RRFFQ69G5FAV","segment":1,"offset":2},"blocks":[{"ulid":"01ARZ3NDEKTSV4RRFFQ69G5FAV","minTime":1,"maxTime":2,"bytes":3}],"keys":[{"name":"a.keys","maxTime":4}]}` + "\n"))
+	d := sampleDeletion(f)
+	src, err := json.Marshal(&manifest{Version: manifestVersion, Deleted: d.Number, Deletions: []*deletion{d}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(src)
 	f.Fuzz(func(t *testing.T, body []byte) {
 		if _, err := decodeManifest(body); err == nil {
 			return // it has a checksum of its own

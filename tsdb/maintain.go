@@ -61,7 +61,7 @@ func (s *store) flushDue(now time.Time) bool {
 func (db *DB) background(ctx context.Context) {
 	defer close(db.maintained)
 	var blocks sync.WaitGroup
-	blocks.Go(func() { db.repeat(ctx, nil, db.maintainBlocks) })
+	blocks.Go(func() { db.repeat(ctx, db.kickBlocks, db.maintainBlocks) })
 	db.repeat(ctx, db.kick, db.maintainMemory)
 	blocks.Wait()
 }
@@ -83,12 +83,13 @@ func (db *DB) repeat(ctx context.Context, kick <-chan struct{}, work func(contex
 	}
 }
 
-// maintainBlocks drops what is too old and merges what is worth it.
+// maintainBlocks drops what is too old, rewrites what was deleted from and merges what is
+// worth it.
 func (db *DB) maintainBlocks(ctx context.Context) error {
 	var err error
 	now := db.opts.Now()
 	for _, s := range db.openStores() {
-		err = errors.Join(err, s.retain(now), s.compact(ctx, now))
+		err = errors.Join(err, s.retain(now), s.cleanLater(ctx, now), s.compact(ctx, now))
 	}
 	return err
 }

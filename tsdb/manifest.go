@@ -37,6 +37,10 @@ type manifest struct {
 	Keys []keyFile `json:"keys"`
 	// Exemplars is the file of the exemplars logged before Watermark; "" for none.
 	Exemplars string `json:"exemplars,omitempty"`
+	// Deleted is how many deletions there were, and Deletions those that some block is not
+	// clean of. What is logged after Watermark may have more.
+	Deleted   uint64      `json:"deleted,omitempty"`
+	Deletions []*deletion `json:"deletions,omitempty"`
 	// Metadata is what was said of metrics before Watermark.
 	Metadata []increment.Metadata `json:"metadata,omitempty"`
 }
@@ -76,6 +80,8 @@ type blockInfo struct {
 	Seq uint64 `json:"seq,omitempty"`
 	// Samples: the block has series of samples, for which order matters.
 	Samples bool `json:"samples,omitempty"`
+	// Clean is up to which deletion the block has nothing that was deleted.
+	Clean uint64 `json:"clean,omitempty"`
 	// Series is how many the block has; 0: not recorded.
 	Series uint64 `json:"series,omitempty"`
 	// Unions is the size of the file of unions in bytes; 0: the block has none.
@@ -129,5 +135,5 @@ func decodeManifest(src []byte) (*manifest, error) {
 	if m.Version != manifestVersion {
 		return nil, fmt.Errorf("version %d, only %d is known", m.Version, manifestVersion)
 	}
-	return &m, nil
+	return &m, m.checkDeletions()
 }

@@ -278,10 +278,16 @@ func (st *memState) appendTo(p *points, mint, maxt int64) error {
 	return nil
 }
 
-// overlaps reports whether s has a window that starts in [mint, maxt); its memtable
-// has windows in [start, end).
-func (s *memSeries) overlaps(start, end, mint, maxt int64) (bool, error) {
+// overlaps reports whether s has a window that starts in [mint, maxt) and was not
+// deleted; its memtable has windows in [start, end).
+func (s *memSeries) overlaps(start, end, mint, maxt int64, dead []span) (bool, error) {
 	st := s.stateAt(newest)
+	if len(dead) > 0 {
+		p := points{kind: s.kind}
+		err := st.appendTo(&p, mint, maxt)
+		p.without(0, dead)
+		return p.len() > 0, err
+	}
 	if mint <= start && end <= maxt {
 		return !st.empty(), nil
 	}
@@ -295,10 +301,11 @@ func (s *memSeries) overlaps(start, end, mint, maxt int64) (bool, error) {
 	return p.len() > 0, nil
 }
 
-// parts is a copy of a memtable's series between two times.
-func (s *memSeries) parts(mint, maxt int64) ([]points, error) {
+// parts is a copy of a memtable's series between two times, less what was deleted.
+func (s *memSeries) parts(mint, maxt int64, dead []span) ([]points, error) {
 	p := points{kind: s.kind}
 	err := s.snapshot(&p, mint, maxt, newest)
+	p.without(0, dead)
 	return []points{p}, err
 }
 

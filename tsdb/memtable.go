@@ -28,7 +28,10 @@ type memtable struct {
 	// mint is when the first window begins, maxt when the last one ends.
 	mint, maxt atomic.Int64
 
-	dropped bool // while the log is replayed: a tenant's record came after it
+	// clean is the number of the last deletion before it was made. It is changed only
+	// while the log is replayed.
+	clean  uint64
+	closed bool // while the log is replayed: what follows goes to another
 
 	// shards find series by labels. There is one while there are few series. An
 	// array that was superseded stays right for what it has.

@@ -79,10 +79,15 @@ type modelTenant struct {
 	id        tenant.ID
 	data      modelData
 	kinds     map[string]increment.Kind
-	keys      map[[16]byte]int64 // when they were applied
-	exemplars []string           // the newest
+	keys      map[[16]byte]int64   // when they were applied
+	exemplars []increment.Exemplar // the newest
 	metadata  map[string]increment.Metadata
 	refused   map[string]bool // label values that only a refused batch had
+	// Of what was deleted and may not be rewritten yet: label values, kinds of metrics,
+	// and that there is any.
+	ghosts     map[string]bool
+	ghostKinds map[string]increment.Kind
+	unclean    bool
 	// series are those that clients name again and again.
 	series map[string]*increment.Series
 }
@@ -90,7 +95,7 @@ type modelTenant struct {
 func newModelTenant(id tenant.ID) *modelTenant {
 	return &modelTenant{
 		id: id, data: modelData{}, kinds: map[string]increment.Kind{}, keys: map[[16]byte]int64{}, metadata: map[string]increment.Metadata{},
-		refused: map[string]bool{}, series: map[string]*increment.Series{},
+		refused: map[string]bool{}, ghosts: map[string]bool{}, ghostKinds: map[string]increment.Kind{}, series: map[string]*increment.Series{},
 	}
 }
 
@@ -163,7 +168,7 @@ func (m *modelTenant) accept(b *increment.Batch, incs []increment.Increment, ver
 	}
 	for i := range b.Exemplars {
 		if acceptsExemplar(&b.Exemplars[i]) {
-			m.exemplars = append(m.exemplars, describeExemplar(&b.Exemplars[i]))
+			m.exemplars = append(m.exemplars, b.Exemplars[i])
 		}
 	}
 	m.exemplars = m.exemplars[max(0, len(m.exemplars)-modelExemplarsMax):]
@@ -199,7 +204,7 @@ func (m *modelTenant) span() (mint, maxt int64) {
 // keptBy is the stored data that a retention pass must keep: all but the blocks that
 // end before oldest.
 func (m *modelTenant) keptBy(t testing.TB, v *version, oldest int64) modelData {
-	kept := &version{mems: v.mems, blocks: slices.DeleteFunc(slices.Clone(v.blocks), func(b *block) bool { return b.MaxTime <= oldest })}
+	kept := &version{mems: v.mems, deleted: v.deleted, blocks: slices.DeleteFunc(slices.Clone(v.blocks), func(b *block) bool { return b.MaxTime <= oldest })}
 	if len(kept.blocks) == len(v.blocks) {
 		return m.data
 	}
@@ -260,6 +265,8 @@ func (d modelData) strings(name string) []string {
 	return sortedKeys(set)
 }
 
-func without(all []string, some map[string]bool) string {
-	return strings.Join(slices.DeleteFunc(all, func(s string) bool { return some[s] }), " ")
+func without(all []string, some ...map[string]bool) string {
+	return strings.Join(slices.DeleteFunc(all, func(s string) bool {
+		return slices.ContainsFunc(some, func(m map[string]bool) bool { return m[s] })
+	}), " ")
 }

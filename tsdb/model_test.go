@@ -136,6 +136,7 @@ func (m *modelRun) step() {
 		{40, m.duplicates}, {30, m.refuseWhole}, {4, m.storm},
 		{6, m.relog}, {4, m.flush}, {4, m.maintainMemory}, {2, m.maintainBlocks},
 		{2, m.reopen}, {2, m.crash},
+		{8, m.delete}, {2, m.clean}, {2, m.snapshot}, {1, m.drop},
 	}
 	n := m.r.IntN(10_000)
 	for _, op := range ops {
@@ -402,6 +403,6 @@ func (m *modelRun) storm() {
 			}
 		})
 	}
-	[]func(){m.relog, m.flush, m.maintainMemory}[m.r.IntN(3)]()
+	[]func(){m.relog, m.flush, m.maintainMemory, m.clean}[m.r.IntN(4)]()
 	wg.Wait()
 }

@@ -127,6 +127,19 @@ func (n *notes) setMax(exemplars int) {
 	}
 }
 
+// delete forgets the exemplars that a deletion selects.
+func (n *notes) delete(d *deletion) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	exemplars := slices.Concat(n.exemplars[n.oldest:], n.exemplars[:n.oldest])
+	kept := slices.DeleteFunc(exemplars, func(e increment.Exemplar) bool {
+		return e.Time >= d.MinTime && e.Time <= d.MaxTime && matchesAll(e.Series, d.Matchers)
+	})
+	if len(kept) < len(n.exemplars) {
+		n.exemplars, n.oldest, n.fresh = kept, 0, true
+	}
+}
+
 // reset forgets all.
 func (n *notes) reset() {
 	n.mu.Lock()
@@ -171,7 +184,7 @@ func (n *notes) takeFresh() *notesSnapshot {
 func (n *notes) giveBack() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.fresh = len(n.exemplars) > 0 || len(n.metadata) > 0
+	n.fresh = true
 }
 
 // writeNotes writes a snapshot and names it in m.

@@ -56,10 +56,8 @@ func (q *querier) pin(ctx context.Context) (*version, viewParams, error) {
 		}
 		q.scope, q.pinned = sc, true
 		if s != nil {
-			// The cut first: what is appended in between is undone, or, where a flush
-			// comes in between, is in its blocks whole.
-			q.cut, q.idle = s.cuts.take(), s.idle()
-			q.store, q.version = s, s.versions.pin()
+			q.store, q.idle = s, s.idle()
+			q.cut, q.version = s.cuts.take(s.versions)
 		}
 	}
 	if q.scope != sc {

@@ -26,6 +26,13 @@ func (s *store) relog(ctx context.Context) (bool, error) {
 	}
 	s.barrier.Lock()
 	defer s.barrier.Unlock()
+	if s.unsaid {
+		// The log is to give back the record that says what was deleted from blocks.
+		next := *s.man
+		if err := s.commit(&next); err != nil {
+			return false, fmt.Errorf("log tenant %s again: %w", s.id, err)
+		}
+	}
 	head := recordHead{tenant: s.id, generation: s.generation, step: s.grid(), keys: s.keys.peekFresh()}
 	head.exemplars, head.metadata = s.notes.all()
 	v := s.versions.pin()
@@ -41,6 +48,7 @@ func (s *store) relog(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("log tenant %s again: %w", s.id, err)
 	}
+	s.hold.flushed() // with no memtable frozen, what was held for a flush is in the record too
 	s.hold.moved(segment)
 	return true, nil
 }
@@ -81,13 +89,15 @@ func (s *store) forgetMemory() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.routing)
+	s.frozen = nil
 	v := s.versions.pin()
 	defer s.versions.unpin(v)
 	for _, m := range v.mems {
-		m.dropped = true
+		m.closed = true
 	}
 	s.versions.replace(nil, v.mems, nil, nil)
 	s.db.pressure.forget(v.mems)
 	s.notes.reset()
+	s.hold.flushed()
 	s.hold.moved(0)
 }

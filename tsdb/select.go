@@ -22,6 +22,7 @@ type selection struct {
 	kind   increment.Kind
 	mems   []memPart
 	chunks []blockChunk
+	dead   []deadPart // nil: nothing of it was deleted, or what was is not in it
 }
 
 // memPart is the part of a series that a memtable has.
@@ -84,6 +85,7 @@ type selector struct {
 	ctx      context.Context
 	blocks   *openBlocks
 	win      window
+	deleted  *deletions
 	matchers []*labels.Matcher
 	keep     []string // the only labels that are wanted; nil: all
 	// byHash finds a series again; nil where all are in one place.
@@ -106,12 +108,12 @@ func selectSeries(ctx context.Context, v *version, blocks *openBlocks, win windo
 // selectSorted is selectSeries, and reports whether the series are by labels. Where all
 // are in one block, they may have no labels but those to keep, unless that is nil.
 func selectSorted(ctx context.Context, v *version, blocks *openBlocks, win window, matchers []*labels.Matcher, keep []string) (found []*selection, sorted bool, err error) {
-	s := selector{ctx: ctx, blocks: blocks, win: win, matchers: matchers}
+	s := selector{ctx: ctx, blocks: blocks, win: win, deleted: &v.deleted, matchers: matchers}
 	mems := slices.DeleteFunc(slices.Clone(v.mems), func(m *memtable) bool { return m.end <= win.readMin || m.start > win.showMax })
 	inBlocks := slices.DeleteFunc(slices.Clone(v.blocks), func(b *block) bool { return b.MaxTime <= win.readMin || b.MinTime > win.showMax })
 	if len(mems)+len(inBlocks) > 1 {
 		s.byHash = map[uint64][]*selection{}
-	} else {
+	} else if len(v.deleted.list) == 0 { // else all labels say what was deleted
 		s.keep = keep
 	}
 	for _, m := range mems {
@@ -145,11 +147,16 @@ func selectSorted(ctx context.Context, v *version, blocks *openBlocks, win windo
 }
 
 func (s *selector) addMemtable(m *memtable) error {
+	pending := s.deleted.pending(m.clean, m.start, m.end)
 	return m.matching(s.ctx, s.matchers, func(ser *memSeries) error {
-		in, err := ser.overlaps(m.start, m.end, s.win.readMin, s.win.showMax+1)
+		dead := spansOf(selecting(pending, ser.labels), ser.kind, s.deleted.step)
+		in, err := ser.overlaps(m.start, m.end, s.win.readMin, s.win.showMax+1, dead)
 		if err == nil && in {
 			sel := s.selection(ser.labels, ser.kind)
 			sel.mems = append(sel.mems, memPart{m, ser})
+			if len(dead) > 0 {
+				sel.dead = append(sel.dead, deadPart{mem: m, spans: dead})
+			}
 		}
 		return err
 	})
@@ -169,6 +176,7 @@ func (s *selector) addBlock(b *block) error {
 	d.keep = s.keep
 	var kind increment.Kind
 	var named uint32 // the metric that kind is of: one name is of one kind
+	pending := s.deleted.pending(b.clean.Load(), b.MinTime, b.MaxTime)
 	for n := 0; p.Next(); n++ {
 		if n%lookEvery == 0 && s.ctx.Err() != nil {
 			return s.ctx.Err()
@@ -177,7 +185,10 @@ func (s *selector) addBlock(b *block) error {
 		if err != nil {
 			return err
 		}
-		metas := slices.DeleteFunc(d.metas, func(m chunks.Meta) bool { return m.MaxTime < s.win.readMin || m.MinTime > s.win.showMax })
+		some := selecting(pending, ls)
+		metas := slices.DeleteFunc(d.metas, func(m chunks.Meta) bool {
+			return m.MaxTime < s.win.readMin || m.MinTime > s.win.showMax || coversChunk(some, &m)
+		})
 		if len(metas) == 0 {
 			continue
 		}
@@ -187,7 +198,11 @@ func (s *selector) addBlock(b *block) error {
 			}
 			named = d.name
 		}
-		s.addChunks(s.selection(ls, kind), b, files.chunks, metas)
+		sel := s.selection(ls, kind)
+		s.addChunks(sel, b, files.chunks, metas)
+		if dead := spansOf(some, kind, s.deleted.step); len(dead) > 0 {
+			sel.dead = append(sel.dead, deadPart{block: b, spans: dead})
+		}
 	}
 	return p.Err()
 }
@@ -261,13 +276,18 @@ func sortSelections(ctx context.Context, sels []*selection) error {
 
 func (sel *selection) shows(win window) (bool, error) {
 	mint, maxt := win.shown(sel.kind)
-	for _, c := range sel.chunks {
-		if c.meta.MaxTime >= mint && c.meta.MinTime <= maxt {
-			return true, nil
+	for i := range sel.chunks {
+		c := &sel.chunks[i]
+		if c.meta.MaxTime < mint || c.meta.MinTime > maxt {
+			continue
+		}
+		live, err := c.live(sel.kind, mint, maxt, sel.deadIn(c.block, nil))
+		if err != nil || live {
+			return live, err
 		}
 	}
 	for _, m := range sel.mems {
-		in, err := m.series.overlaps(m.mem.start, m.mem.end, mint, maxt+1)
+		in, err := m.series.overlaps(m.mem.start, m.mem.end, mint, maxt+1, sel.deadIn(nil, m.mem))
 		if err != nil || in {
 			return in, err
 		}
@@ -287,6 +307,7 @@ func (sel *selection) read(from, to int64, at cut) (points, error) {
 		if err := m.series.snapshot(&p, from, to, at); err != nil {
 			return points{}, fmt.Errorf("read %s: %w", sel.labels, err)
 		}
+		p.without(0, sel.deadIn(nil, m.mem))
 		parts = append(parts, p)
 	}
 	bytes := 0
@@ -317,7 +338,7 @@ func (sel *selection) chunkPoints(mint, maxt int64) ([]points, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read chunk of %s: %w", sel.labels, b.readError(err))
 		}
-		if p.len() > 0 {
+		if p.without(0, sel.deadIn(b, nil)); p.len() > 0 {
 			parts = append(parts, p)
 		}
 		i = j

@@ -157,6 +157,15 @@ func (db *DB) ChangeSettings(id tenant.ID, change func(own *tenant.Patch) (field
 	if err != nil {
 		return tenant.Settings{}, err
 	}
+	// Whoever deletes the tenant or makes it again waits: what is written is its own.
+	db.openMu.Lock()
+	defer db.openMu.Unlock()
+	db.mu.RLock()
+	now := db.stores[id]
+	db.mu.RUnlock()
+	if now != s {
+		return tenant.Settings{}, fmt.Errorf("tenant %s %w", id, tenant.ErrUnknown)
+	}
 	s.settingsMu.Lock()
 	defer s.settingsMu.Unlock()
 	own := s.own

@@ -3,6 +3,7 @@ package tsdb
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -328,5 +329,76 @@ func TestSettingsSurviveDeath(t *testing.T) {
 	}
 	if outcomes[false] == 0 || outcomes[true] == 0 {
 		t.Errorf("old and new were found %v times", outcomes)
+	}
+}
+
+// Fewer exemplars keep the newest, none keeps none, and more let more come.
+func TestExemplarLimitAtRunTime(t *testing.T) {
+	db := openTestDB(t, "", nil)
+	n := 0
+	add := func(count int) {
+		t.Helper()
+		for range count {
+			n++
+			inc := counterInc("c_total", testStart, 1, "page", "/")
+			b := &increment.Batch{
+				Increments: []increment.Increment{inc},
+				Exemplars:  []increment.Exemplar{{Series: inc.Labels, Labels: labels.FromStrings("trace_id", string(rune('a'+n-1))), Time: int64(n)}},
+			}
+			if _, err := db.Append(context.Background(), settingsTenant, b); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	expect := func(what, want string) {
+		t.Helper()
+		got := strings.NewReplacer("/ ", "", ", ", " ").Replace(db.exemplarsOf(settingsTenant, "c_total"))
+		if got != want {
+			t.Errorf("%s: %q, want %q", what, got, want)
+		}
+	}
+	limit := func(object string) {
+		t.Helper()
+		if _, err := db.ChangeSettings(settingsTenant, setting(object)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add(1)
+	limit(`{"limits": {"exemplars": 3}}`)
+	add(4) // the ring has turned
+	expect("at most 3", "c 3 d 4 e 5")
+	limit(`{"limits": {"exemplars": 2}}`)
+	expect("at most 2", "d 4 e 5")
+	add(1)
+	expect("one more", "e 5 f 6")
+	limit(`{"limits": {"exemplars": 0}}`)
+	add(1)
+	expect("none", "")
+	limit(`{"limits": {"exemplars": 4}}`)
+	add(2)
+	expect("at most 4", "h 8 i 9")
+	db = db.reopen(nil)
+	expect("reopened", "e 5 f 6 h 8 i 9") // the log has them still, but what was refused
+}
+
+// A new policy for 10,000 tenants in memory takes no file and little time.
+func BenchmarkSetPolicy(b *testing.B) {
+	const tenants = 10_000
+	db := openTestDB(b, "", func(o *Options) { o.FS = noSyncFS{} })
+	for i := range tenants {
+		id, err := tenant.Parse(fmt.Sprint("t", i))
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := db.CreateTenant(id, tenant.Patch{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	defaults := tenant.DefaultSettings()
+	for b.Loop() {
+		defaults.Limits.Series++ // all of them change
+		if err := db.SetPolicy(&tenant.Policy{Defaults: defaults}); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

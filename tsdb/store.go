@@ -14,7 +14,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/common/model"
 
 	"github.com/quipudb/quipu/internal/increment"
@@ -25,6 +24,9 @@ import (
 const (
 	settingsName = "settings.yaml"
 	idKeyName    = "id.key"
+	// idKeyNew is the name of the key before there is a manifest: a directory with a key
+	// and no manifest has lost that, as the log may have records of it.
+	idKeyNew = "id.key.new"
 )
 
 // store is one tenant's data.
@@ -51,6 +53,7 @@ type store struct {
 	own        tenant.Patch // what the tenant says of itself
 
 	compactAfter time.Time   // owned by the goroutine that merges blocks
+	cleanAfter   time.Time   // owned by it too
 	stuck        atomic.Bool // the last flush failed
 
 	keys      *keySet
@@ -70,7 +73,12 @@ type store struct {
 	// uncertain is why it is not known which manifest a crash would leave: then
 	// no block is written or removed until the directory is opened again.
 	uncertain error
-	frozen    []*memtable // taken by a flush that failed
+	// unsaid: a deletion is in the log alone. man has it, the file does not.
+	unsaid bool
+	frozen []*memtable // taken by a deletion, or by a flush that failed
+	// deleted is man.Deleted; changed with barrier held exclusively.
+	deleted atomic.Uint64
+	jobs    deletionJobs
 
 	mu      sync.Mutex
 	routing map[int64]*memtable // memtables that take appends, by start of their range
@@ -110,13 +118,17 @@ func createStore(db *DB, id tenant.ID, own *tenant.Patch) error {
 	if _, err := rand.Read(random[:]); err != nil {
 		return fmt.Errorf("create tenant %s: %w", id, err)
 	}
-	if err := vfs.WriteFile(db.opts.FS, filepath.Join(dir, idKeyName), random[:16]); err != nil {
+	if err := vfs.WriteFile(db.opts.FS, filepath.Join(dir, idKeyNew), random[:16]); err != nil {
 		return fmt.Errorf("create tenant %s: %w", id, err)
 	}
 	m := manifest{
 		Generation: binary.BigEndian.Uint64(random[16:]), Grid: s.GridMillis() / 1000, IDKeySum: crc32.Checksum(random[:16], castagnoli),
 	}
-	if err := m.write(db.opts.FS, dir); err != nil {
+	err = m.write(db.opts.FS, dir)
+	if err == nil {
+		err = placeIDKey(db.opts.FS, dir)
+	}
+	if err != nil {
 		return fmt.Errorf("create tenant %s: %w", id, err)
 	}
 	return nil
@@ -149,6 +161,27 @@ func newSettings(db *DB, id tenant.ID, own *tenant.Patch) (tenant.Settings, erro
 	return s, vfs.WriteFile(db.opts.FS, filepath.Join(dir, settingsName), said.File(policy.Defaults))
 }
 
+// placeIDKey gives the key of a tenant that has a manifest its name.
+func placeIDKey(fsys vfs.FS, dir string) error {
+	if err := fsys.Rename(filepath.Join(dir, idKeyNew), filepath.Join(dir, idKeyName)); err != nil {
+		return err
+	}
+	return fsys.SyncDir(dir)
+}
+
+// readIDKey returns the key of user ids and the name of its file: that which it had
+// before there was a manifest, where a crash came in between.
+func readIDKey(fsys vfs.FS, dir string, m *manifest) (key []byte, name string, err error) {
+	key, err = fsys.ReadFile(filepath.Join(dir, idKeyName))
+	if m.IDKeySum == 0 || err == nil && crc32.Checksum(key, castagnoli) == m.IDKeySum {
+		return key, idKeyName, err
+	}
+	if first, e := fsys.ReadFile(filepath.Join(dir, idKeyNew)); e == nil && crc32.Checksum(first, castagnoli) == m.IDKeySum {
+		return first, idKeyNew, nil
+	}
+	return key, idKeyName, err
+}
+
 // onlyPreparation returns an error unless a directory without a manifest holds
 // nothing but what may be there before a tenant is: then it is no tenant's that
 // lost its manifest.
@@ -158,7 +191,7 @@ func onlyPreparation(fsys vfs.FS, dir string) error {
 		return err
 	}
 	for _, e := range entries {
-		if n := e.Name(); n != settingsName && n != tenant.EventRulesFile && n != tenant.RulesDir && n != idKeyName && !strings.HasSuffix(n, ".tmp") {
+		if n := e.Name(); n != settingsName && n != tenant.EventRulesFile && n != tenant.RulesDir && n != idKeyName && n != idKeyNew && !strings.HasSuffix(n, ".tmp") {
 			return fmt.Errorf("%s has %s but no %s: restore the manifest, or move the directory away", dir, n, manifestName)
 		}
 	}
@@ -194,6 +227,11 @@ func openStore(db *DB, id tenant.ID) (*store, error) {
 		blocks[i] = newBlock(db.blocks, s.home, bi)
 	}
 	s.versions = newVersions(db.opts.Logger, blocks)
+	for _, d := range s.man.Deletions {
+		s.jobs.accept(d)
+	}
+	s.deleted.Store(s.man.Deleted)
+	s.showDeletions()
 	s.admission = newAdmission(s.versions, &s.settings().Limits)
 	for _, b := range blocks {
 		kinds, err := b.kinds()
@@ -231,7 +269,10 @@ func (s *store) readProfile() error {
 		return fmt.Errorf("%s: %w", filepath.Join(s.dir, settingsName), err)
 	}
 	profile := &tenant.Profile{Settings: settings}
-	key, err := s.db.opts.FS.ReadFile(filepath.Join(s.dir, idKeyName))
+	key, name, err := readIDKey(s.db.opts.FS, s.dir, s.man)
+	if err == nil && name == idKeyNew {
+		err = placeIDKey(s.db.opts.FS, s.dir)
+	}
 	if err != nil {
 		return fmt.Errorf("read the key of user ids: %w", err)
 	}
@@ -263,10 +304,7 @@ func (s *store) sweep() error {
 	synced := false
 	for _, e := range entries {
 		name := e.Name()
-		stem := strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(name, ".tmp"), keySuffix), exemplarSuffix)
-		_, err := ulid.ParseStrict(stem)
-		ours := err == nil || strings.HasSuffix(name, ".tmp")
-		if live[name] || !ours {
+		if live[name] || !isOurs(name) {
 			continue
 		}
 		if !synced {
@@ -351,6 +389,7 @@ func (s *store) memtable(t int64) *memtable {
 	m := s.routing[start]
 	if m == nil {
 		m = newMemtable(s.db.memtables.Add(1), start, start+tenant.BlockRange.Milliseconds(), &s.db.pressure.memory)
+		m.clean = s.deleted.Load()
 		s.routing[start] = m
 		s.versions.replace([]*memtable{m}, nil, nil, nil)
 	}
@@ -378,6 +417,11 @@ func (s *store) replay(pos position, rec *walRecord) error {
 	}
 	if rec.step != s.grid() {
 		return fmt.Errorf("tenant %s has a grid of %s, the log one of %s", s.id, s.settings().Grid, time.Duration(rec.step)*time.Millisecond)
+	}
+	if rec.deletion != nil {
+		s.replayDeletion(rec.deletion)
+		s.hold.use(pos.Segment)
+		return nil
 	}
 	s.hold.use(pos.Segment)
 	s.notes.replay(rec)
@@ -432,7 +476,7 @@ func (s *store) replayRun(run *recordRun) error {
 // routeReplayed finds or makes the series of a logged increment, which was admitted
 // before it was logged.
 func (s *store) routeReplayed(rs *replayedSeries, t int64) (routed, error) {
-	if to := rs.to; to.mem != nil && t >= to.mem.start && t < to.mem.end && !to.mem.dropped {
+	if to := rs.to; to.mem != nil && t >= to.mem.start && t < to.mem.end && !to.mem.closed {
 		return to, nil
 	}
 	if err := s.admission.setKind(rs.labels.Get(model.MetricNameLabel), rs.kind); err != nil {

@@ -24,13 +24,14 @@ type cuts struct {
 	out      []cut // those in use, ascending
 }
 
-// take returns a cut at which nothing is half applied; give it back.
-func (c *cuts) take() cut {
+// take returns a cut at which nothing is half applied, and the version of that time; give
+// it back, and unpin that.
+func (c *cuts) take(v *versions) (cut, *version) {
 	c.applying.Lock()
 	defer c.applying.Unlock()
 	c.last++
 	c.out = append(c.out, c.last)
-	return c.last
+	return c.last, v.pin()
 }
 
 func (c *cuts) giveBack(at cut) {

@@ -14,7 +14,9 @@ import (
 type version struct {
 	mems   []*memtable // by when they were made
 	blocks []*block    // by blockInfo.Seq
-	refs   int         // guarded by versions.mu
+	// deleted is what readers leave out of those.
+	deleted deletions
+	refs    int // guarded by versions.mu
 }
 
 // versions hands out a tenant's current version and frees superseded ones when
@@ -85,9 +87,41 @@ func (v *versions) replace(addMems, dropMems []*memtable, addBlocks, dropBlocks 
 	next := &version{
 		mems:   append(slices.DeleteFunc(slices.Clone(cur.mems), func(m *memtable) bool { return slices.Contains(dropMems, m) }), addMems...),
 		blocks: append(slices.DeleteFunc(slices.Clone(cur.blocks), func(b *block) bool { return slices.Contains(dropBlocks, b) }), addBlocks...),
+
+		deleted: cur.deleted,
 	}
 	v.install(next)
 	v.unpin(cur)
+}
+
+// setDeletions installs the current version with other deletions.
+func (v *versions) setDeletions(d deletions) {
+	v.swap.Lock()
+	defer v.swap.Unlock()
+	cur := v.pin()
+	v.install(&version{mems: cur.mems, blocks: slices.Clone(cur.blocks), deleted: d})
+	v.unpin(cur)
+}
+
+// times are when the first of all windows begins and when the last one ends, what was
+// deleted counted until it is rewritten; ok is false where there is none.
+func (v *version) times() (mint, maxt int64, ok bool) {
+	include := func(lo, hi int64) {
+		if !ok {
+			mint, maxt, ok = lo, hi, true
+			return
+		}
+		mint, maxt = min(mint, lo), max(maxt, hi)
+	}
+	for _, m := range v.mems {
+		if lo, hi, any := m.span(); any {
+			include(lo, hi)
+		}
+	}
+	for _, b := range v.blocks {
+		include(b.MinTime, b.MaxTime)
+	}
+	return mint, maxt, ok
 }
 
 // close drops the hold of being current; no pin may follow.

@@ -14,14 +14,15 @@ import (
 	"github.com/quipudb/quipu/tsdb/dedup"
 )
 
-// A record, the payload of a frame, is one of three, by its first byte:
+// A record, the payload of a frame, is one of four, by its first byte:
 //
 //	1 batch   what one batch adds
 //	2 tenant  all that a tenant has in memory; it stands for all records of the
 //	          tenant before it, which need not be there any more
 //	3 series  what the references of the other two mean, in this segment
+//	4 deletion  what is deleted of all that the tenant had before
 //
-// A record is applied whole or not at all. Batch and tenant begin with:
+// A record is applied whole or not at all. Batch, tenant and deletion begin with:
 //
 //	tenant      length and bytes
 //	generation  8 bytes: of the tenant, so that one deleted and made again does
@@ -47,6 +48,14 @@ import (
 //	series      uvarint n, then n times: uvarint reference, uvarint length and bytes
 //	            of a memlog
 //
+// A deletion goes on with:
+//
+//	number      uvarint: deletions of the tenant are counted from 1
+//	time        varint ms: when it was accepted
+//	range       varint ms from, varint ms to, both included
+//	matchers    uvarint n, then n times: type (1 byte: 0 =, 1 !=, 2 =~, 3 !~), name,
+//	            value, as length and bytes
+//
 // A record of series is:
 //
 //	series      uvarint n, then n times: uvarint reference, kind (1 byte), labels
@@ -56,6 +65,8 @@ const (
 	recordBatch  = 1
 	recordTenant = 2
 	recordSeries = 3
+
+	recordDeletion = 4
 )
 
 // batchKey de-duplicates a batch.
@@ -217,8 +228,10 @@ type replayedSeries struct {
 type walRecord struct {
 	recordHead
 	whole bool // a tenant's
-	runs  []recordRun
-	logs  []recordLog
+
+	deletion *deletion // nil: it is none
+	runs     []recordRun
+	logs     []recordLog
 }
 
 // recordRun is increments of one kind and time; values are in the columns of the
@@ -296,6 +309,10 @@ func (r *recordReader) decode(payload []byte, rec *walRecord) (bool, error) {
 		if rec.whole, err = false, r.head(&d, rec); err == nil {
 			err = r.runs(&d, rec)
 		}
+	case recordDeletion:
+		if rec.whole, err = false, r.head(&d, rec); err == nil {
+			rec.deletion, err = d.deletion()
+		}
 	case recordTenant:
 		if rec.whole, err = true, r.head(&d, rec); err == nil {
 			err = r.logs(&d, rec)
@@ -314,7 +331,7 @@ func (r *recordReader) decode(payload []byte, rec *walRecord) (bool, error) {
 
 func (r *recordReader) head(d *decoder, rec *walRecord) (err error) {
 	rec.keys, rec.ids, rec.idsTime, rec.exemplars, rec.metadata = rec.keys[:0], rec.ids[:0], 0, nil, nil
-	rec.runs, rec.logs = rec.runs[:0], rec.logs[:0]
+	rec.runs, rec.logs, rec.deletion = rec.runs[:0], rec.logs[:0], nil
 	if name := d.bytes(d.uvarint()); string(name) != rec.tenant.String() || len(name) == 0 {
 		if rec.tenant, err = tenant.Parse(string(name)); err != nil {
 			return err

@@ -205,6 +205,7 @@ func TestFormatsGolden(t *testing.T) {
 	show("series-record", sample.defined())
 	show("batch-record", payload)
 	show("tenant-record", sample.tenantRecord(t))
+	show("deletion-record", sampleDeletion(t).append(sample.head.append([]byte{recordDeletion})))
 	show("exemplars", encodeExemplars(sample.head.exemplars))
 	show("frame", appendFrame(nil, payload))
 	show("frame-compressed", appendFrame(nil, bytes.Repeat(payload, 5)))
@@ -222,6 +223,7 @@ func TestFormatsGolden(t *testing.T) {
 		Generation: 9, Watermark: position{id, 3, 400},
 		Blocks: []blockInfo{{ULID: id, MinTime: 1000, MaxTime: 2000}}, Keys: []keyFile{{Name: "x.keys", MaxTime: 5}},
 		Exemplars: "y.exemplars", Metadata: sample.head.metadata,
+		Deleted: 3, Deletions: []*deletion{sampleDeletion(t)},
 	}
 	if err := m.write(vfs.OS{}, dir); err != nil {
 		t.Fatal(err)
@@ -232,7 +234,7 @@ func TestFormatsGolden(t *testing.T) {
 	fmt.Fprintf(&out, "manifest\n%s", file)
 	golden(t, "formats.golden", out.String())
 
-	if back, err := readManifest(vfs.OS{}, dir); err != nil || fmt.Sprint(*back) != fmt.Sprint(m) {
+	if back, err := readManifest(vfs.OS{}, dir); err != nil || !sameManifest(back, &m) {
 		t.Errorf("manifest reads back as %v, %v", back, err)
 	}
 	if back, err := decodeKeys([]byte(mustHex(t, out.String(), "keys "))); err != nil || len(back) != 2 || back[0].time != 10 {
@@ -542,6 +544,7 @@ func FuzzRecordDecode(f *testing.F) {
 	f.Add(b.batch())
 	f.Add(b.defined())
 	f.Add(b.tenantRecord(f))
+	f.Add(sampleDeletion(f).append(b.head.append([]byte{recordDeletion})))
 	f.Fuzz(func(t *testing.T, src []byte) {
 		r := newRecordReader()
 		if _, err := decodeRecord(r, b.defined()); err != nil {
@@ -549,6 +552,10 @@ func FuzzRecordDecode(f *testing.F) {
 		}
 		rec, err := decodeRecord(r, src)
 		if err != nil || rec == nil || rec.whole {
+			return
+		}
+		if rec.deletion != nil {
+			mustEncodeAgain(t, r, rec)
 			return
 		}
 		before := describe(rec)

@@ -166,17 +166,18 @@ func Audit(ctx context.Context, act, detail string, err error) {
 }
 
 // AuditAnswer writes that a request to an administrative route was answered with a status,
-// unless its handler has said what was done there.
-func AuditAnswer(ctx context.Context, method string, status int) {
+// unless its handler has said what was done there. id is what the route's path names: it
+// is written only where that was found, since it may be anything otherwise.
+func AuditAnswer(ctx context.Context, method string, status int, id string) {
 	r := requestOf(ctx)
 	if r == nil || r.Log == nil || r.audited.Load() {
 		return
 	}
 	outcome := "done"
 	if status >= 400 {
-		outcome = fmt.Sprintf("failed with %d", status)
+		outcome, id = fmt.Sprintf("failed with %d", status), ""
 	}
-	r.write(ctx, method+" "+r.Route, "", outcome)
+	r.write(ctx, method+" "+r.Route, id, outcome)
 }
 
 func (r *Request) write(ctx context.Context, act, detail, outcome string) {

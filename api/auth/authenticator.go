@@ -58,6 +58,11 @@ type Authenticator struct {
 	webConfig    string
 	metrics      *metrics
 	gate         *gate
+	verified     atomic.Int64 // tokens whose signature was looked at
+
+	// Of watch alone.
+	webStamp   os.FileInfo
+	keyFailure string
 
 	store  *Keys
 	ledger *ledger
@@ -69,23 +74,19 @@ type Authenticator struct {
 	cancel context.CancelFunc
 	runs   sync.WaitGroup
 
-	mu         sync.Mutex
-	stopRules  context.CancelFunc // ends the issuers of rules
-	webStamp   os.FileInfo
-	keyFailure string
+	mu        sync.Mutex
+	stopRules context.CancelFunc // ends the issuers of rules
+	published int                // of store's reads
 }
 
 // rules are what a configuration says. They do not change.
 type rules struct {
 	issuers map[string]*issuer
-	plans   map[string]*Plan
+	plans   map[string]*Plan // "" is that of keys that have none
 	tokens  *tokenCache
 }
 
-type metrics struct {
-	refused  *prometheus.CounterVec
-	verified prometheus.Counter
-}
+type metrics struct{ refused *prometheus.CounterVec }
 
 // New reads keys and what they have used, and begins to read the keys of issuers.
 func New(o Options) (*Authenticator, error) {
@@ -143,9 +144,6 @@ func newMetrics(reg prometheus.Registerer, a *Authenticator) (*metrics, error) {
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "quipu_auth_refused_total", Help: "Requests refused for who made them, by the reason.",
 		}, []string{"reason"}),
-		verified: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "quipu_auth_tokens_verified_total", Help: "Tokens whose signature was looked at, because they were not known.",
-		}),
 	}
 	for _, reason := range reasons {
 		m.refused.WithLabelValues(reason)
@@ -153,7 +151,10 @@ func newMetrics(reg prometheus.Registerer, a *Authenticator) (*metrics, error) {
 	keys := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "quipu_auth_keys", Help: "API keys that are not revoked.",
 	}, func() float64 { return float64(len(*a.keys.Load())) })
-	for _, c := range []prometheus.Collector{m.refused, m.verified, keys} {
+	verified := prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "quipu_auth_tokens_verified_total", Help: "Tokens whose signature was looked at, because they were not known.",
+	}, func() float64 { return float64(a.verified.Load()) })
+	for _, c := range []prometheus.Collector{m.refused, verified, keys} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics of credentials: %w", err)
 		}
@@ -170,7 +171,7 @@ func (a *Authenticator) Close() error {
 
 // Apply puts another configuration in force. Tokens are verified anew.
 func (a *Authenticator) Apply(c Config) error {
-	next := &rules{issuers: map[string]*issuer{}, plans: map[string]*Plan{}, tokens: newTokenCache(tokensMax)}
+	next := &rules{issuers: map[string]*issuer{}, plans: map[string]*Plan{"": {}}, tokens: newTokenCache(tokensMax)}
 	for name, p := range c.Plans {
 		next.plans[name] = &p
 	}
@@ -216,7 +217,9 @@ func (a *Authenticator) Refresh() { a.publishKeys() }
 func (a *Authenticator) Used(id string) Used { return a.ledger.of(id).used() }
 
 // HasPlan reports whether the configuration has a plan of this name.
-func (a *Authenticator) HasPlan(name string) bool { return a.rules.Load().plans[name] != nil }
+func (a *Authenticator) HasPlan(name string) bool {
+	return name != "" && a.rules.Load().plans[name] != nil
+}
 
 // DropTenant forgets the keys of a tenant that was deleted, and returns how many there
 // were.
@@ -231,6 +234,7 @@ func (a *Authenticator) publishKeys() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	live, all := map[string]*liveKey{}, map[string]bool{}
+	a.published, _ = a.store.Refresh() // a failure leaves the keys as they were, and look says it
 	for _, k := range a.store.List() {
 		all[k.ID] = true
 		if l, ok := newLiveKey(k, a.ledger.of(k.ID)); ok {
@@ -267,7 +271,7 @@ func (a *Authenticator) watch() {
 
 // look reads files again that have changed.
 func (a *Authenticator) look() {
-	changed, err := a.store.Refresh()
+	reads, err := a.store.Refresh()
 	said := ""
 	if err != nil {
 		said = err.Error()
@@ -276,6 +280,9 @@ func (a *Authenticator) look() {
 		a.logger.Error("the keys cannot be read again, those before stay in force", "err", err)
 	}
 	a.keyFailure = said
+	a.mu.Lock()
+	changed := reads != a.published
+	a.mu.Unlock()
 	if changed {
 		a.publishKeys()
 	}
@@ -401,13 +408,13 @@ func (a *Authenticator) planOf(s *Subject) string {
 
 // admit counts a request of a key, within its plan.
 func (a *Authenticator) admit(s *Subject, need Need, now time.Time) *Refusal {
-	plan := &Plan{}
-	if name := a.planOf(s); name != "" {
-		if p := a.rules.Load().plans[name]; p != nil {
-			plan = p
-		} else if s.plan != "" {
-			return forbidden(reasonPlan, "the plan of the key is not in the configuration (auth.plans)")
-		}
+	rules := a.rules.Load()
+	plan := rules.plans[a.planOf(s)]
+	if plan == nil && s.plan != "" {
+		return forbidden(reasonPlan, "the plan of the key is not in the configuration (auth.plans)")
+	}
+	if plan == nil {
+		plan = rules.plans[""] // tenants' plans need say nothing of keys
 	}
 	return s.usage.admit(plan, now, need.any&EventsWrite != 0)
 }
@@ -447,4 +454,14 @@ func AsRefusal(err error) (*Refusal, bool) {
 	var r *Refusal
 	ok := errors.As(err, &r)
 	return r, ok
+}
+
+// Verified is how many tokens' signatures were looked at since the start.
+func (a *Authenticator) Verified() int64 { return a.verified.Load() }
+
+// ReadIssuers reads the keys of all issuers now, instead of when it is time.
+func (a *Authenticator) ReadIssuers(ctx context.Context) {
+	for _, is := range a.rules.Load().issuers {
+		_ = is.refresh(ctx) // it has said how it failed
+	}
 }

@@ -52,6 +52,7 @@ type Keys struct {
 	mu    sync.Mutex
 	keys  []Key       // as read last, by creation
 	stamp os.FileInfo // of the file when it was; nil: there was none
+	reads int         // how often they were
 }
 
 // keysText is what the file holds.
@@ -69,40 +70,45 @@ func OpenKeys(fsys vfs.FS, dataDir string, now func() time.Time, random io.Reade
 	return k, nil
 }
 
-// Refresh reads the file again where it has changed, and reports whether it did.
-func (k *Keys) Refresh() (changed bool, err error) {
+// Refresh reads the file again where it has changed, and returns how often that was done:
+// another number says that the keys may be others.
+func (k *Keys) Refresh() (reads int, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.refresh()
+	err = k.refresh()
+	return k.reads, err
 }
 
 // REQUIRES: k.mu
-func (k *Keys) refresh() (bool, error) {
+func (k *Keys) refresh() error {
 	name := filepath.Join(k.dir, keysFile)
 	info, err := os.Stat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		changed := k.stamp != nil
+		if k.stamp != nil {
+			k.reads++
+		}
 		k.keys, k.stamp = nil, nil
-		return changed, nil
+		return nil
 	case err != nil:
-		return false, fmt.Errorf("read the keys: %w", err)
+		return fmt.Errorf("read the keys: %w", err)
 	case k.stamp != nil && os.SameFile(info, k.stamp) && info.Size() == k.stamp.Size() && info.ModTime().Equal(k.stamp.ModTime()):
-		return false, nil
+		return nil
 	}
 	text, err := k.fs.ReadFile(name)
 	if err != nil {
-		return false, fmt.Errorf("read the keys: %w", err)
+		return fmt.Errorf("read the keys: %w", err)
 	}
 	var read keysText
 	if err := json.Unmarshal(text, &read); err != nil {
-		return false, fmt.Errorf("read the keys in %s: %w", name, err)
+		return fmt.Errorf("read the keys in %s: %w", name, err)
 	}
 	if read.Version != 1 {
-		return false, fmt.Errorf("read the keys in %s: they are of version %d, this is a program for version 1", name, read.Version)
+		return fmt.Errorf("read the keys in %s: they are of version %d, this is a program for version 1", name, read.Version)
 	}
 	k.keys, k.stamp = read.Keys, info
-	return true, nil
+	k.reads++
+	return nil
 }
 
 // List returns all keys, also those that are revoked or expired, by creation.
@@ -163,10 +169,17 @@ func (k *Keys) Revoke(id string) (Key, error) {
 
 // DropTenant forgets all keys of a tenant, and returns how many there were.
 func (k *Keys) DropTenant(id tenant.ID) (int, error) {
+	of := func(key Key) bool { return key.Tenant == id.String() }
+	if _, err := k.Refresh(); err != nil {
+		return 0, err
+	}
+	if !slices.ContainsFunc(k.List(), of) {
+		return 0, nil
+	}
 	dropped := 0
 	err := k.change(func(keys []Key) ([]Key, error) {
 		before := len(keys)
-		keys = slices.DeleteFunc(keys, func(key Key) bool { return key.Tenant == id.String() })
+		keys = slices.DeleteFunc(keys, of)
 		dropped = before - len(keys)
 		return keys, nil
 	})
@@ -185,7 +198,7 @@ func (k *Keys) change(f func([]Key) ([]Key, error)) error {
 		return err
 	}
 	defer unlock()
-	if _, err := k.refresh(); err != nil {
+	if err := k.refresh(); err != nil {
 		return err
 	}
 	keys, err := f(slices.Clone(k.keys))
@@ -198,7 +211,7 @@ func (k *Keys) change(f func([]Key) ([]Key, error)) error {
 	}
 	err = vfs.WriteFile(k.fs, filepath.Join(k.dir, keysFile), append(text, '\n'))
 	k.stamp = nil // read what is there, whether it was written or not
-	if _, again := k.refresh(); err == nil {
+	if again := k.refresh(); err == nil {
 		err = again
 	}
 	return err

@@ -31,7 +31,7 @@ func (a *Authenticator) token(rules *rules, text string, now time.Time) (*Subjec
 	if len(text) > tokenBytesMax {
 		return nil, unauthorized(reasonToken, fmt.Sprintf("the token is longer than %d bytes", tokenBytesMax))
 	}
-	hash := sha256.Sum256([]byte(text))
+	hash := sha256.Sum256(bytesOf(text))
 	v := rules.tokens.get(&hash)
 	if v != nil && v.keys != v.issuer.keys.Load() {
 		rules.tokens.drop(&hash) // the issuer's keys are others now
@@ -78,7 +78,7 @@ func (a *Authenticator) verify(rules *rules, text string, now time.Time) (*verif
 	if is == nil {
 		return nil, unauthorized(reasonToken, "the token's issuer is none of auth.issuers")
 	}
-	a.metrics.verified.Inc()
+	a.verified.Add(1)
 	var used *keySet
 	var unavailable *Refusal
 	claims := jwt.MapClaims{}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -15,6 +16,9 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/model"
+
+	"github.com/quipudb/quipu/internal/tenant"
 )
 
 // What is wrong with a configuration is said with the line and the name of the field.
@@ -182,5 +186,46 @@ func TestConfigOfARunningServer(t *testing.T) {
 	if code := run([]string{"serve", "--listen=" + freeAddress(t), "--data.dir=" + t.TempDir(), "--config.file=" + name},
 		&console{ctx: t.Context(), out: io.Discard, err: io.Discard, now: time.Now}); code != 1 {
 		t.Errorf("a server that starts with a wrong file ends with %d", code)
+	}
+}
+
+// The configuration that the documentation shows is one.
+func TestConfigOfTheDocumentation(t *testing.T) {
+	text, err := os.ReadFile("../../docs/tenants.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, found := bytes.Cut(text, []byte("## The configuration file\n"))
+	if !found {
+		t.Fatal("docs/tenants.md has no configuration file")
+	}
+	var shown strings.Builder
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, "## ") {
+			break
+		}
+		if code, ok := strings.CutPrefix(line, "    "); ok {
+			shown.WriteString(code)
+		}
+	}
+	c, err := parseConfig("docs/tenants.md", []byte(shown.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	flags, err := (&serveDefaults{Grid: model.Duration(15 * time.Second)}).settings()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := c.policy("docs/tenants.md", flags)
+	if err != nil {
+		t.Fatal(err)
+	}
+	acme, err := tenant.Parse("acme")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := p.Settings(acme, &tenant.Patch{}, 0)
+	if err != nil || s.Limits.EventsPerSecond != 50_000 || s.Plan != "gold" {
+		t.Errorf("settings of acme are %+v, %v", s, err)
 	}
 }

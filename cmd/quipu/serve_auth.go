@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/quipudb/quipu/api/auth"
 	"github.com/quipudb/quipu/internal/tenant"
+	"github.com/quipudb/quipu/internal/vfs"
 	"github.com/quipudb/quipu/tsdb"
 )
 
@@ -83,8 +85,9 @@ func (c *serveAuth) scheme() string {
 
 // guards are who says who makes a request, and where acts are written.
 type guards struct {
-	auth  *auth.Authenticator // nil: --auth=none
-	audit *auth.AuditLog
+	auth    *auth.Authenticator // nil: --auth=none
+	audit   *auth.AuditLog
+	dataDir string
 }
 
 func (g *guards) close() error {
@@ -93,6 +96,20 @@ func (g *guards) close() error {
 		err = g.auth.Close()
 	}
 	return errors.Join(err, g.audit.Close())
+}
+
+// dropTenant forgets the keys of a tenant that is deleted: they are none of one that is
+// made again, also where nobody asks for them now.
+func (g *guards) dropTenant(_ context.Context, id tenant.ID) error {
+	if g.auth != nil {
+		_, err := g.auth.DropTenant(id)
+		return err
+	}
+	keys, err := auth.OpenKeys(vfs.OS{}, g.dataDir, time.Now, rand.Reader)
+	if err == nil {
+		_, err = keys.DropTenant(id)
+	}
+	return err
 }
 
 // openGuards opens the audit log and, where credentials are required, keys and issuers.
@@ -105,7 +122,7 @@ func (c *serveCmd) openGuards(db *tsdb.DB, logger *slog.Logger, reg *prometheus.
 	if err != nil {
 		return nil, err
 	}
-	g := &guards{audit: log}
+	g := &guards{audit: log, dataDir: c.DataDir}
 	conf.subscribe(func(_, _ *configFile) {
 		auth.Audit(log.Context(context.Background()), "reload configuration", "", nil)
 	})

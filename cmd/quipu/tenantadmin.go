@@ -149,19 +149,22 @@ func (t *tenantAdmin) Delete(ctx context.Context, id tenant.ID) (api.DeletedTena
 	if err != nil {
 		return api.DeletedTenant{}, fmt.Errorf("measure the directory of tenant %s: %w", id, err)
 	}
+	// First what lets requests in, so that none makes the tenant again.
+	for _, dropped := range t.dropped {
+		if err := dropped(ctx, id); err != nil {
+			return api.DeletedTenant{}, fmt.Errorf("delete what is kept of tenant %s, whose data is all there: %w", id, err)
+		}
+	}
 	if err := drop.DropTenant(ctx, id); err != nil {
 		return api.DeletedTenant{}, err
 	}
 	t.rules.Forget(id)
 	t.usage.Forget(id)
-	for _, dropped := range t.dropped {
-		err = errors.Join(err, dropped(ctx, id))
-	}
 	_, left := os.Stat(dir)
 	return api.DeletedTenant{
 		ID: id.String(), Series: status.Series, DiskBytes: bytes, MemoryBytes: status.MemoryBytes,
 		DirectoryGone: errors.Is(left, fs.ErrNotExist),
-	}, err
+	}, nil
 }
 
 // diskBytes is what the files of a directory have. Files that go meanwhile count nothing.

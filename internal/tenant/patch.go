@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/prometheus/common/model"
@@ -93,14 +94,51 @@ func (p *Patch) yaml() []byte {
 
 // over returns s with what p says.
 func (p *Patch) over(s Settings) Settings {
-	p.each(func(name string, field reflect.Value) {
-		if field.IsNil() {
-			return
+	from, to := reflect.ValueOf(p).Elem(), reflect.ValueOf(&s).Elem()
+	for i := range settingFields {
+		f := &settingFields[i]
+		if said := from.FieldByIndex(f.inPatch); !said.IsNil() {
+			field := to.FieldByIndex(f.inSettings)
+			field.Set(said.Elem().Convert(field.Type()))
 		}
-		to := settingsField(&s, name)
-		to.Set(field.Elem().Convert(to.Type()))
-	})
+	}
 	return s
+}
+
+// settingField is where a setting is in the structures.
+type settingField struct {
+	name                string // as it is written: "limits.series"
+	inPatch, inSettings []int
+}
+
+// settingFields are all settings in order. They are looked up once: a new policy for
+// 10,000 tenants took 0.9 s with names that were made each time.
+var settingFields = func() []settingField {
+	var out []settingField
+	in := map[string][]int{}
+	eachField(reflect.TypeFor[Settings](), "", nil, func(name string, index []int) { in[name] = index })
+	eachField(reflect.TypeFor[Patch](), "", nil, func(name string, index []int) {
+		if in[name] == nil {
+			panic("tenant: settings have no " + name)
+		}
+		out = append(out, settingField{name, index, in[name]})
+	})
+	return out
+}()
+
+// eachField calls f with the fields of a structure by the names of their YAML, those of
+// structures inside it among them.
+func eachField(t reflect.Type, prefix string, index []int, f func(name string, index []int)) {
+	for i := range t.NumField() {
+		field := t.Field(i)
+		name, _, _ := strings.Cut(field.Tag.Get("yaml"), ",")
+		at := append(slices.Clone(index), i)
+		if field.Type.Kind() == reflect.Struct {
+			eachField(field.Type, prefix+name+".", at, f)
+			continue
+		}
+		f(prefix+name, at)
+	}
 }
 
 // Fields are the names of what p says, as they are written: "limits.series".
@@ -125,51 +163,19 @@ type Field struct {
 
 // Fields are those of settings, in order.
 func Fields(s *Settings) []Field {
-	var out []Field
-	eachField(reflect.ValueOf(s).Elem(), "", func(name string, v reflect.Value) bool {
-		if v.Kind() == reflect.Struct {
-			return false
-		}
-		out = append(out, Field{name, v.Interface()})
-		return true
-	})
+	v := reflect.ValueOf(s).Elem()
+	out := make([]Field, len(settingFields))
+	for i := range settingFields {
+		out[i] = Field{settingFields[i].name, v.FieldByIndex(settingFields[i].inSettings).Interface()}
+	}
 	return out
 }
 
 // each calls f with every field, a pointer, and its name as it is written.
 func (p *Patch) each(f func(name string, field reflect.Value)) {
-	eachField(reflect.ValueOf(p).Elem(), "", func(name string, v reflect.Value) bool {
-		if v.Kind() == reflect.Pointer {
-			f(name, v)
-			return true
-		}
-		return false
-	})
-}
-
-// settingsField is the field of s of a name as it is written.
-func settingsField(s *Settings, name string) reflect.Value {
-	var out reflect.Value
-	eachField(reflect.ValueOf(s).Elem(), "", func(have string, v reflect.Value) bool {
-		if have == name {
-			out = v
-		}
-		return v.Kind() != reflect.Struct
-	})
-	if !out.IsValid() {
-		panic("tenant: settings have no " + name)
-	}
-	return out
-}
-
-// eachField calls f with the fields of a struct by the names of their YAML, and with
-// those inside one for which f returns false.
-func eachField(v reflect.Value, prefix string, f func(name string, v reflect.Value) bool) {
-	for i := range v.NumField() {
-		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
-		if !f(prefix+name, v.Field(i)) {
-			eachField(v.Field(i), prefix+name+".", f)
-		}
+	v := reflect.ValueOf(p).Elem()
+	for i := range settingFields {
+		f(settingFields[i].name, v.FieldByIndex(settingFields[i].inPatch))
 	}
 }
 

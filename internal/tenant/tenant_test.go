@@ -1,6 +1,8 @@
 package tenant
 
 import (
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -107,5 +109,111 @@ func TestSettingsFileShowsEveryLimit(t *testing.T) {
 	got, err := ParseSettings([]byte(shown.String()), Settings{})
 	if err != nil || got != made {
 		t.Errorf("%v: the file shows %+v, want %+v:\n%s", err, got, made, shown.String())
+	}
+}
+
+// A patch can say every setting, by the same name.
+func TestPatchHasEverySetting(t *testing.T) {
+	var said, all []string
+	for _, f := range settingFields {
+		said = append(said, f.name)
+	}
+	eachField(reflect.TypeFor[Settings](), "", nil, func(name string, _ []int) { all = append(all, name) })
+	if !slices.Equal(said, all) {
+		t.Errorf("a patch says\n%q\nsettings are\n%q", said, all)
+	}
+}
+
+// What a patch says it says again after it was written to a file.
+func TestPatchFile(t *testing.T) {
+	var p Patch
+	object := `{"plan": "gold", "grid": "30s", "idle_timeout": "2h", "retention": "30d", "exact_counts": true, "suspended": true,
+		"limits": {"series": 100, "event_age": "1d", "query_samples": 5}}`
+	fields, err := p.Merge([]byte(object))
+	if err != nil || !slices.Equal(fields, []string{"plan", "grid", "idle_timeout", "retention", "exact_counts", "suspended", "limits.series", "limits.event_age", "limits.query_samples"}) {
+		t.Errorf("merged %q, %v", fields, err)
+	}
+	got, err := ParsePatch(p.File(DefaultSettings()))
+	if err != nil || !reflect.DeepEqual(got, p) {
+		t.Errorf("%v: read back as\n%s\nwant\n%s", err, got.yaml(), p.yaml())
+	}
+}
+
+// A merge changes what the object names, forgets what is null, and leaves all as it was
+// where anything is wrong.
+func TestPatchMerge(t *testing.T) {
+	const before = `{"retention": "30d", "limits": {"series": 100, "exemplars": 7}}`
+	for _, tc := range []struct{ object, want, err string }{
+		{`{}`, "retention: 30d\nlimits:\n  series: 100\n  exemplars: 7\n", ""},
+		{`{"retention": "1d"}`, "retention: 1d\nlimits:\n  series: 100\n  exemplars: 7\n", ""},
+		{`{"retention": null, "limits": {"series": null, "query_steps": 5}}`, "limits:\n  exemplars: 7\n  query_steps: 5\n", ""},
+		{`{"limits": null}`, "retention: 30d\n", ""},
+		{`{"retention": "1d", "limit": {}}`, "", "limit is no setting"},
+		{`{"limits": {"serie": 1}}`, "", "limits.serie is no setting"},
+		{`{"limits": {"limits": null}}`, "", "limits.limits is no setting"},
+		{`{"limits": 5}`, "", "limits: a JSON object is needed"},
+		{`{"limits": {"series": 1.5}}`, "", "limits.series: 1.5 is not right"},
+		{`{"retention": "soon"}`, "", `retention: "soon" is not right`},
+		{`[]`, "", "settings: a JSON object is needed"},
+		{`{} {}`, "", "there is more after the JSON object"},
+	} {
+		var p Patch
+		if _, err := p.Merge([]byte(before)); err != nil {
+			t.Fatal(err)
+		}
+		_, err := p.Merge([]byte(tc.object))
+		if tc.err != "" {
+			if err == nil || !strings.Contains(err.Error(), tc.err) {
+				t.Errorf("%s: %v, want %s", tc.object, err, tc.err)
+			}
+			tc.want = "retention: 30d\nlimits:\n  series: 100\n  exemplars: 7\n"
+		} else if err != nil {
+			t.Errorf("%s: %v", tc.object, err)
+		}
+		if got := string(p.yaml()); got != tc.want {
+			t.Errorf("%s: left is\n%s\nwant\n%s", tc.object, got, tc.want)
+		}
+	}
+}
+
+// Each layer is over the one before: flags, defaults, plan, the tenant's own, the
+// operator's. The plan is that of the last layer that names one.
+func TestPolicyLayers(t *testing.T) {
+	patch := func(object string) Patch {
+		t.Helper()
+		var p Patch
+		if _, err := p.Merge([]byte(object)); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	flags := DefaultSettings()
+	flags.Retention = model.Duration(24 * time.Hour)
+	p, err := NewPolicy(flags, Defaults(patch(`{"limits": {"series": 20, "exemplars": 2, "query_steps": 2}, "plan": "free"}`)),
+		Plans{"free": patch(`{"limits": {"exemplars": 3, "query_steps": 3}}`), "gold": patch(`{"limits": {"series": 50}}`)},
+		Overrides{"pinned": patch(`{"limits": {"query_steps": 5}, "plan": "gold"}`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		id, own                  string
+		series, exemplars, steps int
+		retention                time.Duration
+	}{
+		{"plain", `{}`, 20, 3, 3, 24 * time.Hour},
+		{"own", `{"limits": {"query_steps": 4}, "retention": "2d"}`, 20, 3, 4, 48 * time.Hour},
+		{"upgraded", `{"plan": "gold"}`, 50, 2, 2, 24 * time.Hour},
+		{"pinned", `{"plan": "free", "limits": {"query_steps": 4, "exemplars": 9}}`, 50, 9, 5, 24 * time.Hour},
+		{"none", `{"plan": ""}`, 20, 2, 2, 24 * time.Hour},
+	} {
+		id, err := Parse(tc.id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		own := patch(tc.own)
+		s, err := p.Settings(id, &own, 0)
+		if l := s.Limits; err != nil || l.Series != tc.series || l.Exemplars != tc.exemplars || l.QuerySteps != int64(tc.steps) || time.Duration(s.Retention) != tc.retention {
+			t.Errorf("%s: %+v, %v", tc.id, s, err)
+		}
 	}
 }

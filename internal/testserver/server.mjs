@@ -1,6 +1,6 @@
 // Starts the real binary on a directory of its own, and stops it.
 
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
 import http from "node:http";
@@ -21,11 +21,20 @@ async function freePort() {
   return port;
 }
 
-// startServer returns { url, stop } of a server that is ready.
-export async function startServer() {
+// makeKey makes an API key of a tenant in the directory of a server, which takes it within
+// a second.
+export function makeKey(server, tenant, permission) {
+  const made = spawnSync(BINARY, ["keys", "create", "--data.dir", server.dir, "--of", tenant, "--permission", permission], { encoding: "utf8" });
+  if (made.status !== 0) throw new Error(`no key was made: ${made.stderr}`);
+  return made.stdout.trim();
+}
+
+// startServer returns { url, dir, stop } of a server that is ready; flags are more than
+// it has always.
+export async function startServer(...flags) {
   const dir = await mkdtemp(path.join(tmpdir(), "quipu-test-"));
   const listen = `127.0.0.1:${await freePort()}`;
-  const args = ["serve", "--data.dir", dir, "--listen", listen, "--tenant.header=X-Scope-OrgID"];
+  const args = ["serve", "--data.dir", dir, "--listen", listen, "--tenant.header=X-Scope-OrgID", ...flags];
   const child = spawn(BINARY, args, { stdio: ["ignore", "pipe", "pipe"] });
   let log = "";
   for (const stream of [child.stdout, child.stderr]) stream.on("data", (text) => (log += text));
@@ -39,7 +48,7 @@ export async function startServer() {
   const url = `http://${listen}`;
   for (;;) {
     const ready = await fetch(`${url}/-/ready`).catch(() => null);
-    if (ready?.ok) return { url, stop };
+    if (ready?.ok) return { url, dir, stop };
     if (child.exitCode !== null || Date.now() > deadline) {
       await stop();
       throw new Error(`the server is not ready:\n${log}`);

@@ -29,6 +29,8 @@ type FS interface {
 	ReadDir(name string) ([]fs.DirEntry, error)
 	MkdirAll(name string) error
 	Rename(from, to string) error
+	// Link gives a file a second name.
+	Link(from, to string) error
 	Remove(name string) error
 	RemoveAll(name string) error
 	// Adopt takes note of a file that was written and synced without this FS, by a
@@ -69,6 +71,7 @@ func (OS) ReadFile(name string) ([]byte, error)       { return os.ReadFile(name)
 func (OS) ReadDir(name string) ([]fs.DirEntry, error) { return os.ReadDir(name) }
 func (OS) MkdirAll(name string) error                 { return os.MkdirAll(name, 0o755) }
 func (OS) Rename(from, to string) error               { return os.Rename(from, to) }
+func (OS) Link(from, to string) error                 { return os.Link(from, to) }
 func (OS) Remove(name string) error                   { return os.Remove(name) }
 func (OS) RemoveAll(name string) error                { return os.RemoveAll(name) }
 

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, afterEach, before, beforeEach, test } from "node:test";
 import { chromium } from "playwright-core";
-import { startProxy, startServer } from "../../internal/testserver/server.mjs";
+import { makeKey, startProxy, startServer } from "../../internal/testserver/server.mjs";
 
 const HOUR = 3_600_000;
 const TIMEOUT_MS = 15_000;
@@ -36,8 +36,8 @@ function events() {
 }
 
 function watch(page, base) {
-  // The browser itself reports the refusal of a bad query.
-  page.on("console", (m) => m.type() === "error" && !/status of 400/.test(m.text()) && complaints.push(m.text()));
+  // The browser itself reports the refusal of a bad query, or of one without a key.
+  page.on("console", (m) => m.type() === "error" && !/status of 40[013]/.test(m.text()) && complaints.push(m.text()));
   page.on("pageerror", (err) => complaints.push(String(err)));
   page.on("request", (request) => request.url().startsWith(base) || complaints.push(`request to ${request.url()}`));
   page.setDefaultTimeout(TIMEOUT_MS);
@@ -198,6 +198,40 @@ test("a tenant sees nothing of another", async () => {
   await page.press("#tenant", "Enter");
   await page.waitForSelector("#empty:not([hidden])");
   await page.waitForFunction(() => document.querySelector("#metrics").textContent === "none yet");
+});
+
+test("with credentials, it asks for a key, keeps it for the tab and sends it as bearer", async () => {
+  const guarded = await startServer("--auth=required");
+  try {
+    const key = makeKey(guarded, "shop", "admin");
+    const authorization = { Authorization: `Bearer ${key}` };
+    for (const deadline = Date.now() + TIMEOUT_MS; ; ) {
+      const response = await fetch(`${guarded.url}/api/v1/events`, { method: "POST", headers: authorization, body: JSON.stringify(events()) });
+      if (response.ok) break;
+      assert.ok(response.status === 401 && Date.now() < deadline, `${response.status} ${await response.text()}`);
+    }
+    await open("/", {}, guarded.url);
+    await page.waitForSelector("#messages .error");
+    assert.match(await page.textContent("#messages .error"), /refuses this: this needs a credential/);
+    await page.fill("#key", "qp_wrong"); // its box is open
+    await page.press("#key", "Enter");
+    await page.getByText("neither an API key nor a token").waitFor();
+    await page.fill("#key", key);
+    await page.press("#key", "Enter");
+    await page.waitForSelector("#panel-graph canvas");
+    assert.equal(await page.textContent("#key-state"), "set");
+    assert.ok(!page.url().includes(key), page.url());
+    assert.deepEqual(await context.cookies(), []);
+    await page.reload();
+    await idle();
+    assert.equal(await page.$$eval("#messages .error", (errors) => errors.length), 0);
+    const other = await context.newPage(); // another tab has no key
+    await other.goto(`${guarded.url}/`);
+    await other.waitForSelector("#messages .error");
+  } finally {
+    await context?.close();
+    await guarded.stop();
+  }
 });
 
 test("it works under the path of a proxy", async () => {

@@ -4,10 +4,20 @@
 // server said, or that it could not be reached.
 export class QueryError extends Error {}
 
+// RefusedError is one that another key may help against.
+export class RefusedError extends QueryError {}
+
+// The key is this tab's, until it is closed: no cookie, which pages of others could have
+// sent, and no part of the URL, which is passed on.
+const KEY = "quipu-key";
+export const key = () => sessionStorage.getItem(KEY) ?? "";
+export const setKey = (text) => (text ? sessionStorage.setItem(KEY, text) : sessionStorage.removeItem(KEY));
+
 // call asks for one path of the API and returns { data, notes }, where notes are
 // the warnings and infos of the answer.
 async function call(path, params, { tenant, signal, post }) {
   const headers = tenant ? { "X-Scope-OrgID": tenant } : {};
+  if (key()) headers.Authorization = `Bearer ${key()}`;
   const body = new URLSearchParams(params);
   // Queries are posted: an expression may be longer than a URL may be.
   const request = post
@@ -32,6 +42,7 @@ async function answer(response) {
     throw new QueryError(`The server answered ${response.status}: ${text.slice(0, 300) || response.statusText}`);
   }
   if (parsed.status !== "success") {
+    if (response.status === 401 || response.status === 403) throw new RefusedError(`The server refuses this: ${parsed.error}.`);
     const type = parsed.errorType ? `${parsed.errorType}: ` : "";
     throw new QueryError(type + (parsed.error ?? `the server answered ${response.status}`));
   }

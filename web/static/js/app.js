@@ -14,7 +14,7 @@ const STEPS_MAX = 11_000; // the server refuses more points a series
 const METRICS_MAX = 500;
 
 const page = Object.fromEntries(
-  ["query-form", "expr", "run", "start", "end", "zone", "step", "tenant", "tenant-box", "tenant-name", "messages", "empty",
+  ["query-form", "expr", "run", "start", "end", "zone", "step", "tenant", "tenant-box", "key", "key-box", "key-state", "tenant-name", "messages", "empty",
     "result", "first-event", "summary", "tab-table", "tab-graph", "panel-table", "panel-graph", "examples", "metrics", "newest",
     "shift-left", "shift-right"].map((id) => [id, byId(id)]),
 );
@@ -28,7 +28,12 @@ function show(messages) {
   page.messages.replaceChildren(...messages.map(({ level, text }) => element("p", { className: level }, text)));
 }
 
-const failure = (err) => [{ level: "error", text: err instanceof api.QueryError ? err.message : `This page failed: ${err.message}` }];
+// failure is what is shown of an error; one that a key may help against shows where.
+const failure = (err) => {
+  if (err instanceof api.RefusedError) page["key-box"].open = true;
+  return failed(err);
+};
+const failed = (err) => [{ level: "error", text: err instanceof api.QueryError ? err.message : `This page failed: ${err.message}` }];
 
 // go makes a new state the current one, as an entry of the browser's history.
 function go(changes) {
@@ -46,7 +51,7 @@ function fill() {
   page.step.value = state.step;
   page.step.placeholder = `auto: ${formatDuration(autoStep(state.end - state.start))}`;
   page.tenant.value = state.tenant;
-  page["tenant-name"].textContent = state.tenant || "default";
+  page["tenant-name"].textContent = state.tenant || (api.key() ? "of the key" : "default");
   for (const button of document.querySelectorAll("[data-span]")) {
     button.setAttribute("aria-pressed", String(parseDuration(button.dataset.span) === state.end - state.start));
   }
@@ -169,8 +174,9 @@ async function newest() {
   if (known) return newestRange(known);
   const url = new URL("api/v1/events", document.baseURI);
   const event = { data: { event: "signup", user_id: "ab11", further_data: { plan: "free", country: "DE" } } };
+  const key = api.key() ? ' -H "Authorization: Bearer $QUIPU_TOKEN"' : "";
   const tenant = state.tenant ? ` -H 'X-Scope-OrgID: ${state.tenant}'` : "";
-  page["first-event"].textContent = `curl -X POST '${url}'${tenant} \\\n  -d '${JSON.stringify(event)}'`;
+  page["first-event"].textContent = `curl -X POST '${url}'${key}${tenant} \\\n  -d '${JSON.stringify(event)}'`;
   return null;
 }
 
@@ -218,6 +224,14 @@ function listen() {
     event.preventDefault();
     submit();
   });
+  page.key.addEventListener("keydown", (event) => event.key === "Enter" && page.key.blur());
+  page.key.addEventListener("change", () => {
+    api.setKey(page.key.value.trim());
+    showKey();
+    page["key-box"].open = false;
+    listedTenant = null; // the key may be of another tenant
+    apply();
+  });
   page.expr.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();
@@ -252,5 +266,12 @@ function listen() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", apply);
 }
 
+// showKey says whether there is a key; emptying its field forgets it.
+function showKey() {
+  page["key-state"].textContent = api.key() ? "set" : "none";
+  page.key.value = api.key();
+}
+
 listen();
+showKey();
 apply();

@@ -1,0 +1,328 @@
+package tsdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/tsdb"
+	"github.com/prometheus/prometheus/tsdb/chunks"
+
+	"github.com/quipudb/quipu/internal/increment"
+	"github.com/quipudb/quipu/internal/tenant"
+)
+
+// CleanTombstones rewrites at once all that holds what was deleted from a tenant:
+// when it returns nil that is on the disk no more, the log and snapshots excepted.
+func (db *DB) CleanTombstones(ctx context.Context, id tenant.ID) error {
+	s, err := db.store(id, false)
+	if err != nil || s == nil {
+		return err
+	}
+	if err := s.clean(ctx); err != nil {
+		return err
+	}
+	return db.releaseSegments()
+}
+
+// cleanLater is clean as background work: it rests after a failure.
+func (s *store) cleanLater(ctx context.Context, now time.Time) error {
+	if now.Before(s.cleanAfter) {
+		return nil
+	}
+	err := s.clean(ctx)
+	if err != nil {
+		s.cleanAfter = now.Add(compactRetry)
+	}
+	return err
+}
+
+// clean writes memtables and blocks anew without what was deleted from them. A block that
+// fails does not keep the others from it.
+func (s *store) clean(ctx context.Context) (err error) {
+	s.rewriting.Lock()
+	defer s.rewriting.Unlock()
+	v := s.versions.pin()
+	idle := s.dropped || len(v.deleted.list) == 0
+	s.versions.unpin(v)
+	if idle {
+		return nil
+	}
+	s.jobs.run()
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("rewrite what was deleted from tenant %s: %w", s.id, err)
+			s.jobs.fail(err)
+		}
+	}()
+	if err := s.flush(ctx); err != nil {
+		return err
+	}
+	v = s.versions.pin()
+	defer s.versions.unpin(v)
+	if len(v.deleted.list) == 0 {
+		return nil // all of it was in memory
+	}
+	var untouched []*block
+	rewritten := false
+	for _, b := range v.blocks {
+		if b.clean.Load() >= v.deleted.last {
+			continue
+		}
+		touched, e := b.touchedBy(ctx, v.deleted.pending(b.clean.Load(), b.MinTime, b.MaxTime))
+		switch {
+		case e != nil:
+		case !touched:
+			untouched = append(untouched, b)
+		default:
+			rewritten = true
+			e = s.rewrite(ctx, v, []*block{b}, b.Seq)
+		}
+		err = errors.Join(err, e)
+	}
+	err = errors.Join(err, s.markClean(untouched, v.deleted.last))
+	if rewritten {
+		s.barrier.Lock()
+		s.admission.forget()
+		s.barrier.Unlock()
+	}
+	return err
+}
+
+// touchedBy reports whether a block has series that any of the deletions selects.
+func (b *block) touchedBy(ctx context.Context, some []*deletion) (touched bool, err error) {
+	if len(some) == 0 {
+		return false, nil
+	}
+	files, err := b.cache.acquire(b)
+	if err != nil {
+		return false, b.readError(err)
+	}
+	defer b.cache.release(b)
+	err = readMapped(func() error {
+		for _, d := range some {
+			p, err := tsdb.PostingsForMatchers(ctx, files.index, d.Matchers...)
+			if err != nil {
+				return err
+			}
+			if touched = p.Next(); touched {
+				return nil
+			}
+			if err := p.Err(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return false, b.readError(err)
+	}
+	return touched, nil
+}
+
+// rewrite replaces blocks of a version by one that has what they have together, less
+// what was deleted: by none where nothing is left.
+//
+// REQUIRES: s.rewriting
+func (s *store) rewrite(ctx context.Context, v *version, sources []*block, seq uint64) error {
+	spec := blockSpec{
+		tenantDir: s.dir, tenant: s.id.String(), generation: s.generation, id: s.db.newULID(), step: s.grid(), seq: seq,
+	}
+	var blocks openBlocks
+	defer blocks.close()
+	for _, b := range sources {
+		if err := spec.addBlock(ctx, b, &blocks, &v.deleted); err != nil {
+			return err
+		}
+	}
+	bi, ok, err := writeBlock(ctx, s.db.opts.FS, &spec)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return s.replaceBlocks(sources, nil)
+	}
+	bi.Clean = v.deleted.last
+	return s.replaceBlocks(sources, []*block{newBlock(s.db.blocks, s.home, bi)})
+}
+
+// markClean notes that blocks have nothing of what was deleted up to a number.
+//
+// REQUIRES: s.rewriting
+func (s *store) markClean(blocks []*block, number uint64) error {
+	if len(blocks) == 0 {
+		return nil
+	}
+	s.flushMu.Lock()
+	defer s.flushMu.Unlock()
+	next := *s.man
+	next.Blocks = slices.Clone(next.Blocks)
+	for i := range next.Blocks {
+		if slices.ContainsFunc(blocks, func(b *block) bool { return b.ULID == next.Blocks[i].ULID }) {
+			next.Blocks[i].Clean = number
+		}
+	}
+	next.prune(s.frozen)
+	if err := s.commit(&next); err != nil {
+		return err
+	}
+	for _, b := range blocks {
+		b.clean.Store(number)
+	}
+	s.showDeletions()
+	return nil
+}
+
+// removeDeleted takes out of a selection of one block what was deleted of it: chunks that
+// lie whole in what one deletion deletes, and for the others notes the times. It reports
+// false where no chunk is left.
+func (sel *selection) removeDeleted(b *block, pending []*deletion, step int64) bool {
+	some := selecting(pending, sel.labels)
+	if len(some) == 0 {
+		return true
+	}
+	sel.chunks = slices.DeleteFunc(sel.chunks, func(c blockChunk) bool { return coversChunk(some, &c.meta) })
+	if spans := spansOf(some, sel.kind, step); len(spans) > 0 {
+		sel.dead = append(sel.dead, deadPart{block: b, spans: spans})
+	}
+	return len(sel.chunks) > 0
+}
+
+// coversChunk reports whether one of the deletions deletes a chunk whole.
+func coversChunk(some []*deletion, m *chunks.Meta) bool {
+	return slices.ContainsFunc(some, func(d *deletion) bool { return m.MinTime >= d.MinTime && m.MaxTime <= d.MaxTime })
+}
+
+// live reports whether a chunk has a window that begins in [mint, maxt] and is not
+// deleted; where nothing was, that it may.
+func (c *blockChunk) live(k increment.Kind, mint, maxt int64, dead []span) (bool, error) {
+	if len(dead) == 0 {
+		return true, nil
+	}
+	p := points{kind: k}
+	err := readMapped(func() error { return appendChunks([]blockChunk{*c}, mint, maxt+1, &p) })
+	if err != nil {
+		return false, c.block.readError(err)
+	}
+	p.without(0, dead)
+	p.between(mint, maxt+1)
+	return p.len() > 0, nil
+}
+
+// DeletionState is how far a deletion is.
+type DeletionState string
+
+// A deletion is durable, and seen by every query, from accepted on. Failed: what it
+// deleted could not be rewritten yet, which is tried again.
+const (
+	DeletionAccepted DeletionState = "accepted"
+	DeletionRunning  DeletionState = "running"
+	DeletionDone     DeletionState = "done"
+	DeletionFailed   DeletionState = "failed"
+)
+
+// DeletionStatus is what has become of one call of Delete.
+type DeletionStatus struct {
+	Number   uint64    // ascending by when they were accepted
+	Accepted time.Time // when it was
+	// MinTime and MaxTime are its range in milliseconds since 1970.
+	MinTime, MaxTime int64
+	Matchers         []*labels.Matcher // not to be changed
+	State            DeletionState
+	Err              error // of a failed one
+	// Left is how many blocks and memtables are still to be looked at or rewritten.
+	Left int
+}
+
+// deletionsDoneMax is how many deletions that are done are remembered, of each tenant.
+const deletionsDoneMax = 100
+
+// deletionJobs are a tenant's deletions as Deletions tells of them. Safe for concurrent
+// use.
+type deletionJobs struct {
+	mu  sync.Mutex
+	all []DeletionStatus // by number
+}
+
+func (j *deletionJobs) accept(d *deletion) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if slices.ContainsFunc(j.all, func(s DeletionStatus) bool { return s.Number == d.Number }) {
+		return
+	}
+	j.all = append(j.all, DeletionStatus{
+		Number: d.Number, Accepted: time.UnixMilli(d.Time), MinTime: d.MinTime, MaxTime: d.MaxTime, Matchers: d.Matchers, State: DeletionAccepted,
+	})
+}
+
+// run says that work on all that are not done has begun.
+func (j *deletionJobs) run() { j.set(DeletionRunning, nil) }
+
+// fail says that it could not be finished.
+func (j *deletionJobs) fail(err error) { j.set(DeletionFailed, err) }
+
+func (j *deletionJobs) set(state DeletionState, err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for i := range j.all {
+		if s := &j.all[i]; s.State != DeletionDone {
+			s.State, s.Err = state, err
+		}
+	}
+}
+
+// done says which are not done; the oldest of the others are forgotten.
+func (j *deletionJobs) done(but []*deletion) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	n := 0
+	for i := range j.all {
+		s := &j.all[i]
+		if !slices.ContainsFunc(but, func(d *deletion) bool { return d.Number == s.Number }) {
+			s.State, s.Err = DeletionDone, nil
+			n++
+		}
+	}
+	j.all = slices.DeleteFunc(j.all, func(s DeletionStatus) bool {
+		if s.State != DeletionDone || n <= deletionsDoneMax {
+			return false
+		}
+		n--
+		return true
+	})
+}
+
+// Deletions returns the deletions of a tenant that are not done yet, and the last of
+// those that were since the start, the oldest first.
+func (db *DB) Deletions(id tenant.ID) ([]DeletionStatus, error) {
+	s, err := db.store(id, false)
+	if err != nil || s == nil {
+		return nil, err
+	}
+	s.jobs.mu.Lock()
+	out := slices.Clone(s.jobs.all)
+	s.jobs.mu.Unlock()
+	v := s.versions.pin()
+	defer s.versions.unpin(v)
+	for i := range out {
+		d := &out[i]
+		if d.State == DeletionDone {
+			continue
+		}
+		for _, m := range v.mems {
+			if m.clean < d.Number {
+				d.Left++
+			}
+		}
+		for _, b := range v.blocks {
+			if b.clean.Load() < d.Number {
+				d.Left++
+			}
+		}
+	}
+	return out, nil
+}
