@@ -6,7 +6,8 @@ export GOTOOLCHAIN := auto
 GO ?= go
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 CHROMIUM := /usr/bin/chromium
-NODE_TESTS := web/test ingest/test
+NODE_TESTS := web/test ingest/test api/test
+DEBIAN := bin/debian/usr/bin/promtool bin/debian/usr/bin/vmalert
 
 # A test that runs longer than this is stuck.
 TEST_TIMEOUT ?= 15m
@@ -57,12 +58,22 @@ lint: ## gofmt, go vet and staticcheck
 demo: build ## count a real access log and show the answers; DEMO_EXIT=1 stops after them
 	@DEMO_EXIT=$(DEMO_EXIT) bin/quipu demo
 
-test-clients: build $(CHROMIUM) $(NODE_TESTS:=/node_modules/.package-lock.json) ## post with the trackers' own clients, and run the page in Chromium (needs Node >= 20 and npm; installs Chromium on Debian)
+test-clients: build $(CHROMIUM) $(DEBIAN) $(NODE_TESTS:=/node_modules/.package-lock.json) ## post with the trackers' own clients, ask with Prometheus's, and run the page in Chromium (needs Node >= 20 and npm; installs Chromium on Debian)
 	node --test --test-reporter=spec $(NODE_TESTS:=/*.test.mjs)
 
 $(CHROMIUM):
 	$(SUDO) apt-get update
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y chromium
+
+# Programs of Debian's that ask Quipu. Their packages start services where they are
+# installed, so they are only unpacked.
+$(DEBIAN) &:
+	$(SUDO) apt-get update
+	@mkdir -p bin/debian/packages
+	cd bin/debian/packages && apt-get download prometheus victoria-metrics
+	for package in bin/debian/packages/*.deb; do dpkg -x $$package bin/debian || exit 1; done
+	rm -r bin/debian/packages
+	@touch $(DEBIAN)
 
 %/node_modules/.package-lock.json: %/package.json %/package-lock.json
 	npm --prefix $* ci --no-audit --no-fund --ignore-scripts

@@ -3,7 +3,6 @@ package api
 import (
 	"errors"
 	"fmt"
-	"net/http"
 	"net/url"
 
 	"github.com/prometheus/prometheus/config"
@@ -12,18 +11,6 @@ import (
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/util/notifications"
 )
-
-// absentPaths, in Prometheus's router, are about its own storage. Its handlers
-// would fail inside, so they are not asked.
-var absentPaths = map[string]bool{
-	"/status/tsdb": true, "/status/tsdb/blocks": true, "/status/walreplay": true,
-	"/admin/tsdb/delete_series": true, "/admin/tsdb/clean_tombstones": true, "/admin/tsdb/snapshot": true,
-}
-
-// absent answers for absentPaths.
-func (a *api) absent(w http.ResponseWriter, r *http.Request) {
-	respondError(w, a.logger, http.StatusNotFound, errorNotFound, fmt.Sprintf("%s is not available: Quipu does not store data as Prometheus does", r.URL.Path))
-}
 
 // Prometheus's handlers call all of the following without asking whether they
 // are nil.

@@ -16,8 +16,10 @@ import (
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/util/features"
 	"github.com/prometheus/prometheus/util/httputil"
 
+	"github.com/quipudb/quipu/api/auth"
 	"github.com/quipudb/quipu/internal/overload"
 	"github.com/quipudb/quipu/internal/tenant"
 )
@@ -52,16 +54,31 @@ type Options struct {
 	Tenants   Tenants
 	// Ruler has recording and alerting rules.
 	Ruler Ruler // nil: there are none
+	// Inventory says what is stored of a tenant.
+	Inventory Inventory
+	// Admin changes what is stored of a tenant; nil: nothing does.
+	Admin Admin
+	// Features are those of the language, to which others are added; nil: none are said.
+	Features features.Collector
+	// Admin is what an operator does with tenants; nil: there is nobody who does.
+	Operator TenantAdmin
 	// Admission is for reads that do not go through the engine; nil: none waits.
 	Admission Admission
-	// TenantHeader is the request header that names the tenant; "": all
-	// requests are of the default tenant.
+	// Auth says who makes a request; nil: everybody may do everything.
+	Auth *auth.Authenticator
+	// Audit is where administrative acts are written; nil: nowhere.
+	Audit *auth.AuditLog
+	// TenantHeader is the request header that names the tenant where there is no Auth;
+	// "": all requests are of the default tenant.
 	TenantHeader string
 	// Registry takes the metrics of this package and is what /metrics shows.
 	Registry *prometheus.Registry
 	Now      func() time.Time // nil: the system's clock
 	// Ready returns why requests cannot be served yet, nil once they can.
 	Ready func() error // nil: always ready
+	// Reload reads the configuration again; nil: there is nothing to read. Where it
+	// fails, the configuration before stays in force.
+	Reload func() error
 	// UI answers GET requests for all paths that nothing else takes.
 	UI                http.Handler // nil: none
 	Version, Revision string       // of Quipu; "": unknown
@@ -76,8 +93,8 @@ type Options struct {
 }
 
 func (o *Options) validate() error {
-	if o.Events == nil || o.Rules == nil || o.Engine == nil || o.Parser == nil || o.Storage == nil || o.Exemplars == nil || o.Tenants == nil || o.Registry == nil {
-		return errors.New("the api needs events, their rules, an engine, a parser, a storage, exemplars, tenants and a registry")
+	if o.Events == nil || o.Rules == nil || o.Engine == nil || o.Parser == nil || o.Storage == nil || o.Exemplars == nil || o.Tenants == nil || o.Inventory == nil || o.Registry == nil {
+		return errors.New("the api needs events, their rules, an engine, a parser, a storage, exemplars, tenants, an inventory and a registry")
 	}
 	if o.BodyBytesMax < 0 || o.DecodedBytesMax < 0 {
 		return fmt.Errorf("bodies of at most %d bytes, %d decoded: neither can be negative", o.BodyBytesMax, o.DecodedBytesMax)
@@ -100,6 +117,9 @@ func (o *Options) validate() error {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Reload == nil {
+		o.Reload = func() error { return nil }
+	}
 	if o.Ready == nil {
 		o.Ready = func() error { return nil }
 	}
@@ -112,18 +132,57 @@ type api struct {
 	sink         EventSink
 	rules        EventRules
 	ruler        Ruler
+	storage      storage.Queryable
+	parser       parser.Parser
 	tenants      Tenants
+	inventory    Inventory
+	admin        Admin // nil: none
 	admission    Admission
+	auth         *auth.Authenticator // nil: everybody may do everything
+	audit        *auth.AuditLog
+	operator     TenantAdmin // nil: none
 	tenantHeader string
 	now          func() time.Time
 	isReady      func() error
+	reloadConfig func() error
 	bodies       *bodyReader
+	strangers    *bodyReader // of those whose key is in the body
 	metrics      *requestMetrics
 	corsOrigin   *regexp.Regexp
 }
 
-// New returns the handler of all routes. It is safe for concurrent use.
-func New(o Options) (http.Handler, error) {
+// Handler serves all routes. It is safe for concurrent use.
+type Handler struct {
+	root   *mux.Router
+	posts  map[string]http.Handler
+	routes []Route
+}
+
+// Route is where a Handler answers, at / and at /prometheus.
+type Route struct {
+	Path  string // with {name} for a segment of any text
+	Below bool   // and every path that begins with Path
+	// Methods that it takes; empty: it answers all, with an error those that it does not
+	// take.
+	Methods []string
+}
+
+// Routes are all but the user interface, in the order in which they are tried.
+func (h *Handler) Routes() []Route { return h.routes }
+
+// ServeHTTP answers a request.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodPost {
+		if post := h.posts[r.URL.Path]; post != nil {
+			post.ServeHTTP(w, r)
+			return
+		}
+	}
+	h.root.ServeHTTP(w, r)
+}
+
+// New returns the handler of all routes.
+func New(o Options) (*Handler, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
@@ -133,34 +192,31 @@ func New(o Options) (http.Handler, error) {
 		return nil, err
 	}
 	a := &api{
-		logger: o.Logger, sink: o.Events, rules: o.Rules, ruler: o.Ruler, tenants: o.Tenants, admission: o.Admission, tenantHeader: o.TenantHeader, now: o.Now, isReady: o.Ready,
-		bodies:  bodies,
+		logger: o.Logger, sink: o.Events, rules: o.Rules, ruler: o.Ruler, tenants: o.Tenants, admission: o.Admission, auth: o.Auth, audit: o.Audit, tenantHeader: o.TenantHeader, now: o.Now, isReady: o.Ready,
+		reloadConfig: o.Reload,
+		storage:      o.Storage, parser: o.Parser, inventory: o.Inventory, admin: o.Admin, operator: o.Operator,
+		bodies: bodies, strangers: bodies.forStrangers(),
 		metrics: m,
 		// Prometheus's default, in the very spelling that it answers with "*".
 		corsOrigin: regexp.MustCompile("^(?:.*)$"),
 	}
 	routes := append(a.routes(a.newUpstream(o), o.Registry), a.ruleRoutes()...)
 	root := mux.NewRouter()
+	h := &Handler{root: root, posts: postHandlers(routes)}
+	for _, r := range routes {
+		h.routes = append(h.routes, Route{r.path, r.below, r.methods})
+	}
 	for _, prefix := range []string{"/prometheus", ""} {
 		for _, r := range routes {
 			r.register(root, prefix)
 		}
 	}
-	posts := postHandlers(routes)
-	notFound := a.route("not_found", http.NotFoundHandler())
+	notFound := a.route("not_found", auth.Open, http.NotFoundHandler())
 	root.NotFoundHandler, root.MethodNotAllowedHandler = notFound, notFound
 	if o.UI != nil {
-		root.Methods(http.MethodGet, http.MethodHead).PathPrefix("/").Handler(a.route("ui", o.UI))
+		root.Methods(http.MethodGet, http.MethodHead).PathPrefix("/").Handler(a.route("ui", auth.Open, o.UI))
 	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodPost {
-			if h := posts[r.URL.Path]; h != nil {
-				h.ServeHTTP(w, r)
-				return
-			}
-		}
-		root.ServeHTTP(w, r)
-	}), nil
+	return h, nil
 }
 
 // postHandlers are, by path, the handlers that root would find for a POST to it. Trying
@@ -203,16 +259,23 @@ func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
 	handlers := http.StripPrefix("/api/v1", u.router)
 	get := []string{http.MethodGet, http.MethodHead}
 	out := append(a.eventRoutes(), []endpoint{
-		{path: "/-/healthy", methods: get, handler: a.route("/-/healthy", http.HandlerFunc(a.healthy))},
-		{path: "/-/ready", methods: get, handler: a.route("/-/ready", http.HandlerFunc(a.readiness))},
-		{path: "/metrics", methods: get, handler: a.route("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))},
-		{path: "/api/v1/", below: true, methods: []string{http.MethodOptions}, handler: a.route("/api/v1/*", handlers)},
-		{path: "/api/v1/events/explain", handler: a.ours("/api/v1/events/explain", a.explainEvent)},
-		{path: "/api/v1/event-rules", handler: a.ours("/api/v1/event-rules", a.eventRules)},
-		{path: "/api/v1/event-rules/check", handler: a.ours("/api/v1/event-rules/check", a.checkEventRules)},
-		{path: "/api/v1/explain", handler: a.ours("/api/v1/explain", a.explainQuery(handlers))},
-		{path: "/api/v1/status/range", handler: a.ours("/api/v1/status/range", a.statusRange)},
+		{path: "/-/healthy", methods: get, handler: a.route("/-/healthy", auth.Open, http.HandlerFunc(a.healthy))},
+		{path: "/-/ready", methods: get, handler: a.route("/-/ready", auth.Open, http.HandlerFunc(a.readiness))},
+		{path: "/-/reload", handler: a.route("/-/reload", auth.Operator, http.HandlerFunc(a.reload))},
+		{path: "/metrics", methods: get, handler: a.route("/metrics", auth.Process, promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))},
+		{path: "/federate", methods: get, handler: a.scoped("/federate", auth.Any(auth.MetricsRead), a.governed(http.HandlerFunc(a.federate)))},
+		{path: "/api/v1/", below: true, methods: []string{http.MethodOptions}, handler: a.route("/api/v1/*", auth.Open, handlers)},
+		{path: "/api/v1/events/explain", handler: a.ours("/api/v1/events/explain", auth.Any(auth.MetricsRead), a.explainEvent)},
+		{path: "/api/v1/event-rules", handler: a.byMethod("/api/v1/event-rules", auth.Any(auth.MetricsRead), auth.Any(auth.RulesWrite), a.eventRules)},
+		{path: "/api/v1/event-rules/check", handler: a.ours("/api/v1/event-rules/check", auth.Any(auth.MetricsRead|auth.RulesWrite), a.checkEventRules)},
+		{path: "/api/v1/explain", handler: a.ours("/api/v1/explain", auth.Any(auth.MetricsRead), a.explainQuery(handlers))},
+		{path: "/api/v1/status/range", handler: a.ours("/api/v1/status/range", auth.Any(auth.MetricsRead), a.statusRange)},
 	}...)
+	out = append(out, a.keyRoutes()...)
+	out = append(out, a.profileRoutes()...)
+
+	out = append(out, a.adminRoutes()...)
+	own := a.ownPaths()
 	seen := map[string]bool{
 		"/*path": true, // OPTIONS, which is above
 		// Off, and the handlers' answer names options that Quipu has not.
@@ -223,8 +286,9 @@ func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
 			continue // off, or another method of one that is there
 		}
 		seen[path] = true
-		if absentPaths[path] {
-			out = append(out, endpoint{path: "/api/v1" + path, handler: a.ours("/api/v1"+path, a.absent)})
+		need := upstreamNeed(path)
+		if h := own[path]; h != nil {
+			out = append(out, endpoint{path: "/api/v1" + path, handler: a.ours("/api/v1"+path, need, h)})
 			continue
 		}
 		h := handlers
@@ -240,10 +304,32 @@ func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
 			if a.ruler != nil {
 				h = a.withFeatures(h)
 			}
+		case "/read":
+			h = a.sampledRead(h)
 		}
-		out = append(out, endpoint{path: "/api/v1" + pattern(path), handler: a.scoped("/api/v1"+path, h)})
+		out = append(out, endpoint{path: "/api/v1" + pattern(path), handler: a.scoped("/api/v1"+path, need, h)})
 	}
-	return append(out, endpoint{path: "/api/", below: true, handler: a.route("not_found", http.HandlerFunc(a.unknown))})
+	return append(out, endpoint{path: "/api/", below: true, handler: a.route("not_found", auth.Open, http.HandlerFunc(a.unknown))})
+}
+
+// ownPaths are those of Prometheus's router whose handlers are about its own storage,
+// which knows no tenants.
+func (a *api) ownPaths() map[string]http.HandlerFunc {
+	read := func(h http.HandlerFunc) http.HandlerFunc { return a.withMethods(h, http.MethodGet, http.MethodHead) }
+	change := func(h http.HandlerFunc) http.HandlerFunc {
+		if a.admin == nil {
+			return a.absent
+		}
+		return a.withMethods(h, http.MethodPost, http.MethodPut)
+	}
+	return map[string]http.HandlerFunc{
+		"/status/tsdb":                 read(a.governed(http.HandlerFunc(a.statusTSDB)).ServeHTTP),
+		"/status/tsdb/blocks":          read(a.statusBlocks),
+		"/status/walreplay":            read(a.statusReplay),
+		"/admin/tsdb/delete_series":    change(a.deleteSeries),
+		"/admin/tsdb/clean_tombstones": change(a.cleanTombstones),
+		"/admin/tsdb/snapshot":         change(a.snapshot),
+	}
 }
 
 // pattern is a path of Prometheus's router in the form of ours.

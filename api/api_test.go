@@ -47,6 +47,7 @@ type world struct {
 	notReady error
 	broken   error // of Tenants
 	scopes   []scope.Scope
+	asked    []string // of Inventory and Admin
 }
 
 func (w *world) Tenant(tenant.ID) (tenant.Profile, error) {
@@ -157,7 +158,7 @@ func (q *lazyQuerier) LabelNames(ctx context.Context, hints *storage.LabelHints,
 func (q *lazyQuerier) Close() error { return nil }
 
 // newWorld starts a server; the change is made to its options.
-func newWorld(t *testing.T, change func(*Options)) (*world, *httptest.Server) {
+func newWorld(t testing.TB, change func(*Options)) (*world, *httptest.Server) {
 	t.Helper()
 	w := &world{storages: map[tenant.ID]*teststorage.TestStorage{}, appended: map[tenant.ID]float64{}, keys: map[[16]byte]bool{}}
 	for _, name := range []string{"default", "a", "b"} {
@@ -184,7 +185,7 @@ func newWorld(t *testing.T, change func(*Options)) (*world, *httptest.Server) {
 	}
 	p := parser.NewParser(parser.Options{})
 	o := Options{
-		Events: ingester, Rules: ingester, Parser: p, Storage: w, Exemplars: w, Tenants: w, Registry: registry, TenantHeader: "X-Scope-OrgID",
+		Events: ingester, Rules: ingester, Parser: p, Storage: w, Exemplars: w, Tenants: w, Inventory: w, Admin: w, Registry: registry, TenantHeader: "X-Scope-OrgID",
 		Engine:       promql.NewEngine(promql.EngineOpts{MaxSamples: 1000, Timeout: time.Minute, Parser: p, EnableAtModifier: true}),
 		Now:          func() time.Time { return time.UnixMilli(present) },
 		Ready:        func() error { return w.notReady },
@@ -269,16 +270,19 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/api/v1/status/runtimeinfo", 200, `"startTime":"2023-11-14T22:13:20.123Z"`},
 		{"GET", "/api/v1/status/config", 200, `"yaml"`},
 		{"GET", "/api/v1/status/flags", 200, `"data":{}`},
-		{"GET", "/api/v1/status/tsdb", 404, `"errorType":"not_found","error":"/api/v1/status/tsdb is not available: `},
-		{"GET", "/api/v1/status/tsdb/blocks", 404, `is not available`},
-		{"GET", "/api/v1/status/walreplay", 404, `is not available`},
+		{"GET", "/api/v1/status/tsdb", 200, `{"status":"success","data":{"headStats":{"numSeries":10,`},
+		{"GET", "/api/v1/status/tsdb/blocks", 200, `{"status":"success","data":{"blocks":[]}}`},
+		{"GET", "/api/v1/status/walreplay", 200, `{"status":"success","data":{"min":0,"max":0,"current":0}}`},
+		{"GET", "/federate?match[]=of_default", 200, `of_default{tenant="default",instance=""} 7 1700000000123`},
 		{"GET", "/api/v1/status/self_metrics", 200, `"data":[]`},
-		{"GET", "/api/v1/features", 200, `"data":{}`},
+		{"GET", "/api/v1/features", 200, `"api":{"admin":true,"exclude_alerts":true,`},
 		{"GET", "/api/v1/notifications", 200, `"data":[]`},
 		{"GET", "/api/v1/notifications/live", 204, ""},
-		{"POST", "/api/v1/admin/tsdb/delete_series?match[]=of_default", 404, `is not available`},
-		{"PUT", "/api/v1/admin/tsdb/snapshot", 404, `is not available`},
-		{"POST", "/api/v1/admin/tsdb/clean_tombstones", 404, `is not available`},
+		{"POST", "/api/v1/admin/tsdb/delete_series?match[]=of_default", 204, ``},
+		{"PUT", "/api/v1/admin/tsdb/snapshot", 200, `{"status":"success","data":{"name":"snapshot-of-default"}}`},
+		{"POST", "/api/v1/admin/tsdb/clean_tombstones", 204, ``},
+		{"GET", "/api/v1/admin/tsdb/snapshot", 405, `takes POST, PUT, not GET`},
+		{"POST", "/api/v1/status/tsdb", 405, `takes GET, HEAD, not POST`},
 		{"POST", "/api/v1/write", 404, `"errorType":"not_found","error":"there is nothing at \"/api/v1/write\""`},
 		{"POST", "/api/v1/otlp/v1/metrics", 404, `"errorType":"not_found"`},
 		{"GET", "/api/v1/nothing", 404, `{"status":"error","errorType":"not_found","error":"there is nothing at \"/api/v1/nothing\""}`},
@@ -437,18 +441,24 @@ func TestCORS(t *testing.T) {
 // with headers that are not plain ones, and a beacon sends the page's cookies.
 func TestCORSOfEvents(t *testing.T) {
 	_, srv := newWorld(t, nil)
-	paths := []string{"/prometheus/api/v1/events"}
+	allowed := map[string]string{"/prometheus/api/v1/events": "POST, OPTIONS"}
 	for _, f := range ingest.Formats() {
-		paths = append(paths, f.Paths...)
+		for _, path := range f.Paths {
+			if f.InQuery {
+				allowed[path] = "GET, POST, OPTIONS"
+			} else if allowed[path] == "" {
+				allowed[path] = "POST, OPTIONS"
+			}
+		}
 	}
-	for _, path := range paths {
+	for path, methods := range allowed {
 		for _, method := range []string{"OPTIONS", "POST"} {
 			code, _, h := call(t, srv, method, path, "{}", "Origin", "http://example.org",
 				"Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", "content-encoding,idempotency-key")
 			if h.Get("Access-Control-Allow-Origin") != "http://example.org" || h.Get("Access-Control-Allow-Credentials") != "true" || !strings.Contains(h.Get("Vary"), "Origin") {
 				t.Errorf("%s %s: %v", method, path, h)
 			}
-			if method == "OPTIONS" && (code != 204 || h.Get("Access-Control-Allow-Methods") != "POST, OPTIONS" || h.Get("Access-Control-Allow-Headers") != "content-encoding,idempotency-key") {
+			if method == "OPTIONS" && (code != 204 || h.Get("Access-Control-Allow-Methods") != methods || h.Get("Access-Control-Allow-Headers") != "content-encoding,idempotency-key") {
 				t.Errorf("%s %s: %d, %v", method, path, code, h)
 			}
 		}

@@ -68,6 +68,23 @@ func newBodyReader(o *Options) *bodyReader {
 	}
 }
 
+// Bodies of requests whose credential is inside of them: until it is read nobody knows
+// who has it sent. They are a tracker's, which sends less.
+const (
+	strangerBytesMax        = 4 << 20
+	strangerDecodedBytesMax = 16 << 20
+	strangerPart            = 4 // of what all bodies may take, one in
+)
+
+// forStrangers reads the bodies of requests that nobody knows yet, in a part of the
+// budget, so that they cannot keep others out.
+func (b *bodyReader) forStrangers() *bodyReader {
+	return &bodyReader{
+		bodyBytesMax: min(b.bodyBytesMax, strangerBytesMax), decodedBytesMax: min(b.decodedBytesMax, strangerDecodedBytesMax),
+		budget: &heldBudget{max: b.budget.max / strangerPart, of: b.budget}, slots: b.slots, stall: b.stall, bytesPerSecond: b.bytesPerSecond,
+	}
+}
+
 // bodyBounds are those of one body, and the fields that say so; "": the server.
 type bodyBounds struct {
 	body, decoded     int64

@@ -95,6 +95,8 @@ func (a *api) respondRules(w http.ResponseWriter, data any, err error) {
 		// The client knows that the request is bad; what it needs are the lines.
 		message := strings.TrimPrefix(err.Error(), ingest.ErrBadRequest.Error()+": ")
 		respondError(w, a.logger, http.StatusBadRequest, errorBadData, message)
+	case isTenantError(err):
+		a.respondTenantError(w, err)
 	case err != nil:
 		respondError(w, a.logger, http.StatusServiceUnavailable, errorUnavailable, err.Error())
 	default:
@@ -122,10 +124,13 @@ func (a *api) wrongMethod(w http.ResponseWriter, r *http.Request, allowed, how s
 	respondError(w, a.logger, http.StatusMethodNotAllowed, errorBadData, how+", not "+r.Method)
 }
 
-func tenantOf(r *http.Request) tenant.ID {
+// tenantOf is whose a request is that has passed scoped.
+func tenantOf(r *http.Request) tenant.ID { return scopeOf(r).Tenant }
+
+func scopeOf(r *http.Request) scope.Scope {
 	s, ok := scope.From(r.Context())
 	if !ok {
-		panic("api: a request for event rules without a scope")
+		panic("api: a request for a tenant's data without a scope")
 	}
-	return s.Tenant
+	return s
 }

@@ -3,14 +3,16 @@ package api
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 
+	"github.com/quipudb/quipu/api/auth"
 	"github.com/quipudb/quipu/ingest"
 	"github.com/quipudb/quipu/internal/overload"
-	"github.com/quipudb/quipu/internal/scope"
 	"github.com/quipudb/quipu/internal/tenant"
 )
 
@@ -47,15 +49,19 @@ func (a *api) eventRoutes() []endpoint {
 		}
 	}
 	for _, path := range paths {
+		allowed := "POST, OPTIONS"
+		if slices.ContainsFunc(formats[path], func(f *ingest.Format) bool { return f.InQuery }) {
+			allowed = "GET, " + allowed
+		}
 		h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			setPostCORS(w, r)
+			setPostCORS(w, r, allowed)
 			if r.Method == http.MethodOptions {
 				w.WriteHeader(http.StatusNoContent)
 				return
 			}
-			a.ready(func(w http.ResponseWriter, r *http.Request) { a.events(w, r, formats[path]) })(w, r)
+			a.ready(func(w http.ResponseWriter, r *http.Request) { a.events(w, r, path, formats[path], allowed) })(w, r)
 		})
-		out = append(out, endpoint{path: path, handler: a.route(path, h)})
+		out = append(out, endpoint{path: path, handler: a.route(path, auth.Open, h)})
 	}
 	return out
 }
@@ -63,7 +69,7 @@ func (a *api) eventRoutes() []endpoint {
 // setPostCORS lets pages of any origin post events, with whatever headers. A beacon
 // always sends the cookies that it has, so the origin has to be named; there are none
 // that mean anything, and an answer says nothing but what became of the events.
-func setPostCORS(w http.ResponseWriter, r *http.Request) {
+func setPostCORS(w http.ResponseWriter, r *http.Request, allowed string) {
 	origin := r.Header.Get("Origin")
 	if origin == "" {
 		return
@@ -74,7 +80,7 @@ func setPostCORS(w http.ResponseWriter, r *http.Request) {
 	h.Set("Vary", "Origin")
 	if r.Method == http.MethodOptions {
 		h.Set("Vary", "Origin, Access-Control-Request-Headers")
-		h.Set("Access-Control-Allow-Methods", "POST, OPTIONS")
+		h.Set("Access-Control-Allow-Methods", allowed)
 		if names := r.Header.Get("Access-Control-Request-Headers"); names != "" {
 			h.Set("Access-Control-Allow-Headers", names)
 		}
@@ -84,12 +90,17 @@ func setPostCORS(w http.ResponseWriter, r *http.Request) {
 	h.Set("Access-Control-Expose-Headers", "Retry-After")
 }
 
-// events answers a POST of events in one of the formats. The status tells a client what
-// to do with its batch: 2xx nothing, 429 and 503 to send it again as it is after the
-// time in Retry-After, any other 4xx not to send it again.
-func (a *api) events(w http.ResponseWriter, r *http.Request, formats []*ingest.Format) {
-	if r.Method != http.MethodPost {
-		a.wrongMethod(w, r, "POST, OPTIONS", "events are sent with POST")
+// events answers a POST of events in one of the formats, or a GET of one, which a page
+// sends as it loads a picture. The status tells a client what to do with its batch: 2xx
+// nothing, 429 and 503 to send it again as it is after the time in Retry-After, any other
+// 4xx not to send it again.
+func (a *api) events(w http.ResponseWriter, r *http.Request, route string, formats []*ingest.Format, allowed string) {
+	switch {
+	case r.Method == http.MethodPost:
+	case r.Method == http.MethodGet && strings.HasPrefix(allowed, http.MethodGet):
+		w.Header().Set("Cache-Control", "no-store") // else the next event would not arrive
+	default:
+		a.wrongMethod(w, r, allowed, "events are sent with POST")
 		return
 	}
 	keys := r.Header.Values("Idempotency-Key")
@@ -98,55 +109,108 @@ func (a *api) events(w http.ResponseWriter, r *http.Request, formats []*ingest.F
 		return
 	}
 	request := &ingest.Request{Path: r.URL.Path, Header: r.Header, Query: r.URL.Query(), Client: clientOf(r)}
-	format := formats[slices.IndexFunc(formats, func(f *ingest.Format) bool { return f.Claims(request) })]
-	body, ok := a.admitted(w, r)
+	r, body, ok := a.received(w, r, route, formats)
 	if !ok {
 		return
 	}
 	defer body.release()
 	request.Body = body.bytes
-	post, err := a.open(r.Context(), format, request)
+	post, err := a.open(r.Context(), formats, request)
 	if err != nil {
 		a.respondNotTaken(w, r, err)
 		return
 	}
-	s, err := a.authenticate(r, post.WriteKey())
-	if err != nil {
-		respondError(w, a.logger, http.StatusBadRequest, errorBadData, err.Error())
-		return
+	if auth.From(r.Context()) == nil {
+		if r, ok = a.unveiled(w, r, route, post); !ok {
+			return
+		}
 	}
-	r = r.WithContext(scope.With(r.Context(), s))
-	result, err := a.sink.Events(r.Context(), s.Tenant, post, r.Header.Get("Idempotency-Key"))
+	result, err := a.sink.Events(r.Context(), tenantOf(r), post, r.Header.Get("Idempotency-Key"))
 	if err != nil {
 		a.respondNotTaken(w, r, err)
 		return
 	}
-	if answer := format.Answer(&result); answer.JSON != nil {
+	if a.auth != nil {
+		a.auth.Charge(auth.From(r.Context()), result.Accepted+result.Filtered)
+	}
+	a.respondAnswer(w, post.Answer(&result))
+}
+
+// respondAnswer writes what a format answers, to the byte: clients compare it.
+func (a *api) respondAnswer(w http.ResponseWriter, answer ingest.Answer) {
+	if answer.JSON != nil {
 		respondJSON(w, a.logger, answer.Status, answer.JSON)
-	} else {
-		a.respondText(w, answer.Status, answer.Text)
+		return
+	}
+	if answer.Type == "" {
+		answer.Type = "text/plain; charset=utf-8"
+	}
+	if answer.Text != "" {
+		w.Header().Set("Content-Type", answer.Type)
+	}
+	w.WriteHeader(answer.Status)
+	if _, err := io.WriteString(w, answer.Text); err != nil {
+		a.logger.Debug("the client did not take its answer", "err", err)
 	}
 }
 
-// open opens a request in a slot: what some formats make of a body takes several times
-// its size until they have.
-func (a *api) open(ctx context.Context, format *ingest.Format, request *ingest.Request) (*ingest.Post, error) {
+// open opens a request in a slot, as the first of the formats that claims it: what some
+// make of a body takes several times its size until they have.
+func (a *api) open(ctx context.Context, formats []*ingest.Format, request *ingest.Request) (*ingest.Post, error) {
 	if err := a.bodies.slots.Acquire(ctx); err != nil {
 		return nil, err
 	}
 	defer a.bodies.slots.Release()
+	format := formats[slices.IndexFunc(formats, func(f *ingest.Format) bool { return f.Claims(request) })]
 	return format.Open(request)
 }
 
-// admitted reads a body within the limits of the tenant that the headers name, where it
-// takes any now; otherwise it has answered.
-func (a *api) admitted(w http.ResponseWriter, r *http.Request) (*heldBody, bool) {
-	s, err := a.authenticate(r, "")
+// received reads the body of a request and returns it with the request, whose context says
+// who makes it where the headers do; otherwise it has answered.
+func (a *api) received(w http.ResponseWriter, r *http.Request, route string, formats []*ingest.Format) (*http.Request, *heldBody, bool) {
+	if a.auth != nil && slices.ContainsFunc(formats, (*ingest.Format).KeyInBody) && !auth.Carries(r.Header) {
+		body, bad := a.strangers.read(w, r, a.strangers.bounds())
+		if bad != nil {
+			a.respondBadBody(w, bad)
+			return nil, nil, false
+		}
+		return r, body, true
+	}
+	ctx, err := a.authenticate(r, route, auth.Any(auth.EventsWrite), "")
 	if err != nil {
-		respondError(w, a.logger, http.StatusBadRequest, errorBadData, err.Error())
+		a.respondRefused(w, err)
+		return nil, nil, false
+	}
+	r = r.WithContext(ctx)
+	body, ok := a.admitted(w, r)
+	return r, body, ok
+}
+
+// unveiled returns a request whose body said who makes it, where that may post events and
+// the body is within the limits of their tenant; otherwise it has answered.
+func (a *api) unveiled(w http.ResponseWriter, r *http.Request, route string, post *ingest.Post) (*http.Request, bool) {
+	ctx, err := a.authenticate(r, route, auth.Any(auth.EventsWrite), post.WriteKey())
+	if err != nil {
+		a.respondRefused(w, err)
 		return nil, false
 	}
-	limits, err := a.sink.Admit(s.Tenant)
+	r = r.WithContext(ctx)
+	limits, err := a.sink.Admit(tenantOf(r))
+	if err != nil {
+		a.respondNotTaken(w, r, err)
+		return nil, false
+	}
+	if n := limits.DecodedBytes; n > 0 && int64(post.Bytes()) > n {
+		a.respondBadBody(w, a.bodies.bounds().of(&limits).tooLongDecoded())
+		return nil, false
+	}
+	return r, true
+}
+
+// admitted reads a body within the limits of the request's tenant, where it takes any now;
+// otherwise it has answered.
+func (a *api) admitted(w http.ResponseWriter, r *http.Request) (*heldBody, bool) {
+	limits, err := a.sink.Admit(tenantOf(r))
 	if err != nil {
 		a.bodies.discard(w, r)
 		a.respondNotTaken(w, r, err)
@@ -178,6 +242,8 @@ func (a *api) respondNotTaken(w http.ResponseWriter, r *http.Request, err error)
 	case errors.As(err, &rate):
 		w.Header().Set("Retry-After", strconv.FormatInt(rate.RetryAfter(), 10))
 		respondError(w, a.logger, http.StatusTooManyRequests, errorTooMany, err.Error())
+	case isTenantError(err):
+		a.respondTenantError(w, err)
 	case r.Context().Err() != nil:
 		respondError(w, a.logger, statusClientClosed, errorUnavailable, err.Error())
 	default:

@@ -277,6 +277,19 @@ func TestAnswersOfFormats(t *testing.T) {
 		code       int
 		want       string
 	}{
+		{"/2/httpapi", `{"events":[{"event_type":"a"}]}`, 200, `{"code":200,"events_ingested":1,"payload_size_bytes":31,"server_upload_time":`},
+		{"/batch", `{"events":[{"event_type":"a"}]}`, 200, `{"code":200,`},
+		{"/batch", `{"batch":[{"event":"a"}]}`, 200, `{"status":1,`},
+		{"/mp/collect", `{"events":[{"name":"a"}]}`, 204, ""},
+		{"/debug/mp/collect", `{"events":[{"name":7}]}`, 200, `{"validationMessages":[{"fieldPath":"events[0].name",`},
+		{"/g/collect?en=a", "", 204, ""},
+		{"/com.snowplowanalytics.snowplow/tp2", `{"data":[{"e":"pv"}]}`, 200, "ok"},
+		{"/api/send", `{"type":"event","payload":{}}`, 200, `{"ok":true,"accepted":1,`},
+		{"/matomo.php", "idsite=1&rec=1", 200, "GIF89a"},
+		{"/piwik.php", `{"requests":["?idsite=1&rec=1"]}`, 200, `{"status":"success","tracked":1,"invalid":0,`},
+		{"/track", `{"event":"a"}`, 200, "1"},
+		{"/track?verbose=1", `{"event":"a"}`, 200, `{"status":1,"error":null,`},
+		{"/engage/", `{"$set":{}}`, 200, "1"},
 		{"/v1/track", `{"event":"a"}`, 200, `{"success":true,"accepted":1,"duplicate":0,"filtered":0,"rejected":0,"errors":[]}`},
 		{"/v1/track", `{}`, 400, `{"success":false,"accepted":0,`},
 		{"/capture/", `{"event":"a"}`, 200, `{"status":1,"accepted":1,"duplicate":0,"filtered":0,"rejected":0,"errors":[]}`},
@@ -287,5 +300,38 @@ func TestAnswersOfFormats(t *testing.T) {
 		if code != tc.code || !strings.HasPrefix(got, tc.want) {
 			t.Errorf("%s %s: %d %s, want %d %s", tc.path, tc.body, code, got, tc.code, tc.want)
 		}
+	}
+}
+
+// An event in the address of a picture is counted, and by a format that has such only. A
+// picture that a browser keeps would count once.
+func TestEventsInQueries(t *testing.T) {
+	w, srv := newWorld(t, nil)
+	for _, tc := range []struct {
+		path, mediaType string
+		code            int
+	}{
+		{"/i?e=pv", "image/gif", 200},
+		{"/prometheus/i?e=pv", "image/gif", 200},
+		{"/i?e=xx", "application/json", 400},
+		{"/i", "application/json", 400},
+		{"/matomo.php?idsite=1&rec=1", "image/gif", 200},
+		{"/matomo.php?idsite=1&rec=1&send_image=0", "", 204},
+		{"/g/collect?en=a", "", 204},
+		{"/track?data=%7B%22event%22%3A%22a%22%7D", "text/plain; charset=utf-8", 200},
+		{"/api/v1/events?event=a", "application/json", 405},
+		{"/batch?data=%7B%7D", "application/json", 405},
+	} {
+		stored := w.appended[tenant.Default]
+		code, got, h := call(t, srv, "GET", tc.path, "")
+		if code != tc.code || h.Get("Content-Type") != tc.mediaType || (h.Get("Cache-Control") == "no-store") != (code != 405) {
+			t.Errorf("GET %s: %d %s, %v", tc.path, code, got, h)
+		}
+		if counted := w.appended[tenant.Default] - stored; counted > 0 != (code < 300) {
+			t.Errorf("GET %s: %d, and %v stored", tc.path, code, counted)
+		}
+	}
+	if code, _, h := call(t, srv, "PUT", "/i", ""); code != 405 || h.Get("Allow") != "GET, POST, OPTIONS" {
+		t.Errorf("PUT: %d, allowed are %s", code, h.Get("Allow"))
 	}
 }

@@ -7,6 +7,8 @@ import (
 
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/util/httputil"
+
+	"github.com/quipudb/quipu/internal/budget"
 )
 
 // Admission lets requests that read a tenant's data have their turn.
@@ -33,7 +35,7 @@ func (a *api) governed(next http.Handler) http.Handler {
 		ctx, release, err := a.admission.Admit(r.Context())
 		if err != nil {
 			httputil.SetCORS(w, a.corsOrigin, r)
-			a.respondNotAdmitted(w, err)
+			a.respondReadError(w, err)
 			return
 		}
 		turn := &turnWriter{ResponseWriter: w, release: release}
@@ -42,17 +44,26 @@ func (a *api) governed(next http.Handler) http.Handler {
 	})
 }
 
-func (a *api) respondNotAdmitted(w http.ResponseWriter, err error) {
+// respondReadError answers what could not be read or did not have its turn.
+func (a *api) respondReadError(w http.ResponseWriter, err error) {
+	code, errorType := readErrorStatus(err)
+	respondError(w, a.logger, code, errorType, err.Error())
+}
+
+// readErrorStatus is how Prometheus's API answers an error.
+func readErrorStatus(err error) (code int, errorType string) {
+	_, limit := errors.AsType[*budget.LimitError](err)
 	_, timeout := errors.AsType[promql.ErrQueryTimeout](err)
 	_, canceled := errors.AsType[promql.ErrQueryCanceled](err)
 	switch {
-	case canceled:
-		respondError(w, a.logger, statusClientClosed, errorCanceled, err.Error())
-	case timeout:
-		respondError(w, a.logger, http.StatusServiceUnavailable, errorTimeout, err.Error())
-	default:
-		respondError(w, a.logger, http.StatusInternalServerError, errorInternal, err.Error())
+	case canceled || errors.Is(err, context.Canceled):
+		return statusClientClosed, errorCanceled
+	case timeout || errors.Is(err, context.DeadlineExceeded):
+		return http.StatusServiceUnavailable, errorTimeout
+	case limit:
+		return http.StatusUnprocessableEntity, errorExec
 	}
+	return http.StatusInternalServerError, errorInternal
 }
 
 // turnWriter ends a turn where the answer begins.

@@ -28,6 +28,7 @@ const (
 // until their requests are answered. Safe for concurrent use.
 type heldBudget struct {
 	max  int64
+	of   *heldBudget // which it is a part of; nil: it is a whole
 	held atomic.Int64
 }
 
@@ -39,12 +40,22 @@ func (b *heldBudget) take(n int64) bool {
 			return false
 		}
 		if b.held.CompareAndSwap(held, held+n) {
-			return true
+			break
 		}
 	}
+	if b.of != nil && !b.of.take(n) {
+		b.held.Add(-n)
+		return false
+	}
+	return true
 }
 
-func (b *heldBudget) give(n int64) { b.held.Add(-n) }
+func (b *heldBudget) give(n int64) {
+	b.held.Add(-n)
+	if b.of != nil {
+		b.of.give(n)
+	}
+}
 
 // heldBody is the body of one request and what it has reserved.
 type heldBody struct {

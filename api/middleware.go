@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/util/httputil"
 
+	"github.com/quipudb/quipu/api/auth"
 	"github.com/quipudb/quipu/internal/overload"
 	"github.com/quipudb/quipu/internal/scope"
 	"github.com/quipudb/quipu/internal/tenant"
@@ -56,8 +58,19 @@ func newRequestMetrics(reg prometheus.Registerer, budget *heldBudget) (*requestM
 }
 
 // route is what every request passes on its way to h; name is how its metrics
-// call it.
-func (a *api) route(name string, h http.Handler) http.Handler {
+// call it. A request gets to h if who asks has what need says.
+func (a *api) route(name string, need auth.Need, h http.Handler) http.Handler {
+	switch {
+	case !need.Declared():
+		panic(fmt.Sprintf("api: the route %s does not say what it needs (auth.Need)", name))
+	case !need.IsOpen():
+		h = a.guarded(name, need, h, a.identify)
+	}
+	return a.measured(name, h)
+}
+
+// measured counts requests to h and survives its panics.
+func (a *api) measured(name string, h http.Handler) http.Handler {
 	m := &routeMetrics{
 		requests: a.metrics.requests.MustCurryWith(prometheus.Labels{"handler": name}),
 		seconds:  a.metrics.seconds.WithLabelValues(name),
@@ -93,33 +106,124 @@ func (m *routeMetrics) count(code int, took time.Duration) {
 	(*ok).Inc()
 }
 
-// scoped is a route under /api/.
-func (a *api) scoped(name string, h http.Handler) http.Handler {
-	return a.route(name, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s, err := a.authenticate(r, "")
+// passage returns the context of a request that has what is needed.
+type passage func(r *http.Request, route string, need auth.Need, key string) (context.Context, error)
+
+// guarded lets requests pass to h, with the context that pass returns, and writes to the
+// audit log what was done where only administrators may do it.
+func (a *api) guarded(name string, need auth.Need, h http.Handler, pass passage) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, err := pass(r, name, need, "")
 		if err != nil {
 			httputil.SetCORS(w, a.corsOrigin, r)
-			respondError(w, a.logger, http.StatusBadRequest, errorBadData, err.Error())
+			a.respondRefused(w, err)
 			return
 		}
-		h.ServeHTTP(w, r.WithContext(scope.With(r.Context(), s)))
-	}))
+		h.ServeHTTP(w, r.WithContext(ctx))
+		if tracked, ok := w.(*trackedWriter); ok && need.Administrative() && r.Method != http.MethodGet && r.Method != http.MethodHead {
+			auth.AuditAnswer(ctx, r.Method, tracked.code)
+		}
+	})
+}
+
+// respondRefused says why a request is not served for who made it.
+func (a *api) respondRefused(w http.ResponseWriter, err error) {
+	refusal, ok := auth.AsRefusal(err)
+	if !ok {
+		respondError(w, a.logger, http.StatusBadRequest, errorBadData, err.Error())
+		return
+	}
+	errorType := errorBadData
+	switch refusal.Status {
+	case http.StatusUnauthorized:
+		errorType = errorUnauthorized
+	case http.StatusForbidden:
+		errorType = errorForbidden
+	case http.StatusTooManyRequests:
+		errorType = errorTooMany
+	case http.StatusServiceUnavailable:
+		errorType = errorUnavailable
+	}
+	if challenge := refusal.Challenge(); challenge != "" {
+		w.Header().Set("WWW-Authenticate", challenge)
+	}
+	if refusal.RetryAfter > 0 {
+		seconds := (refusal.RetryAfter + time.Second - 1) / time.Second
+		w.Header().Set("Retry-After", strconv.FormatInt(int64(seconds), 10))
+	}
+	respondError(w, a.logger, refusal.Status, errorType, refusal.Message)
+}
+
+// scoped is a route under /api/, of the data of the request's tenant.
+func (a *api) scoped(name string, need auth.Need, h http.Handler) http.Handler {
+	if !need.Declared() || need.IsOpen() {
+		panic(fmt.Sprintf("api: the route %s has a tenant, so it has to say what it needs (auth.Need)", name))
+	}
+	return a.measured(name, a.guarded(name, need, a.unlessRefused(h), a.authenticate))
 }
 
 // ours is a scoped route that Prometheus does not have, with what Prometheus
 // does around its own.
-func (a *api) ours(name string, h http.HandlerFunc) http.Handler {
-	return a.scoped(name, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+func (a *api) ours(name string, need auth.Need, h http.HandlerFunc) http.Handler {
+	return a.scoped(name, need, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		httputil.SetCORS(w, a.corsOrigin, r)
 		a.ready(h)(w, r)
 	}))
 }
 
-// authenticate says whose request r is, and reads the clock (I1). Every request for a
-// tenant's data comes here, with the key that its events carry, "" where there is none.
-// There are no credentials yet, so a key says nothing. None may ever be a cookie: pages
-// of any origin may post events with those that they have (setPostCORS).
-func (a *api) authenticate(r *http.Request, _ string) (scope.Scope, error) {
+// byMethod is ours where reading needs something else than writing.
+func (a *api) byMethod(name string, read, write auth.Need, h http.HandlerFunc) http.Handler {
+	reading, writing := a.ours(name, read, h), a.ours(name, write, h)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet || r.Method == http.MethodHead {
+			reading.ServeHTTP(w, r)
+			return
+		}
+		writing.ServeHTTP(w, r)
+	})
+}
+
+// identify returns a context that says who asks, where whoever asks has what is needed.
+func (a *api) identify(r *http.Request, route string, need auth.Need, key string) (context.Context, error) {
+	who, _, err := a.subject(r, need, key)
+	if err != nil {
+		return nil, err
+	}
+	return auth.With(r.Context(), &auth.Request{Subject: who, Client: clientOf(r), Route: route, Log: a.audit}), nil
+}
+
+// subject is who makes a request and of which tenant, where there are credentials;
+// otherwise it is everybody, of the zero tenant.
+func (a *api) subject(r *http.Request, need auth.Need, key string) (*auth.Subject, tenant.ID, error) {
+	if a.auth == nil {
+		return &auth.Everybody, tenant.ID{}, nil
+	}
+	return a.auth.Identify(r, need, key)
+}
+
+// authenticate returns a context that says who asks and of which tenant, with the
+// present (I1), where whoever asks has what is needed. Every request for a tenant's data
+// comes here, with the key that its events carry, "" where there is none. No credential
+// may ever be a cookie: pages of any origin may post events with those that they have
+// (setPostCORS).
+func (a *api) authenticate(r *http.Request, route string, need auth.Need, key string) (context.Context, error) {
+	who, id, err := a.subject(r, need, key)
+	if err != nil {
+		return nil, err
+	}
+	s := scope.Scope{Tenant: id, Now: a.now().UnixMilli()}
+	if a.auth == nil {
+		if s, err = a.scopeOf(r); err != nil {
+			return nil, err
+		}
+	}
+	ctx := auth.With(r.Context(), &auth.Request{Subject: who, Client: clientOf(r), Route: route, Log: a.audit})
+	return scope.With(ctx, s), nil
+}
+
+// scopeOf is the tenant that the headers name, which is right where there are no
+// credentials, and the present.
+func (a *api) scopeOf(r *http.Request) (scope.Scope, error) {
 	s := scope.Scope{Tenant: tenant.Default, Now: a.now().UnixMilli()}
 	if a.tenantHeader == "" {
 		return s, refuseTenants(r)

@@ -12,8 +12,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/route"
 	"github.com/prometheus/prometheus/config"
-	"github.com/prometheus/prometheus/util/features"
 	v1 "github.com/prometheus/prometheus/web/api/v1"
+
+	"github.com/quipudb/quipu/api/auth"
 )
 
 const (
@@ -52,12 +53,12 @@ func (a *api) newUpstream(o Options) *upstream {
 		func(context.Context) v1.ScrapePoolsRetriever { return noTargets{} },
 		targets,
 		a.alertmanagersOf,
-		func() config.Config { return config.DefaultConfig },
+		func() config.Config { return config.Config{} }, // nothing is scraped, by no default either
 		map[string]string{},
 		v1.GlobalURLOptions{},
 		a.ready,
-		nil, "", false, // no TSDB of Prometheus's: see absentPaths
-		false, 0, // no search
+		nil, "", false, // no TSDB of Prometheus's: see ownPaths
+		false, 0, // no search: it keeps metadata of one tenant for the next that asks
 		o.Logger,
 		a.rulesOf,
 		readSamplesMax, readConcurrencyMax, readFrameBytesMax,
@@ -74,7 +75,7 @@ func (a *api) newUpstream(o Options) *upstream {
 		lookbackDelta,
 		false, false, // no labels for types and units, no metadata appended
 		nil, // the usual status codes
-		features.NewRegistry(),
+		addFeatures(o.Features, o.Admin != nil),
 		v1.OpenAPIOptions{Version: prometheusVersion},
 		o.Parser,
 		false, 0, // no cost of queries
@@ -86,6 +87,29 @@ func (a *api) newUpstream(o Options) *upstream {
 	})
 	handlers.Register(u.router)
 	return u
+}
+
+// upstreamNeed is what a path of Prometheus's router needs. One that is not known here
+// panics: whoever adds a version of Prometheus with a new path has to say.
+func upstreamNeed(path string) auth.Need {
+	switch path {
+	case "/query", "/query_range", "/query_exemplars", "/query_cost", "/query_range_cost", "/format_query", "/parse_query",
+		"/labels", "/label/:name/values", "/series", "/metadata", "/read", "/alerts", "/rules", "/alertmanagers",
+		"/search/metric_names", "/search/label_names", "/search/label_values",
+		"/scrape_pools", "/scrape_pools/config", "/targets", "/targets/metadata", "/targets/relabel_steps",
+		"/status/buildinfo", "/status/tsdb", "/status/tsdb/blocks", "/status/walreplay", "/features", "/openapi.yaml":
+		return auth.Any(auth.MetricsRead)
+	case "/write", "/otlp/v1/metrics":
+		return auth.Any(auth.MetricsWrite)
+	case "/admin/tsdb/delete_series", "/admin/tsdb/clean_tombstones":
+		return auth.Any(auth.Admin)
+	case "/admin/tsdb/snapshot": // writes to the disk of the server
+		return auth.Operator
+	case "/status/config", "/status/flags", "/status/runtimeinfo", "/status/self_metrics",
+		"/notifications", "/notifications/live":
+		return auth.Process
+	}
+	panic(fmt.Sprintf("api: it is not known what the path %s of Prometheus's API needs", path))
 }
 
 // runtimeInfo returns what answers status/runtimeinfo.

@@ -1,7 +1,11 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 )
@@ -11,10 +15,16 @@ const (
 	errorBadData     = "bad_data"
 	errorInternal    = "internal"
 	errorNotFound    = "not_found"
+	errorConflict    = "conflict"
 	errorUnavailable = "unavailable"
 	errorTooMany     = "too_many_requests"
 	errorTimeout     = "timeout"
 	errorCanceled    = "canceled"
+
+	// Prometheus has no names for these: it checks no credentials.
+	errorUnauthorized = "unauthorized"
+	errorForbidden    = "forbidden"
+	errorExec         = "execution"
 )
 
 // failure is an error in the form of Prometheus's API.
@@ -28,6 +38,8 @@ type failure struct {
 type success struct {
 	Status string `json:"status"` // always "success"
 	Data   any    `json:"data"`
+	// Warnings say how the answer falls short.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // jsonAppender writes itself as json.Marshal would, faster; ok is false where it leaves
@@ -61,4 +73,22 @@ func respondJSON(w http.ResponseWriter, logger *slog.Logger, code int, body any)
 
 func respondError(w http.ResponseWriter, logger *slog.Logger, code int, errorType, message string) {
 	respondJSON(w, logger, code, failure{Status: "error", ErrorType: errorType, Error: message})
+}
+
+// decodeStrict decodes one JSON object; a field that is not known is an error that names
+// it, and so is one of the wrong type.
+func decodeStrict(text []byte, into any) error {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.DisallowUnknownFields()
+	err := dec.Decode(into)
+	if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) {
+		return fmt.Errorf("%s is a %s, it must be a %s", wrong.Field, wrong.Value, wrong.Type)
+	}
+	if err != nil {
+		return fmt.Errorf("a JSON object is needed: %w", err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("there is more after the JSON object")
+	}
+	return nil
 }

@@ -14,6 +14,7 @@ import (
 	v1 "github.com/prometheus/prometheus/web/api/v1"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/quipudb/quipu/api/auth"
 	"github.com/quipudb/quipu/internal/scope"
 	"github.com/quipudb/quipu/internal/tenant"
 	"github.com/quipudb/quipu/promql/ruler"
@@ -79,7 +80,7 @@ func (a *api) ruleRoutes() []endpoint {
 	if a.ruler == nil {
 		return nil
 	}
-	return []endpoint{{path: rulesPath, below: true, handler: a.ours(rulesPath, a.ruleGroups)}}
+	return []endpoint{{path: rulesPath, below: true, handler: a.byMethod(rulesPath, auth.Any(auth.MetricsRead), auth.Any(auth.RulesWrite), a.ruleGroups)}}
 }
 
 // ruleGroups answers rulesPath, rulesPath/{namespace} and rulesPath/{namespace}/{group}.

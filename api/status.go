@@ -51,6 +51,21 @@ func (a *api) readiness(w http.ResponseWriter, _ *http.Request) {
 	a.respondText(w, http.StatusOK, "Quipu is ready.")
 }
 
+// reload answers POST and PUT /-/reload, as Prometheus does: 500 where the configuration
+// is wrong, with what is.
+func (a *api) reload(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodPost && r.Method != http.MethodPut {
+		w.Header().Set("Allow", "POST, PUT")
+		http.Error(w, "the configuration is read again with POST or PUT, not "+r.Method, http.StatusMethodNotAllowed)
+		return
+	}
+	if err := a.reloadConfig(); err != nil {
+		http.Error(w, "failed to reload config: "+err.Error(), http.StatusInternalServerError)
+		return
+	}
+	a.respondText(w, http.StatusOK, "Quipu has read its configuration.")
+}
+
 func (a *api) respondText(w http.ResponseWriter, code int, text string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(code)

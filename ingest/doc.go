@@ -13,7 +13,9 @@
 //   - tree.go: parsed JSON into an event, or the reason it is rejected
 //   - plain.go: plain events; plain_scan.go: the same for the common form, faster
 //   - tracker.go: events of trackers, by a layout that says where their parts are
-//   - cloudevents.go, segment.go, posthog.go, plausible.go: such formats
+//   - cloudevents.go, segment.go, posthog.go, plausible.go, amplitude.go, mixpanel.go,
+//     ga4.go, gtag.go, snowplow.go, umami.go, matomo.go, page.go: such formats
+//   - parameters.go: events and their data in queries, forms and base64
 //   - timestamp.go: the forms of a timestamp
 //   - decimal.go: the usual forms of numbers and timestamps, faster
 //   - reason.go: why events are rejected, for people and for the metric

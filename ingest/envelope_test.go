@@ -28,6 +28,12 @@ func TestEnvelopeTakesNoMoreThanItsBody(t *testing.T) {
 		{"token of PostHog", "posthog", `[{"properties":{"token":` + zeros + `}}]`},
 		{"first event of PostHog", "posthog", `[{"event":"a","properties":` + zeros + `}]`},
 		{"site of Plausible", "plausible", `{"domain":` + zeros + `}`},
+		{"client of GA4", "ga4", `{"app":` + zeros + `,"events":[]}`},
+		{"key of Amplitude", "amplitude", `{"api_key":` + zeros + `,"events":[]}`},
+		{"token of Mixpanel", "mixpanel", `[{"properties":{"token":` + zeros + `}}]`},
+		{"app of Snowplow", "snowplow", `{"data":[{"aid":` + zeros + `}]}`},
+		{"website of Umami", "umami", `{"payload":{"website":` + zeros + `}}`},
+		{"site of Matomo", "matomo", `{"requests":[{"idsite":` + zeros + `}],"token_auth":` + zeros[:8] + `0]}`},
 		{"many members", "segment", `{` + strings.Repeat(`"":0,`, size/5) + `"batch":[]}`},
 		{"many members of Plausible", "plausible", `{` + strings.Repeat(`"":0,`, size/5) + `"n":"a"}`},
 	} {
@@ -114,6 +120,8 @@ func TestTreesAreGoneBeforeTheDisk(t *testing.T) {
 		{"plain", "plain", `{"a":` + zeros + `}`},
 		{"Segment", "segment", `{"batch":[{"type":"page","properties":{"a":` + zeros + `}}]}`},
 		{"context of Segment", "segment", `{"context":` + zeros + `,"batch":[{"type":"page"}]}`},
+		{"JSON in texts of Snowplow", "snowplow", `{"data":[{"e":"pv","co":"` + zeros + `"}]}`},
+		{"parameters of Matomo", "matomo", `{"requests":["?idsite=1&rec=1` + strings.Repeat("&a", size/8) + `"]}`},
 		{"text of Plausible", "plausible", `{"n":"a","p":"{\"a\":` + zeros + `}"}`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -162,7 +170,7 @@ func heap() uint64 {
 
 // A form is bounded more narrowly than JSON: it is copied as it is decoded.
 func TestFormsAreBounded(t *testing.T) {
-	for size, want := range map[int]string{formBytesMax: "data is no base64", formBytesMax + 1: "at most 4194304 are read"} {
+	for size, want := range map[int]string{formBytesMax: "it has neither an object nor an array", formBytesMax + 1: "at most 4194304 are read"} {
 		_, err := postHogFormat.Open(&Request{Body: []byte("data=" + strings.Repeat("+", size-5))})
 		if !errors.Is(err, ErrBadRequest) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%d bytes: %v, want %q", size, err, want)

@@ -36,6 +36,7 @@ type event struct {
 	fields   []field // by slot of the rules
 	numbers  []number
 	hasTrace bool // one of the slots of exemplars has a value
+	ignored  bool // it is none that is counted, whatever the rules say
 	// idText tells the event from all others of its format; empty where the format has
 	// no ids of its own, or the event has none.
 	idText []byte
@@ -189,7 +190,7 @@ func (e *event) begin(rules *ruleset, p tenant.Profile) {
 // reset forgets the event before.
 func (e *event) reset() {
 	clear(e.fields)
-	e.numbers, e.scratch, e.hasTrace, e.idText = e.numbers[:0], e.scratch[:0], false, nil
+	e.numbers, e.scratch, e.hasTrace, e.ignored, e.idText = e.numbers[:0], e.scratch[:0], false, false, nil
 }
 
 // id is the hash of what tells the event from all others, keyed by the tenant's secret

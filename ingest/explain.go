@@ -96,6 +96,9 @@ func explain(rules *ruleset, p tenant.Profile, now int64, post *Post) (Explanati
 		return out, nil
 	}
 	out.Time, out.Window = e.ms, e.ms-e.ms%p.GridMillis()
+	if e.ignored {
+		return out, nil
+	}
 	for i := range rules.rules {
 		ex, rejected := w.explainRule(i, e, out.Window)
 		if ex.Counts && out.Verdict == "filtered" {

@@ -19,15 +19,20 @@ type Format struct {
 	// Paths that it is posted to. Of several formats at one path the first that claims
 	// a request has it.
 	Paths []string
+	// InQuery: an event may be in the query of a request that has no body, also of a GET.
+	InQuery bool
 
 	claims func(r *Request) bool           // nil: every request
-	open   func(r *Request) (*Post, error) // given a trimmed body that is not empty
+	open   func(r *Request) (*Post, error) // given a trimmed body that is not empty, unless bodyless says so
 	answer func(result *Result) Answer
 }
 
 // Formats are all that there are, in the order in which they claim requests.
 func Formats() []*Format {
-	return []*Format{cloudEventsFormat, plainFormat, segmentFormat, postHogFormat, plausibleFormat}
+	return []*Format{
+		cloudEventsFormat, plainFormat, segmentFormat, amplitudeFormat, postHogFormat, plausibleFormat,
+		ga4Format, gtagFormat, snowplowFormat, umamiFormat, matomoFormat, mixpanelFormat, pageFormat,
+	}
 }
 
 // FormatNamed returns the format of that name.
@@ -51,11 +56,13 @@ type Request struct {
 	Body   []byte // decompressed; a Post keeps pointing into it
 }
 
-// Answer is what a format's clients expect: a JSON value or, where that is nil, a text.
+// Answer is what a format's clients expect: a JSON value or, where that is nil, a text,
+// to the byte.
 type Answer struct {
 	Status int
 	JSON   any
 	Text   string
+	Type   string // the text's media type; "": plain text
 }
 
 // Post is the events of one request, opened but not decoded.
@@ -71,6 +78,9 @@ type Post struct {
 	shared []byte  // an object of what all events of the body have; nil: nothing
 	sentAt []byte  // a JSON value: the client's clock when it sent the body; nil: unknown
 	user   []byte  // of events that have none, for trackers that know users by their address
+
+	dry    bool                        // its events are checked and not counted
+	answer func(result *Result) Answer // to this request; nil: the format's
 }
 
 // WriteKey is the credential that the body or, for the format alone, a header had; ""
@@ -80,7 +90,20 @@ func (p *Post) WriteKey() string { return p.writeKey }
 // Bytes is the size of the request's body, decompressed.
 func (p *Post) Bytes() int { return p.size }
 
-// Claims reports whether a request to one of the format's paths is of the format.
+// KeyInBody reports whether the key of who sends a request may be known only once it is
+// open (Post.WriteKey), as it is with trackers.
+func (f *Format) KeyInBody() bool { return f != plainFormat && f != cloudEventsFormat }
+
+// Answer is the answer to the request whose events ended as result says.
+func (p *Post) Answer(result *Result) Answer {
+	if p.answer != nil {
+		return p.answer(result)
+	}
+	return p.format.answer(result)
+}
+
+// Claims reports whether a request to one of the format's paths, with its body, is of the
+// format.
 func (f *Format) Claims(r *Request) bool { return f.claims == nil || f.claims(r) }
 
 // Open reads what surrounds the events of a request. Its errors are ErrBadRequests.
@@ -100,11 +123,10 @@ func (f *Format) Open(r *Request) (*Post, error) {
 	return p, nil
 }
 
-// bodyless reports whether headers alone are an event.
-func (f *Format) bodyless(r *Request) bool { return f == cloudEventsFormat && isBinary(r) }
-
-// Answer is the answer to a request whose events ended as result says.
-func (f *Format) Answer(result *Result) Answer { return f.answer(result) }
+// bodyless reports whether headers or a query alone are an event.
+func (f *Format) bodyless(r *Request) bool {
+	return f == cloudEventsFormat && isBinary(r) || f.InQuery && len(r.Query) > 0
+}
 
 // statusOf is ok, or says that a client need not send the body again because all of
 // it is wrong.
@@ -138,10 +160,10 @@ func textIn(raw []byte) string {
 	return string(v.GetStringBytes())
 }
 
-// batch opens the array of events that is the member "batch" of an object.
-func (p *Post) batch(raw []byte) error {
+// array opens the array of events that is a member of an object.
+func (p *Post) array(name, raw []byte) error {
 	if raw[0] != '[' {
-		return fmt.Errorf("batch is not an array: %s", start(raw))
+		return fmt.Errorf("%s is not an array: %s", name, start(raw))
 	}
 	p.body, p.form = slices.Clip(raw), formArray
 	return nil

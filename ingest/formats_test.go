@@ -59,12 +59,13 @@ func TestFormatScripts(t *testing.T) {
 	}
 }
 
-// readRequest reads "POST /path?query", headers, a blank line, and a body.
-func readRequest(t *testing.T, text string) (*Format, *Request) {
+// readRequest reads "POST /path?query" or GET, headers, a blank line, and a body.
+func readRequest(t testing.TB, text string) (*Format, *Request) {
 	t.Helper()
 	head, body, _ := strings.Cut(text, "\n\n")
 	lines := strings.Split(strings.TrimSpace(head), "\n")
-	at, err := url.Parse(strings.TrimPrefix(lines[0], "POST "))
+	_, target, _ := strings.Cut(lines[0], " ")
+	at, err := url.Parse(target)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,14 +99,22 @@ func runFormat(t *testing.T, rules, text string) string {
 			fmt.Fprintln(&out, err)
 			return result, false
 		}
-		a := f.Answer(&result)
+		a := p.Answer(&result)
 		answer := []byte(a.Text)
 		if a.JSON != nil {
 			if answer, err = json.Marshal(a.JSON); err != nil {
 				t.Fatal(err)
 			}
 		}
+		if a.Type != "" {
+			answer = []byte(a.Type)
+		}
 		fmt.Fprintf(&out, "%s %d %s\n", f.Name, a.Status, answer)
+		for _, e := range result.Errors {
+			if a.JSON == nil { // which does not say it
+				fmt.Fprintf(&out, "rejected %d: %s\n", e.Index, e.Reason)
+			}
+		}
 		if key := p.WriteKey(); key != "" {
 			fmt.Fprintf(&out, "key %s\n", key)
 		}
@@ -149,25 +158,26 @@ func FuzzFormats(f *testing.F) {
 			f.Fatal(err)
 		}
 		for _, c := range strings.Split(string(src), "=== ")[1:] {
-			_, rest, _ := strings.Cut(c, "\n\n")
-			body, _, _ := strings.Cut(rest, "\n----\n")
-			for i := range Formats() {
-				f.Add(i, []byte(body), "application/cloudevents-batch+json", "1.0")
-			}
-			f.Add(0, []byte(body), "text/plain", "")
+			_, rest, _ := strings.Cut(c, "\n")
+			text, _, _ := strings.Cut(rest, "\n----\n")
+			format, r := readRequest(f, text)
+			i, path := slices.Index(Formats(), format), slices.Index(format.Paths, r.Path)
+			f.Add(i, path, r.Query.Encode(), r.Body, r.Header.Get("Content-Type"), r.Header.Get("Ce-Specversion"))
 		}
 	}
-	f.Fuzz(func(t *testing.T, format int, body []byte, contentType, specVersion string) {
+	f.Fuzz(func(t *testing.T, number, path int, query string, body []byte, contentType, specVersion string) {
 		formats := Formats()
-		format = max(0, format%len(formats))
+		format := formats[max(0, number%len(formats))]
 		m := newMemory()
 		g, _ := newTestIngester(t, m)
 		r := &Request{Header: http.Header{"Content-Type": {contentType}}, Body: body, Client: "192.0.2.7"}
+		r.Path = format.Paths[max(0, path%len(format.Paths))]
+		r.Query, _ = url.ParseQuery(query) // what it cannot read is left out
 		if specVersion != "" {
 			r.Header["Ce-Specversion"] = []string{specVersion}
 			r.Header["Ce-Type"] = []string{contentType}
 		}
-		p, err := formats[format].Open(r)
+		p, err := format.Open(r)
 		if err != nil {
 			if !errors.Is(err, ErrBadRequest) {
 				t.Fatal(err)
@@ -193,6 +203,6 @@ func FuzzFormats(f *testing.F) {
 		if int(counted) != result.Accepted {
 			t.Errorf("%+v, and %v counted", result, counted)
 		}
-		formats[format].Answer(&result)
+		p.Answer(&result)
 	})
 }

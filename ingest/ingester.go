@@ -40,6 +40,12 @@ type Store interface {
 	Append(ctx context.Context, id tenant.ID, b *increment.Batch) (duplicate bool, err error)
 }
 
+// Usage counts what tenants send.
+type Usage interface {
+	// Events counts a batch by the verdicts of its events.
+	Events(id tenant.ID, accepted, duplicate, filtered, rejected int)
+}
+
 // Options of New. Store and Registerer are required.
 type Options struct {
 	Store      Store
@@ -52,6 +58,8 @@ type Options struct {
 	Now func() time.Time
 	// Slots are where bodies are decoded; nil: as many at once as there are.
 	Slots *overload.Slots
+	// Usage is told of every batch; nil: nobody is.
+	Usage Usage
 	// TenantLabelsMax is how many tenants the metrics tell apart; 0: 100.
 	TenantLabelsMax int
 }
@@ -87,6 +95,8 @@ type Result struct {
 	ErrorsOmitted int `json:"errors_omitted,omitempty"`
 	// Warnings say what is not stored of events that were accepted.
 	Warnings []string `json:"warnings,omitempty"`
+
+	at int64 // the present, in milliseconds since 1970
 }
 
 // EventError says why the event at Index was rejected. Events count from 0 in
@@ -94,6 +104,8 @@ type Result struct {
 type EventError struct {
 	Index  int    `json:"index"`
 	Reason string `json:"reason"`
+
+	kind reason // of Reason
 }
 
 // Ingester takes batches of events. Safe for concurrent use.
@@ -105,6 +117,7 @@ type Ingester struct {
 	book    *ruleBook
 	rates   *rates
 	slots   *overload.Slots // nil: no bound
+	usage   Usage           // nil: nobody counts
 	workers sync.Pool       // *worker
 }
 
@@ -121,7 +134,7 @@ func New(o Options) (*Ingester, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Ingester{store: o.Store, logger: o.Logger, now: o.Now, metrics: m, book: book, rates: newRates(o.Now), slots: o.Slots}
+	g := &Ingester{store: o.Store, logger: o.Logger, now: o.Now, metrics: m, book: book, rates: newRates(o.Now), slots: o.Slots, usage: o.Usage}
 	g.workers.New = func() any { return newWorker() }
 	return g, nil
 }
@@ -162,6 +175,8 @@ func (g *Ingester) Events(ctx context.Context, id tenant.ID, post *Post, idempot
 		copy(batch.Key[:], sum[:])
 	}
 	switch err = g.append(ctx, id, &batch, w); {
+	case errors.Is(err, tenant.ErrSuspended), errors.Is(err, tenant.ErrUnknown):
+		return Result{}, g.refuse(&c, m, err) // since the profile was looked up
 	case isOverload(err):
 		return Result{}, g.refuse(&c, m, err)
 	case errors.Is(err, increment.ErrTooLarge):
@@ -169,6 +184,9 @@ func (g *Ingester) Events(ctx context.Context, id tenant.ID, post *Post, idempot
 	}
 	m.refused.Add(float64(len(batch.Refused)))
 	w.count(m)
+	if r := &w.result; g.usage != nil {
+		g.usage.Events(id, r.Accepted, r.Duplicate, r.Filtered, r.Rejected)
+	}
 	return w.result, err
 }
 
@@ -191,7 +209,7 @@ func (g *Ingester) append(ctx context.Context, id tenant.ID, b *increment.Batch,
 	}
 	duplicate, err := g.store.Append(ctx, id, b)
 	switch {
-	case isOverload(err), errors.Is(err, increment.ErrTooLarge):
+	case isOverload(err), errors.Is(err, increment.ErrTooLarge), errors.Is(err, tenant.ErrSuspended), errors.Is(err, tenant.ErrUnknown):
 		return err // no verdict: the client is to send the batch again, or smaller ones
 	case err != nil:
 		v.result.Rejected += v.good

@@ -402,7 +402,8 @@ not JSON
 {"event":"view","length":1,"shard":4}`, "", "")
 	want := Result{
 		Accepted: 4, Rejected: 3,
-		Errors: []EventError{{1, "too many shards"}, {3, r.Errors[1].Reason}, {5, "too many shards"}}, Warnings: []string{"an increment is not stored: too many shards"},
+		Errors: []EventError{{1, "too many shards", reasonRefused}, {3, r.Errors[1].Reason, reasonBadJSON}, {5, "too many shards", reasonRefused}}, Warnings: []string{"an increment is not stored: too many shards"},
+		at: present,
 	}
 	if fmt.Sprint(r) != fmt.Sprint(want) {
 		t.Errorf("got %+v, want %+v", r, want)

@@ -82,14 +82,23 @@ func isOverload(err error) bool {
 	return errors.As(err, &over)
 }
 
+// limits are the tenant's.
+func (b *ruleBook) limits(id tenant.ID) (tenant.Limits, error) {
+	if b.stored == nil {
+		return tenant.DefaultLimits(), nil
+	}
+	limits, err := b.stored.Limits(id)
+	if err != nil {
+		err = fmt.Errorf("look up the limits of tenant %s: %w", id, err)
+	}
+	return limits, err
+}
+
 // checkLimits asks for the tenant's limits.
 func (b *ruleBook) checkLimits(id tenant.ID, file string, rs *ruleset) error {
-	limits := tenant.DefaultLimits()
-	if b.stored != nil {
-		var err error
-		if limits, err = b.stored.Limits(id); err != nil {
-			return fmt.Errorf("look up the limits of tenant %s: %w", id, err)
-		}
+	limits, err := b.limits(id)
+	if err != nil {
+		return err
 	}
 	return rs.checkLimits(file, &limits)
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"net/http"
 	"net/url"
-	"strconv"
 
 	"github.com/valyala/fastjson"
 )
@@ -35,9 +34,7 @@ func openPlausible(r *Request) (*Post, error) {
 		return nil
 	})
 	p.writeKey = site
-	if agent := r.Header.Get("User-Agent"); r.Client != "" || agent != "" {
-		p.user = []byte(r.Client + "\x00" + agent + "\x00" + site)
-	}
+	p.user = visitor(r.Client, r.Header.Get("User-Agent"), site)
 	return p, err
 }
 
@@ -87,6 +84,15 @@ func readPlausible(t *tracker, v *fastjson.Value) *rejection {
 	return nil
 }
 
+// visitor is who comes from an address with a browser to a site; nil where neither the
+// address nor the browser is known.
+func visitor(address, agent, site string) []byte {
+	if address == "" && agent == "" {
+		return nil
+	}
+	return []byte(address + "\x00" + agent + "\x00" + site)
+}
+
 // either is what v has under one of two names; nil where it has neither.
 func either(v *fastjson.Value, short, long string) *fastjson.Value {
 	if at := v.Get(short); at != nil && at.Type() != fastjson.TypeNull {
@@ -111,19 +117,34 @@ func parameterOf(name string) func(text []byte) []byte {
 	}
 }
 
+// Kinds of devices, made once.
+var (
+	deviceMobile  = []byte("mobile")
+	deviceTablet  = []byte("tablet")
+	deviceLaptop  = []byte("laptop")
+	deviceDesktop = []byte("desktop")
+)
+
 // deviceOfWidth is the kind of device that a screen of so many pixels has, by the
 // bounds that Plausible uses; nil where it is no number.
 func deviceOfWidth(text []byte) []byte {
-	width, err := strconv.ParseFloat(string(text), 64)
+	whole, _, _ := bytes.Cut(text, []byte("."))
+	width := 0
+	for _, c := range whole {
+		if c < '0' || c > '9' || width > 1e6 {
+			return nil
+		}
+		width = 10*width + int(c-'0')
+	}
 	switch {
-	case err != nil:
+	case len(whole) == 0:
 		return nil
 	case width < 576:
-		return []byte("mobile")
+		return deviceMobile
 	case width < 992:
-		return []byte("tablet")
+		return deviceTablet
 	case width < 1440:
-		return []byte("laptop")
+		return deviceLaptop
 	}
-	return []byte("desktop")
+	return deviceDesktop
 }

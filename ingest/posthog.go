@@ -1,12 +1,8 @@
 package ingest
 
 import (
-	"encoding/base64"
-	"fmt"
 	"net/http"
-	"net/url"
 	"strconv"
-	"strings"
 
 	"github.com/valyala/fastjson"
 )
@@ -32,7 +28,7 @@ var postHogFormat = &Format{
 }
 
 func openPostHog(r *Request) (*Post, error) {
-	body, err := postHogBody(r)
+	body, err := dataOf(r)
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +43,7 @@ func openPostHog(r *Request) (*Post, error) {
 		key.member(name, raw)
 		switch string(name) {
 		case "batch":
-			return p.batch(raw)
+			return p.array(name, raw)
 		case "sent_at":
 			p.sentAt = raw
 		}
@@ -55,41 +51,6 @@ func openPostHog(r *Request) (*Post, error) {
 	})
 	p.writeKey = key.text()
 	return p, err
-}
-
-// formBytesMax is the longest form: it becomes several copies of itself.
-const formBytesMax = 4 << 20
-
-// postHogBody is the JSON of a request: its body, or a field of the form that it is.
-func postHogBody(r *Request) ([]byte, error) {
-	body := r.Body
-	if body[0] != '{' && body[0] != '[' {
-		if len(body) > formBytesMax {
-			return nil, fmt.Errorf("it is a form of %d bytes, at most %d are read: send JSON", len(body), formBytesMax)
-		}
-		form, err := url.ParseQuery(string(body))
-		if err != nil || !form.Has("data") {
-			return nil, fmt.Errorf("it is neither JSON nor a form with data: %s", start(body))
-		}
-		body = []byte(form.Get("data"))
-		compression := r.Query.Get("compression")
-		if compression == "" {
-			compression = form.Get("compression")
-		}
-		switch {
-		case compression == "base64" || compression == "" && len(body) > 0 && body[0] != '{' && body[0] != '[':
-			// A form's + is a space where the client did not escape it.
-			if body, err = base64.StdEncoding.DecodeString(strings.ReplaceAll(string(body), " ", "+")); err != nil {
-				return nil, fmt.Errorf("data is no base64: %w", err)
-			}
-		case compression != "":
-			return nil, fmt.Errorf("compression %q of a form is not supported: send base64, or gzip-js as the body", compression)
-		}
-	}
-	if body = trimBody(body); len(body) == 0 || body[0] != '{' && body[0] != '[' {
-		return nil, fmt.Errorf("it has neither an object nor an array: %s", start(body))
-	}
-	return body, nil
 }
 
 // postHogKey is where a body or an event may have its key. No tree is made to find it,

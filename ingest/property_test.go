@@ -232,6 +232,7 @@ metrics:
 			`{"type":"track","event":"Order","userId":"u","messageId":"m","timestamp":"2023-11-14T22:13:10Z","properties":{"revenue":12.5,"cart":{"lines":3}},"context":{"page":{"url":"https://x.org/a?b"}}}`)},
 		"posthog":     {string(DefaultRules), ofFormat(postHogFormat, `{"event":"e","distinct_id":"d","uuid":"1","properties":{"$current_url":"https://x.org/p","v":2}}`)},
 		"plausible":   {string(DefaultRules), ofFormat(plausibleFormat, `{"n":"pageview","u":"https://x.org/p?a","d":"x.org","r":"https://g.org/","p":"{\"plan\":\"pro\"}"}`)},
+		"page":        {string(DefaultRules), firstOf(ofFormat(pageFormat, `{"d":"x.org","s":1,"e":[{"i":"1","n":"pageview","t":1700000000000,"u":"https://x.org/p?a","r":"https://g.org/","w":800,"p":{"plan":"pro","v":2}}]}`))},
 		"cloudevents": {string(DefaultRules), ofFormat(cloudEventsFormat, `{"specversion":"1.0","id":"1","source":"/s","type":"t","data":{"page":"/p","n":1}}`)},
 	} {
 		rules, err := parseRules(name, []byte(tc.rules))
@@ -313,3 +314,9 @@ func (allNew) Duplicate(int) bool { return false }
 func (allNew) Settle(bool)        {}
 
 func (discard) Append(context.Context, tenant.ID, *increment.Batch) (bool, error) { return false, nil }
+
+// firstOf is a post of an array of one event, with that event as its body.
+func firstOf(p *Post) *Post {
+	p.body = bytes.Trim(p.body, "[]")
+	return p
+}

@@ -164,3 +164,11 @@ func (c *charge) undo() {
 	c.rates.giveBack(c.tenant, unitBytes, c.bytes)
 	c.rates.giveBack(c.tenant, unitEvents, c.events)
 }
+
+// forget drops the buckets of a tenant.
+func (r *rates) forget(id tenant.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.buckets, bucketKey{id, unitEvents})
+	delete(r.buckets, bucketKey{id, unitBytes})
+}

@@ -16,7 +16,7 @@ func TestResultAsJSON(t *testing.T) {
 		{Result{Errors: none}, true},
 		{Result{Accepted: 1, Duplicate: 22, Filtered: 333, Rejected: 4444, Errors: none}, true},
 		{Result{}, false},
-		{Result{Rejected: 1, Errors: []EventError{{0, "no"}}}, false},
+		{Result{Rejected: 1, Errors: []EventError{{Reason: "no"}}}, false},
 		{Result{Rejected: 1, Errors: none, ErrorsOmitted: 1}, false},
 		{Result{Accepted: 1, Errors: none, Warnings: []string{"w"}}, false},
 	} {

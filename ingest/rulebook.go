@@ -64,8 +64,10 @@ type tenantRules struct {
 
 	mu    sync.Mutex // held while the source is asked
 	stamp string
-	text  []byte // in force
-	err   error  // of the newest text
+	// labelsMax is the limit of labels that the newest text was checked with.
+	labelsMax int
+	text      []byte // in force
+	err       error  // of the newest text
 }
 
 func newRuleBook(o Options) (*ruleBook, error) {
@@ -174,16 +176,23 @@ func (b *ruleBook) load(id tenant.ID, t *tenantRules) {
 		}
 		return
 	}
-	text, changed, err := b.source.EventRules(id, t.stamp)
-	if err == nil && !changed {
-		return
+	limits, err := b.limits(id)
+	if limits.LabelsPerSeries != t.labelsMax {
+		t.stamp = "" // what was right may be wrong, and what was wrong right
+	}
+	var text RuleText
+	if err == nil {
+		var changed bool
+		if text, changed, err = b.source.EventRules(id, t.stamp); err == nil && !changed {
+			return
+		}
 	}
 	var rs *ruleset
 	if err == nil {
 		rs, err = b.compile(&text)
 	}
 	if err == nil {
-		err = b.checkLimits(id, text.Name, rs)
+		err = rs.checkLimits(text.Name, &limits)
 	}
 	var clash error
 	if err == nil {
@@ -197,7 +206,7 @@ func (b *ruleBook) load(id tenant.ID, t *tenantRules) {
 		err = b.fill(id, rs)
 	}
 	b.note(t, errors.Join(err, clash))
-	t.stamp = text.Stamp
+	t.stamp, t.labelsMax = text.Stamp, limits.LabelsPerSeries
 	switch had := t.rules.Load(); {
 	case err != nil:
 		b.loads.WithLabelValues("failed").Inc()
@@ -360,4 +369,19 @@ func (g *Ingester) Metrics(id tenant.ID) ([]About, error) {
 		out[i] = About{r.metric, r.help, r.unit}
 	}
 	return out, nil
+}
+
+// Forget drops what is kept of a tenant that is deleted: its rules, which are read again
+// where it is made again, and what it may send.
+func (g *Ingester) Forget(id tenant.ID) {
+	g.book.mu.Lock()
+	t := g.book.tenants[id]
+	delete(g.book.tenants, id)
+	g.book.mu.Unlock()
+	if t != nil {
+		t.mu.Lock() // not while they are read
+		g.book.note(t, nil)
+		t.mu.Unlock()
+	}
+	g.rates.forget(id)
 }

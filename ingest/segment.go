@@ -39,7 +39,7 @@ func openSegment(r *Request) (*Post, error) {
 	err := members(r.Body, func(name, raw []byte) error {
 		switch string(name) {
 		case "batch":
-			return p.batch(raw)
+			return p.array(name, raw)
 		case "writeKey":
 			if p.writeKey == "" {
 				p.writeKey = textIn(raw)

@@ -1,12 +1,20 @@
 package ingest
 
-import "github.com/valyala/fastjson"
+import (
+	"strconv"
+
+	"github.com/valyala/fastjson"
+)
 
 // layout says where the parts of an event are in a tracker's JSON.
 type layout struct {
 	name string // of the format; sets its ids apart from other formats'
 	// read finds the parts of the event that v, an object, is.
 	read func(t *tracker, v *fastjson.Value) *rejection
+	// queries: an event may also be the text of a query, whose parameters are its fields.
+	queries bool
+	// own are numbers among the properties that are the tracker's, and not counted.
+	own []string
 	// aliases are names by which rules find what the tracker calls otherwise. The
 	// first of a name that the event has is used, where no field has the name itself.
 	aliases []alias
@@ -23,6 +31,9 @@ type alias struct {
 	over bool
 	// number: a text that is a number is one.
 	number bool
+	// counted: it is one of the numbers of further_data.*, for formats that have numbers
+	// elsewhere than among the properties, or as texts.
+	counted bool
 }
 
 // sentAtBytesMax is longer than any time is written.
@@ -32,9 +43,11 @@ const sentAtBytesMax = 128
 type tracker struct {
 	tree
 	post   *Post
-	outer  fastjson.Parser // of what the events of a body share
-	inner  fastjson.Parser // of JSON within a text
+	outer  fastjson.Parser    // of what the events of a body share
+	inner  []*fastjson.Parser // of JSON within texts
+	inside int                // how many texts of the event they have parsed
 	shared *fastjson.Value
+	query  []byte            // the event's parameters as JSON
 	id     []byte            // which idText points into
 	scopes []*fastjson.Value // for objects
 }
@@ -47,7 +60,7 @@ func newTracker() *tracker {
 
 // open sets the post that the events come from. REQUIRES: begin was called.
 func (t *tracker) open(p *Post) {
-	t.post, t.shared, t.where = p, nil, "properties"
+	t.post, t.shared, t.where, t.own = p, nil, "properties", p.layout.own
 	if p.shared != nil && checkDepth(p.shared, t.depthMax) == nil {
 		// What is wrong with it is wrong with the body, and its events say so less well
 		// than they are counted without it.
@@ -58,13 +71,17 @@ func (t *tracker) open(p *Post) {
 	if len(p.sentAt) == 0 || len(p.sentAt) > sentAtBytesMax {
 		return
 	}
-	v, err := fastjson.ParseBytes(p.sentAt)
-	if err != nil {
-		return
+	if v, err := fastjson.ParseBytes(p.sentAt); err == nil {
+		t.sent(v)
 	}
+}
+
+// sent takes the client's clock when it sent what follows. Nothing is sent after it has
+// arrived: such a clock is wrong, and by that much. One that is behind cannot be told from
+// a body that was long on its way.
+func (t *tracker) sent(v *fastjson.Value) {
+	t.ahead = 0
 	f := t.fieldOf(v)
-	// Nothing is sent after it has arrived: such a clock is wrong, and by that much. One
-	// that is behind cannot be told from a body that was long on its way.
 	if ms, ok := parseTimestamp(string(f.text)); ok && (f.kind == fieldText || f.kind == fieldNumber) && ms > t.now {
 		t.ahead = ms - t.now
 	}
@@ -72,7 +89,11 @@ func (t *tracker) open(p *Post) {
 
 // decode reads one event, or says why it is none. The event is good until the next one.
 func (t *tracker) decode(raw []byte) (*event, *rejection) {
-	v, rejected := t.parse(raw)
+	parse := t.parse
+	if t.post.layout.queries && raw[0] != '{' {
+		parse = t.parameters
+	}
+	v, rejected := parse(raw)
 	if rejected != nil {
 		return nil, rejected
 	}
@@ -80,13 +101,18 @@ func (t *tracker) decode(raw []byte) (*event, *rejection) {
 		return nil, reject(reasonNotAnObject, "%s is not an object", show(v))
 	}
 	t.reset()
+	t.inside, t.ignored = 0, t.post.dry
 	if rejected = t.post.layout.read(t, v); rejected != nil {
 		return nil, rejected
 	}
 	found := ""
 	for i := range t.post.layout.aliases {
-		if a := &t.post.layout.aliases[i]; a.name != found && t.alias(a, v) {
+		a := &t.post.layout.aliases[i]
+		if a.name != found && t.alias(a, v) {
 			found = a.name
+		}
+		if a.counted && t.rules.numbers {
+			t.count(a, v)
 		}
 	}
 	return &t.event, t.finish()
@@ -96,7 +122,7 @@ func (t *tracker) decode(raw []byte) (*event, *rejection) {
 // noted when they are read.
 func (t *tracker) shrink() {
 	if t.tree.shrink() {
-		t.outer, t.inner, t.shared, t.scopes = fastjson.Parser{}, fastjson.Parser{}, nil, nil
+		t.outer, t.inner, t.shared, t.query, t.scopes = fastjson.Parser{}, nil, nil, nil, nil
 	}
 }
 
@@ -113,6 +139,22 @@ func (t *tracker) set(slot int, v *fastjson.Value) {
 func (t *tracker) setText(slot int, text []byte) {
 	if len(text) > 0 && t.fields[slot].kind == fieldAbsent {
 		t.fields[slot] = field{kind: fieldText, text: text}
+	}
+}
+
+// setNumber makes n the value of a field that the event does not have, and one of its
+// numbers.
+func (t *tracker) setNumber(name string, n float64) {
+	start := len(t.text)
+	t.text = append(t.text, name...)
+	middle := len(t.text)
+	t.text = strconv.AppendFloat(t.text, n, 'f', -1, 64)
+	key, text := t.text[start:middle:middle], t.text[middle:len(t.text):len(t.text)]
+	if slot, ok := t.rules.find(key); ok && t.fields[slot].kind == fieldAbsent {
+		t.fields[slot] = field{kind: fieldNumber, text: text}
+	}
+	if t.rules.numbers && t.bad == nil {
+		t.bad = t.number(key, text)
 	}
 }
 
@@ -171,15 +213,41 @@ func (t *tracker) alias(a *alias, v *fastjson.Value) (found bool) {
 	return true
 }
 
-// within parses the JSON that is in a text; nil where it is none that is read. The value is good
-// until the next one.
+// count counts the number that an alias is of, a text or not, under the alias's name.
+func (t *tracker) count(a *alias, v *fastjson.Value) {
+	f := t.fieldOf(v.Get(a.path...))
+	if t.bad != nil || f.kind != fieldNumber && (f.kind != fieldText || !isNumber(string(f.text))) {
+		return
+	}
+	start := len(t.text)
+	t.text = append(t.text, a.name...)
+	t.bad = t.number(t.text[start:len(t.text):len(t.text)], f.text)
+}
+
+// within parses the JSON that is in a text; nil where it is none that is read. The value is
+// good until the next event.
 func (t *tracker) within(text []byte) *fastjson.Value {
 	if checkDepth(text, t.depthMax) != nil {
 		return nil
 	}
-	v, err := t.inner.ParseBytes(text)
+	if t.inside++; t.inside > len(t.inner) {
+		t.inner = append(t.inner, new(fastjson.Parser))
+	}
+	v, err := t.inner[t.inside-1].ParseBytes(text)
 	if err != nil {
 		return nil
 	}
 	return v
+}
+
+// pageAliases are those of the address of a page: what page it is, of which host, and by
+// which campaign it was come to. over is that of page.
+func pageAliases(over bool, path ...string) []alias {
+	return []alias{
+		{name: "page", path: path, part: pathOf, over: over},
+		{name: "host", path: path, part: hostOf},
+		{name: "utm_source", path: path, part: parameterOf("utm_source")},
+		{name: "utm_medium", path: path, part: parameterOf("utm_medium")},
+		{name: "utm_campaign", path: path, part: parameterOf("utm_campaign")},
+	}
 }

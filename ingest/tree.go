@@ -24,6 +24,7 @@ type tree struct {
 	visited  scopeKind
 	further  *fastjson.Value // further_data that was come upon
 	where    string          // whose numbers they are, for messages
+	own      []string        // names of numbers that are none of the event's
 	bad      *rejection      // of a number
 }
 
@@ -134,10 +135,19 @@ func (t *tree) field(key []byte, v *fastjson.Value) {
 			t.fields[slot] = t.fieldOf(v)
 		}
 	}
-	numeric := t.visited == scopeNumbers || t.visited == scopeTracker && (len(key) == 0 || key[0] != '$')
+	numeric := t.visited == scopeNumbers || t.visited == scopeTracker && (len(key) == 0 || key[0] != '$') && !t.isOwn(key)
 	if numeric && t.rules.numbers && v.Type() == fastjson.TypeNumber && t.bad == nil {
 		t.bad = t.number(key, t.textOf(v))
 	}
+}
+
+func (t *tree) isOwn(key []byte) bool {
+	for _, name := range t.own {
+		if string(key) == name {
+			return true
+		}
+	}
+	return false
 }
 
 // fieldOf is a value as a field; nil is none.

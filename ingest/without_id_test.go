@@ -8,6 +8,14 @@ func TestEventsOfTrackersWithoutIDs(t *testing.T) {
 		"segment":   `{"type": "track", "event": "order", "userId": "u"}`,
 		"posthog":   `{"event": "order", "distinct_id": "u"}`,
 		"plausible": `{"n": "order"}`,
+		"page":      `{"e": [{"n": "order"}]}`,
+		"amplitude": `{"event_type": "order", "user_id": "u"}`,
+		"mixpanel":  `{"event": "order", "properties": {"distinct_id": "u"}}`,
+		"ga4":       `{"client_id": "u", "events": [{"name": "order"}]}`,
+		"gtag":      `en=order&cid=u`,
+		"snowplow":  `{"e": "se", "se_ac": "order"}`,
+		"umami":     `{"type": "event", "payload": {"name": "order"}}`,
+		"matomo":    `idsite=1&rec=1&e_a=order`,
 	} {
 		format, err := FormatNamed(name)
 		if err != nil {

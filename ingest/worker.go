@@ -31,7 +31,7 @@ func (v *verdicts) reject(index int, r *rejection) {
 	v.result.Rejected++
 	v.rejected[r.reason]++
 	if len(v.result.Errors) < errorsMax {
-		v.result.Errors = append(v.result.Errors, EventError{index, r.text})
+		v.result.Errors = append(v.result.Errors, EventError{index, r.text, r.reason})
 	} else {
 		v.result.ErrorsOmitted++
 	}
@@ -150,7 +150,7 @@ func (w *worker) begin(rules *ruleset, p tenant.Profile, now int64, post *Post) 
 		w.decoder = w.tracker
 	}
 	w.coalescer.begin(rules, p.GridMillis())
-	w.verdicts = verdicts{result: Result{Errors: []EventError{}}}
+	w.verdicts = verdicts{result: Result{Errors: []EventError{}, at: now}}
 	if cap(w.counted) > 4*coalescedKept {
 		w.counted, w.ids = nil, nil
 	}
@@ -196,8 +196,8 @@ func (w *worker) event(raw []byte) *rejection {
 	index := w.events
 	w.events++
 	e, rejected := w.decoder.decode(raw)
-	if rejected == nil {
-		w.hits, rejected = w.rules.match(e, w.hits[:0])
+	if w.hits = w.hits[:0]; rejected == nil && !e.ignored {
+		w.hits, rejected = w.rules.match(e, w.hits)
 	}
 	if rejected != nil {
 		w.reject(index, rejected) // I2

@@ -32,6 +32,7 @@ type accumulation struct {
 	n       int
 	groups  *grouping
 	groupOf []int32 // by series
+	order   []int32 // in which series are read; nil: their own
 	workers int
 	// owner is the goroutine that has all series of a group; nil: groups are shared and
 	// added up at the end.
@@ -41,10 +42,11 @@ type accumulation struct {
 // newAccumulation returns nil where d's first aggregation is none of these, or is not of
 // series that the function leaves as they are.
 func newAccumulation(ctx context.Context, d *direct, set column.Set) (*accumulation, error) {
-	if len(d.aggregations) == 0 {
+	if len(d.layers) == 0 || d.layers[0].aggregate == nil {
 		return nil, nil
 	}
-	a := &accumulation{d: d, op: d.aggregations[0].Op, n: d.points()}
+	first := d.layers[0].aggregate
+	a := &accumulation{d: d, op: first.Op, n: d.points()}
 	switch a.op {
 	case parser.SUM, parser.AVG, parser.MIN, parser.MAX, parser.COUNT, parser.GROUP:
 	default:
@@ -53,7 +55,7 @@ func newAccumulation(ctx context.Context, d *direct, set column.Set) (*accumulat
 	if d.sameLabels(set) {
 		return nil, nil
 	}
-	g := newGrouping(d.aggregations[0])
+	g := newGrouping(first)
 	if d.dropsName() { // what is dropped is not grouped by
 		g.names = slices.DeleteFunc(g.names, func(name string) bool { return !g.a.Without && isMetadata(name) })
 	}
@@ -72,6 +74,9 @@ func newAccumulation(ctx context.Context, d *direct, set column.Set) (*accumulat
 		sizes[k]++
 		a.groupOf[i] = int32(k)
 	}
+	if o, ok := set.(column.Ordered); ok {
+		a.order = o.Order()
+	}
 	a.divide(sizes)
 	return a, nil
 }
@@ -86,7 +91,7 @@ func (a *accumulation) divide(sizes []int) {
 	}
 	const few = 1 << 20 // accumulators that may be there twice
 	largest := slices.Max(sizes)
-	if a.workers == 1 || len(sizes)*a.n*a.workers <= few && largest*a.workers*4 > len(a.groupOf) {
+	if a.workers == 1 || len(sizes)*a.n*a.workers <= few && (a.order != nil || largest*a.workers*4 > len(a.groupOf)) {
 		return
 	}
 	order := make([]int, len(sizes)) // the largest first
@@ -158,7 +163,7 @@ func (a *accumulation) run(ctx context.Context, set column.Set, sink *output) (a
 		total.merge(p)
 	}
 	a.d.stats.groups = len(total.groups)
-	said := make([]annotations.Annotations, len(a.d.aggregations))
+	said := make([]annotations.Annotations, len(a.d.layers))
 	err := a.flush(total, sink, said)
 	for _, more := range said { // of the same the last stands
 		annos.Merge(more)
@@ -189,18 +194,23 @@ func (a *accumulation) work(ctx context.Context, set column.Set, w int, e *evalu
 			continue
 		}
 		err := set.Reading(func() error {
-			for i, g := range a.groupOf[lo:min(lo+strip, len(a.groupOf))] {
+			for i := lo; i < min(lo+strip, len(a.groupOf)); i++ {
+				at := i
+				if a.order != nil {
+					at = int(a.order[i])
+				}
+				g := a.groupOf[at]
 				if a.owner != nil && a.owner[g] != int32(w) {
 					continue
 				}
-				if err := e.checked(ctx, set, lo+i, &r); err != nil {
+				if err := e.checked(ctx, set, at, &r); err != nil {
 					return err
 				}
 				if r.h != nil {
 					return errNotSimple
 				}
 				if r.some {
-					s.add(int(g), lo+i, &r)
+					s.add(int(g), at, &r)
 				}
 			}
 			return nil
@@ -218,6 +228,7 @@ func (s *sums) add(g, series int, r *row) {
 		to = &group{first: series}
 		s.groups[g] = to
 	}
+	to.first = min(to.first, series)
 	if to.sum == nil && s.op != parser.COUNT && s.op != parser.GROUP {
 		to.sum = make([]float64, s.n)
 		switch s.op {
@@ -360,12 +371,12 @@ func (a *accumulation) flush(s *sums, sink *output, said []annotations.Annotatio
 	return finish()
 }
 
-// rest returns where results go: through the aggregations over the first, then to the
+// rest returns where results go: through the layers over the first, then to the
 // sink; and what is to be called at the end. What they say of it is put into said.
 func (a *accumulation) rest(sink *output, said []annotations.Annotations) (add func(labels.Labels, *row) error, finish func() error) {
 	add, finish = sink.add, func() error { return nil }
-	for i := len(a.d.aggregations) - 1; i > 0; i-- {
-		s, next, after := newStage(a.d, a.d.aggregations[i], a.d.params[i], &said[i]), add, finish
+	for i := len(a.d.layers) - 1; i > 0; i-- {
+		s, next, after := newStage(a.d, a.d.layers[i], &said[i]), add, finish
 		add = s.add
 		finish = func() error {
 			if err := s.flush(next); err != nil {

@@ -18,12 +18,13 @@ import (
 )
 
 // direct is a subtree of a query that is computed from whole series: a function of a
-// range or a selector, and aggregations over it.
+// range or a selector, and aggregations and functions of histograms over it.
 type direct struct {
 	shape
 	expr   parser.Expr
 	source *source
 	times  steps // of evaluation
+	asked  int64 // the first of them; times are those of @ where all steps are one
 
 	// Milliseconds: what a step reads is in (t-offset-before, t-offset+after], t being
 	// the evaluation time or at.
@@ -31,9 +32,8 @@ type direct struct {
 	at                    *int64
 	lookback              time.Duration
 
-	startTimes bool      // start timestamps matter
-	namesLast  bool      // see planner
-	params     []float64 // of the aggregations
+	startTimes bool // start timestamps matter
+	namesLast  bool // see planner
 	maxSamples int
 
 	stats directStats
@@ -57,13 +57,6 @@ func newDirect(expr parser.Expr, stmt *parser.EvalStmt, o directOptions) *direct
 		d.startTimes = o.startTimes && slices.Contains(ofStartTimes, s.call.Func.Name)
 	}
 	d.before, d.after = selectorReach(s.selector, width, millis(d.lookback))
-	for _, a := range s.aggregations {
-		p := 0.0
-		if a.Param != nil {
-			p, _ = constant(a.Param)
-		}
-		d.params = append(d.params, p)
-	}
 	return d
 }
 
@@ -79,7 +72,7 @@ var ofStartTimes = []string{"rate", "irate", "increase", "resets"}
 // setTimes says when d is evaluated. Where @ makes it the same at every step, the engine
 // looks it up at the time of @.
 func (d *direct) setTimes(s steps) {
-	if d.times = s; s.count() > 0 && d.fixed() {
+	if d.times, d.asked = s, s.start; s.count() > 0 && d.fixed() {
 		d.times = steps{start: *d.at, end: *d.at, interval: 1}
 	}
 }
@@ -95,6 +88,9 @@ func (d *direct) window(i int) (lo, hi int64) {
 	}
 	return t - d.offset - d.before, t - d.offset + d.after
 }
+
+// evaluatedAt is the time at which the engine evaluates the i-th step.
+func (d *direct) evaluatedAt(i int) int64 { return d.asked + int64(i)*d.times.interval }
 
 // metric is the labels of a series in the result of the function.
 func (d *direct) metric(ls labels.Labels) labels.Labels {

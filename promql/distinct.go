@@ -65,7 +65,14 @@ func (c *call) matrix(ctx context.Context, source DistinctSource, maxSamples int
 	if len(in) == 0 {
 		return nil, nil, nil // ranges of no length
 	}
-	k := counter{ctx: ctx, call: c, ranges: ranges, unions: make([]sketch.Union, len(in)), room: maxSamples}
+	k := counter{
+		ctx: ctx, call: c, ranges: ranges, unions: make([]sketch.Union, len(in)), room: maxSamples,
+		sets: &sketch.Room{BytesMax: max(setsBytesMin, sampleBytes*maxSamples)},
+	}
+	for i := range k.unions {
+		k.unions[i].Bound(k.sets)
+	}
+	k.slide.Room = k.sets
 	var out upstream.Matrix
 	ws, err := source.DistinctSeries(ctx, in, func(series []sketch.Series) (err error) {
 		out, err = k.groups(c.group(series))
@@ -140,6 +147,23 @@ type counter struct {
 	unions []sketch.Union // by interval
 	slide  sketch.Slide
 	room   int // samples that the query may still hold
+	sets   *sketch.Room
+}
+
+// A sample that a query holds is this many bytes, and its sets of ids may take as many
+// bytes together as its samples, but at least those of a few large sets.
+const (
+	sampleBytes  = 16
+	setsBytesMin = 64 << 20
+)
+
+// fits returns an error where the sets take more memory than they may.
+func (k *counter) fits() error {
+	if !k.sets.Over() {
+		return nil
+	}
+	return &evaluationError{fmt.Errorf("%s needs more than %d MiB for the ids of %d intervals: %w",
+		k.call.function, k.sets.BytesMax>>20, len(k.unions), upstream.ErrTooManySamples(where))}
 }
 
 func (k *counter) groups(groups []unionGroup) (upstream.Matrix, error) {
@@ -150,6 +174,9 @@ func (k *counter) groups(groups []unionGroup) (upstream.Matrix, error) {
 		}
 		for _, s := range g.series {
 			if err := s.Unite(k.ctx, k.unions); err != nil {
+				return nil, err
+			}
+			if err := k.fits(); err != nil {
 				return nil, err
 			}
 		}
@@ -184,6 +211,9 @@ func (k *counter) count() ([]upstream.FPoint, error) {
 			var err error
 			if counted, some, err = k.slide.Count(r.first, r.last); err != nil {
 				return nil, fmt.Errorf("count ids: %w", err)
+			}
+			if err := k.fits(); err != nil {
+				return nil, err
 			}
 		}
 		if !some {

@@ -7,8 +7,8 @@
 //
 // The engine reads sample by sample, by way of an iterator, and keeps a value of every
 // series and step until it aggregates them. The planner finds the subtrees of a query
-// that are a function of a range, aggregations over one, or aggregations over a
-// selector; replaces each by a synthetic vector selector; hands the rest of the
+// that are a function of a range, or aggregations and functions of histograms over one or
+// over a selector; replaces each by a synthetic vector selector; hands the rest of the
 // expression to the engine; and serves the selector's series from what it has computed
 // in one pass over the data, several series at a time, at exactly the times at which the
 // engine will ask for them. So it does with calls of our two functions, which cannot be
@@ -17,11 +17,15 @@
 //	planner.visit      which subtrees, by the query's text
 //	evaluationPlaces   when the engine evaluates what stands for each
 //	direct.compute     select columns; evaluator: column -> row of values by step;
-//	                   aggregations over rows; series out of what is left
+//	                   layers (aggregations, functions of histograms) over rows;
+//	                   series out of what is left
 //
 // Simple aggregations of floats (sum, avg, min, max, count, group) go into accumulators
 // of each goroutine; all else takes rows in the order of the series, in one goroutine,
 // with the engine's own arithmetic, while others compute the next rows.
+//
+// Functions of histograms take native histograms and classic buckets by rows too: which
+// buckets are of one histogram is found once for a series and not at every step.
 //
 // Files:
 //
@@ -39,6 +43,7 @@
 //	kernels.go, kernels_grid.go     functions of samples, and of runs of increments
 //	accumulate.go                   simple aggregations
 //	inorder.go, cells.go, ranks.go, grouping.go     all others
+//	histograms.go                   functions of histograms
 //	output.go                       rows to series
 //	accounting.go, counts.go        what the engine would have counted
 //	explain.go    plans as trees
@@ -91,7 +96,8 @@
 //	    whole. What can depend on the range that is asked for is not kept.
 //	I11: no range of a call begins or ends inside an interval that its source is asked
 //	    for, so that the source may count an hour or a day that an interval has whole
-//	    as one set. Only the sets of one group are in memory at a time.
+//	    as one set. Only the sets of one group are in memory at a time, within the bytes of
+//	    the samples that a query may hold.
 //
 // What differs from a function that the engine evaluates itself: info() over one of our
 // two functions takes its info series at the evaluation time, also where the call's

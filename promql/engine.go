@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/util/features"
 
 	upstream "github.com/prometheus/prometheus/promql"
 )
@@ -35,6 +36,8 @@ type EngineOptions struct {
 	// LookbackDelta is the age past which a sample no longer shows, 0 for 5
 	// minutes.
 	LookbackDelta time.Duration
+	// Features is told what the language has; nil: nobody is.
+	Features features.Collector
 	// DropNamesLast and StartTimestamps are upstream's options EnableDelayedNameRemoval
 	// and UseStartTimestamps. Language is what is parsed besides our own functions, nil for
 	// what NewParser takes.
@@ -64,6 +67,7 @@ func NewEngine(o EngineOptions) *Engine {
 		Timeout:            o.Timeout,
 		LookbackDelta:      o.LookbackDelta,
 		EnablePerStepStats: true,
+		FeatureRegistry:    o.Features,
 
 		EnableDelayedNameRemoval: o.DropNamesLast,
 		UseStartTimestamps:       o.StartTimestamps,

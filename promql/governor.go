@@ -25,12 +25,20 @@ import (
 // a few tenants find a place.
 const concurrencyMin = 8
 
+// Usage counts what tenants ask.
+type Usage interface {
+	// Query counts a query and the samples that it read.
+	Query(id tenant.ID, samples int64)
+}
+
 // GovernorOptions are what a Governor is made of.
 type GovernorOptions struct {
 	// Engine answers what is admitted. Required.
 	Engine upstream.QueryEngine
 	// Limits returns those of a tenant. Required.
 	Limits func(tenant.ID) (tenant.Limits, error)
+	// Usage is told of every query; nil: nobody is.
+	Usage Usage
 	// Concurrency is how many queries of all tenants run at once; 0: twice as many as
 	// there are processors, at least 8. They compute, and where one tenant alone asks
 	// half of that many keeps every processor busy.
@@ -127,7 +135,14 @@ func (g *Governor) Admit(ctx context.Context) (admitted context.Context, release
 	if err != nil {
 		return nil, nil, err
 	}
+	g.used(r.tenant, 0)
 	return g.admit(budget.With(ctx, r.budget), r)
+}
+
+func (g *Governor) used(id tenant.ID, samples int64) {
+	if g.options.Usage != nil {
+		g.options.Usage.Query(id, samples)
+	}
 }
 
 // request is what is known of a query when it comes.
@@ -266,6 +281,11 @@ func (q *governedQuery) Exec(ctx context.Context) *upstream.Result {
 			res.Err = g.explain(ctx, q.request, res.Err)
 		}
 	}
+	samples := int64(0)
+	if st := q.Query.Stats(); st != nil && st.Samples != nil {
+		samples = st.Samples.TotalSamples
+	}
+	g.used(q.request.tenant, samples)
 	q.log(g.options.Now().Sub(began), res.Err)
 	return res
 }

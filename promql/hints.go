@@ -32,8 +32,8 @@ func newSource(s *shape, stmt *parser.EvalStmt) *source {
 		return nil
 	})
 	out := &source{matchers: s.selector.LabelMatchers, hints: hints, statsOnly: s.selector.SkipHistogramBuckets}
-	if len(s.aggregations) > 0 {
-		out.project(s.aggregations[0])
+	if len(s.layers) > 0 && s.layers[0].aggregate != nil {
+		out.project(s.layers[0].aggregate)
 	}
 	return out
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/quipudb/quipu/internal/column"
 )
 
-// stage is an aggregation. It takes rows in the order in which the engine would, so
+// stage is a layer at work. It takes rows in the order in which the engine would, so
 // that what depends on it (equals of topk, histograms that do not fit together, the
 // last bits of a sum) is as the engine has it.
 type stage interface {
@@ -22,16 +22,16 @@ type stage interface {
 }
 
 // inOrder evaluates the series of set, several at a time, and takes their rows through
-// the aggregations in order.
+// the layers in order.
 func (d *direct) inOrder(ctx context.Context, set column.Set, sink *output) (annotations.Annotations, error) {
 	d.stats.inOrder = true
-	said := make([]annotations.Annotations, len(d.aggregations))
+	said := make([]annotations.Annotations, len(d.layers))
 	var stages []stage
 	if d.sameLabels(set) {
 		stages = append(stages, newMerger(d.maxSamples))
 	}
-	for i, a := range d.aggregations {
-		stages = append(stages, newStage(d, a, d.params[i], &said[i]))
+	for i, l := range d.layers {
+		stages = append(stages, newStage(d, l, &said[i]))
 	}
 	pass := func(to int) func(labels.Labels, *row) error {
 		if to == len(stages) {
@@ -63,7 +63,14 @@ func flushed(s stage, next func(labels.Labels, *row) error) (err error) {
 	return s.flush(next)
 }
 
-func newStage(d *direct, a *parser.AggregateExpr, param float64, annos *annotations.Annotations) stage {
+func newStage(d *direct, l layer, annos *annotations.Annotations) stage {
+	if l.call != nil {
+		return newHistograms(d, l.call, annos)
+	}
+	a, param := l.aggregate, 0.0
+	if a.Param != nil {
+		param, _ = constant(a.Param)
+	}
 	by := newGrouping(a)
 	switch a.Op {
 	case parser.TOPK, parser.BOTTOMK:

@@ -43,11 +43,8 @@ func (p planner) visit(expr parser.Expr, take func(parser.Expr) parser.Expr) par
 	case *parser.Call:
 		_, lone := lonely[n.Func.Name]
 		p.off = p.off || lone
-		switch n.Func.Name { // see detectHistogramStatsDecoding of upstream's promql/engine.go
-		case "histogram_count", "histogram_sum", "histogram_avg":
-			p.stats = true
-		case "histogram_quantile", "histogram_quantiles", "histogram_fraction", "histogram_stddev", "histogram_stdvar":
-			p.stats = false
+		if _, ok := ofHistograms[n.Func.Name]; ok { // see detectHistogramStatsDecoding of upstream's promql/engine.go
+			p.stats = slices.Contains(ofStats, n.Func.Name)
 		}
 		for i := range n.Args {
 			n.Args[i] = p.visit(n.Args[i], take)
@@ -72,6 +69,16 @@ var lonely = map[string]struct{}{
 	"absent": {}, "absent_over_time": {}, "timestamp": {}, "start_timestamp": {}, "info": {},
 }
 
+// ofHistograms are the functions of histograms, with the place of their vector among the
+// arguments; ofStats are those that need but counts and sums.
+var (
+	ofHistograms = map[string]int{
+		"histogram_count": 0, "histogram_sum": 0, "histogram_avg": 0, "histogram_stddev": 0, "histogram_stdvar": 0,
+		"histogram_quantile": 1, "histogram_quantiles": 0, "histogram_fraction": 2,
+	}
+	ofStats = []string{"histogram_count", "histogram_sum", "histogram_avg"}
+)
+
 // differences are the functions whose histograms have no counter reset hint of their own.
 var differences = []string{"rate", "increase", "delta", "irate", "idelta"}
 
@@ -84,25 +91,46 @@ func (p planner) takes(expr parser.Expr) bool {
 	}
 	s, ok := shapeOf(expr)
 	switch {
-	case !ok || s.call == nil && len(s.aggregations) == 0:
+	case !ok || s.call == nil && len(s.layers) == 0:
 		return false // a bare selector is what the engine reads anyway
 	case p.noPins && s.pinned():
 		return false
-	case p.stats && (s.call == nil || !slices.Contains(differences, s.call.Func.Name)):
-		return false // hints show
-	case p.namesLast && s.call != nil && !keepsName(s.call):
+	case p.showsHints(&s):
+		return false
+	case p.namesLast && s.dropsNames():
 		return s.forgetsName()
 	}
 	return true
 }
 
-// shape is a subtree that can be computed directly: aggregations, one over another,
-// over a function of a range or over a selector.
+// showsHints reports whether the engine makes counter reset hints of its own for the
+// histograms that are selected, and something of s looks at them.
+func (p planner) showsHints(s *shape) bool {
+	stats := p.stats
+	for _, l := range slices.Backward(s.layers) {
+		if l.call != nil {
+			stats = slices.Contains(ofStats, l.call.Func.Name)
+		}
+	}
+	if !stats || s.call != nil {
+		return stats && !slices.Contains(differences, s.call.Func.Name)
+	}
+	return s.layers[0].call == nil
+}
+
+// shape is a subtree that can be computed directly: aggregations and functions of
+// histograms, one over another, over a function of a range or over a selector.
 type shape struct {
-	aggregations []*parser.AggregateExpr // innermost first
-	call         *parser.Call            // nil: of the selector itself
-	matrix       *parser.MatrixSelector  // the argument of call
-	selector     *parser.VectorSelector
+	layers   []layer                // innermost first
+	call     *parser.Call           // nil: of the selector itself
+	matrix   *parser.MatrixSelector // the argument of call
+	selector *parser.VectorSelector
+}
+
+// layer is an aggregation or a call of a function of histograms.
+type layer struct {
+	aggregate *parser.AggregateExpr
+	call      *parser.Call
 }
 
 // pinned reports whether the selector has @.
@@ -127,9 +155,17 @@ func shapeOf(expr parser.Expr) (s shape, ok bool) {
 			return s, false
 		}
 		s, ok = shapeOf(n.Expr)
-		s.aggregations = append(s.aggregations, n)
+		s.layers = append(s.layers, layer{aggregate: n})
 		return s, ok
 	case *parser.Call:
+		if at, ok := ofHistograms[n.Func.Name]; ok {
+			if !constantsBut(n, at) {
+				return s, false
+			}
+			s, ok = shapeOf(n.Args[at])
+			s.layers = append(s.layers, layer{call: n})
+			return s, ok
+		}
 		return shapeOfCall(n)
 	case *parser.VectorSelector:
 		s.selector = n
@@ -181,6 +217,18 @@ func aggregates(n *parser.AggregateExpr) bool {
 	return false
 }
 
+// constantsBut reports whether all arguments of n but one are constants.
+func constantsBut(n *parser.Call, at int) bool {
+	for i, arg := range n.Args {
+		_, number := constant(arg)
+		_, text := unparen(arg).(*parser.StringLiteral)
+		if i != at && !number && !text {
+			return false
+		}
+	}
+	return true
+}
+
 // constant returns the value of a number.
 func constant(expr parser.Expr) (v float64, ok bool) {
 	switch n := unparen(expr).(type) {
@@ -201,11 +249,19 @@ func keepsName(c *parser.Call) bool {
 	return c.Func.Name == "last_over_time" || c.Func.Name == "first_over_time"
 }
 
+// dropsNames reports whether a function of s drops the names of metrics.
+func (s *shape) dropsNames() bool {
+	return s.call != nil && !keepsName(s.call) || slices.ContainsFunc(s.layers, func(l layer) bool { return l.call != nil })
+}
+
 // forgetsName reports whether an aggregation leaves nothing of the labels that
 // functions drop.
 func (s *shape) forgetsName() bool {
-	return slices.ContainsFunc(s.aggregations, func(n *parser.AggregateExpr) bool {
+	return slices.ContainsFunc(s.layers, func(l layer) bool {
+		n := l.aggregate
 		switch {
+		case n == nil:
+			return false
 		case n.Op == parser.TOPK || n.Op == parser.BOTTOMK:
 			return false
 		case n.Without:

@@ -48,6 +48,15 @@ func TestPlannerTakes(t *testing.T) {
 	}
 	queries = append(queries, `quantile_over_time(0.9, m[5m])`, `predict_linear(m[5m], 600)`, `double_exponential_smoothing(m[5m], 0.1, 0.5)`,
 		`topk(10, sum by (page) (increase(m[1h])))`, `sum by (le) (rate(h_bucket[5m]))`)
+	for _, f := range []string{"histogram_count(", "histogram_sum(", "histogram_avg(", "histogram_stddev(", "histogram_stdvar(", "histogram_quantile(0.9, ",
+		"histogram_fraction(-(1), (+Inf), ", `histogram_quantiles(`} {
+		end := ")"
+		if f == "histogram_quantiles(" {
+			end = `, "q", 0.5, 0.9)`
+		}
+		queries = append(queries, f+`h`+end, f+`rate(h[5m])`+end, f+`sum by (a) (rate(h[5m] offset 1m))`+end, f+`(h @ 100)`+end, f+`sum by (le) (rate(h_bucket[5m]))`+end,
+			`topk(3, `+f+`sum by (a) (increase(h[1h]))`+end+`)`, f+`sum(`+f+`h`+end+`)`+end)
+	}
 	e := NewEngine(EngineOptions{Distinct: smallWorld()})
 	for _, qs := range queries {
 		p, err := e.Plan(qs)
@@ -73,10 +82,13 @@ func TestPlannerTakes(t *testing.T) {
 func TestPlannerTakesParts(t *testing.T) {
 	e := NewEngine(EngineOptions{Distinct: smallWorld()})
 	for qs, want := range map[string]string{
-		`histogram_quantile(0.95, sum by (le) (rate(h_bucket[5m])))`:        `sum by (le) (rate(h_bucket[5m]))`,
-		`histogram_quantile(0.95, rate(h[5m]))`:                             `rate(h[5m])`,
-		`histogram_sum(sum(h)) / histogram_count(sum(rate(h[5m])))`:         `sum(rate(h[5m]))`, // hints of the first would show
-		`histogram_fraction(0, 1, sum(h)) + histogram_avg(increase(h[5m]))`: `sum(h); increase(h[5m])`,
+		`histogram_quantile(scalar(m), sum by (le) (rate(h_bucket[5m])))`:   `sum by (le) (rate(h_bucket[5m]))`,
+		`histogram_quantile(0.95, 2 * rate(h[5m]))`:                         `rate(h[5m])`,
+		`histogram_sum(sum(h)) / histogram_count(sum(rate(h[5m])))`:         `histogram_count(sum(rate(h[5m])))`, // hints of the first would show
+		`histogram_avg(last_over_time(h[5m])) + histogram_count(h)`:         `histogram_count(h)`,
+		`histogram_fraction(0, 1, sum(h)) + histogram_avg(increase(h[5m]))`: `histogram_fraction(0, 1, sum(h)); histogram_avg(increase(h[5m]))`,
+		`histogram_quantiles(rate(h[5m]), "q", 0.5, scalar(m))`:             `rate(h[5m])`,
+		`absent(histogram_quantile(0.5, h))`:                                ``,
 		`max_over_time(sum(rate(m[1m]))[1h:1m] offset 5m)`:                  `sum(rate(m[1m]))`,
 		`rate(m[5m]) / on (a) group_left () sum by (a) (n)`:                 `rate(m[5m]); sum by (a) (n)`,
 		`topk(scalar(count(m)), rate(m[5m]))`:                               `rate(m[5m]); count(m)`,
@@ -109,13 +121,16 @@ func TestPlannerTakesParts(t *testing.T) {
 func TestPlannerKeepsNamesThatMayBeNeeded(t *testing.T) {
 	p := planner{namesLast: true}
 	for qs, want := range map[string]bool{
-		`rate(m[5m])`:                            false,
-		`sum by (__name__) (rate(m[5m]))`:        false,
-		`topk(2, rate(m[5m]))`:                   false,
-		`sum by (a) (rate(m[5m]))`:               true,
-		`sum without (a) (topk(2, rate(m[5m])))`: true,
-		`last_over_time(m[5m])`:                  true,
-		`sum by (__name__) (m)`:                  true,
+		`rate(m[5m])`:                     false,
+		`sum by (__name__) (rate(m[5m]))`: false,
+		`topk(2, rate(m[5m]))`:            false,
+		`sum by (a) (rate(m[5m]))`:        true,
+		`histogram_count(h)`:              false,
+		`histogram_quantile(0.9, sum by (le) (rate(h_bucket[5m])))`: true,
+		`sum(histogram_quantile(0.9, h))`:                           true,
+		`sum without (a) (topk(2, rate(m[5m])))`:                    true,
+		`last_over_time(m[5m])`:                                     true,
+		`sum by (__name__) (m)`:                                     true,
 	} {
 		expr, err := NewParser().ParseExpr(qs)
 		if err != nil {

@@ -70,10 +70,10 @@ func (e *AgeError) Error() string {
 // use: a decision and its reservation are one step.
 type admission struct {
 	versions *versions
-	limit    int
 	buckets  atomic.Pointer[[]string] // names of the kind Buckets, sorted; replaced under mu, never changed
 
 	mu      sync.Mutex
+	limit   int                 // of one metric
 	metrics map[string]*hashSet // label hashes by metric name, loaded at the first new series
 	total   seriesTotal
 	kinds   map[string]increment.Kind
@@ -87,6 +87,14 @@ func newAdmission(v *versions, l *tenant.Limits) *admission {
 	}
 	a.buckets.Store(new([]string))
 	return a
+}
+
+// setLimits changes the limits for series that are made from now on; those that are there
+// stay.
+func (a *admission) setLimits(l *tenant.Limits) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.limit, a.total.limit = l.SeriesPerMetric, l.Series
 }
 
 // setKind records the kind of a metric that is already stored.

@@ -53,7 +53,8 @@ func (a *appender) release() {
 // What is refused refuses the batch, or is left out where the batch says so.
 func (a *appender) route(ctx context.Context, s *store, b *increment.Batch, now int64) error {
 	oldest := int64(math.MinInt64)
-	if keep := s.profile.Retention; keep > 0 {
+	keep := s.settings().Retention
+	if keep > 0 {
 		// A range more, so that who looked at an event's age a moment ago and who
 		// looks now agree.
 		oldest = now - time.Duration(keep).Milliseconds() - tenant.BlockRange.Milliseconds()
@@ -82,7 +83,7 @@ func (a *appender) route(ctx context.Context, s *store, b *increment.Batch, now 
 			}
 		}
 		if err == nil && inc.Time < oldest {
-			err = &AgeError{Series: inc.Labels, Time: inc.Time, Retention: s.profile.Retention}
+			err = &AgeError{Series: inc.Labels, Time: inc.Time, Retention: keep}
 		}
 		if err == nil {
 			to, err = a.find(ctx, s, inc)

@@ -49,7 +49,7 @@ type blockMetaQuipu struct {
 // Safe for concurrent use.
 type block struct {
 	blockInfo
-	dir   string
+	home  *home
 	fs    vfs.FS
 	cache *blockCache
 
@@ -65,12 +65,17 @@ type block struct {
 	idle    *list.Element // its place among those open and not in use
 }
 
-func newBlock(c *blockCache, fsys vfs.FS, tenantDir string, bi blockInfo) *block {
-	return &block{blockInfo: bi, dir: filepath.Join(tenantDir, bi.ULID.String()), fs: fsys, cache: c}
+func newBlock(c *blockCache, h *home, bi blockInfo) *block {
+	return &block{blockInfo: bi, home: h, fs: h.fs, cache: c}
 }
+
+// dir is where the block is now; while home.moving is held it stays there.
+func (b *block) dir() string { return filepath.Join(b.home.path(), b.ULID.String()) }
 
 // openFiles maps the block's files and reads what their readers keep in memory.
 func (b *block) openFiles() (files *blockFiles, err error) {
+	b.home.moving.RLock()
+	defer b.home.moving.RUnlock()
 	err = readMapped(func() (err error) {
 		files, err = b.mapFiles()
 		return err
@@ -83,16 +88,16 @@ func (b *block) openFiles() (files *blockFiles, err error) {
 // series, postings and chunks at every use; what it leaves unverified is checked
 // here.
 func (b *block) mapFiles() (*blockFiles, error) {
-	ix, err := mapIndex(filepath.Join(b.dir, blockIndex))
+	ix, err := mapIndex(filepath.Join(b.dir(), blockIndex))
 	if err != nil {
-		return nil, fmt.Errorf("open index of block %s: %w", b.dir, err)
+		return nil, fmt.Errorf("open index of block %s: %w", b.dir(), err)
 	}
 	if v := ix.Version(); v != index.FormatV2 {
-		return nil, errors.Join(fmt.Errorf("open index of block %s: version %d, only %d is known", b.dir, v, index.FormatV2), ix.Close())
+		return nil, errors.Join(fmt.Errorf("open index of block %s: version %d, only %d is known", b.dir(), v, index.FormatV2), ix.Close())
 	}
-	ch, err := openChunks(filepath.Join(b.dir, blockChunks))
+	ch, err := openChunks(filepath.Join(b.dir(), blockChunks))
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open chunks of block %s: %w", b.dir, err), ix.Close())
+		return nil, errors.Join(fmt.Errorf("open chunks of block %s: %w", b.dir(), err), ix.Close())
 	}
 	return &blockFiles{index: ix, chunks: ch, unions: b.mapUnions()}, nil
 }
@@ -105,7 +110,7 @@ func (b *block) mapUnions() *unionsFile {
 	}
 	var f *unionsFile
 	err := readMapped(func() (err error) {
-		f, err = openUnions(b.dir, b.Unions)
+		f, err = openUnions(b.dir(), b.Unions)
 		return err
 	})
 	if err != nil {
@@ -120,7 +125,7 @@ func (b *block) mapUnions() *unionsFile {
 func (b *block) unionsError(err error) {
 	if isDamage(err) && !b.slow.Swap(true) {
 		b.cache.metrics.blockDamage.Inc()
-		b.cache.logger.Error("the unions of a block are damaged, distinct counts read its windows instead, which takes longer; restore the block from a backup, or run \"quipu check\"", "block", b.dir, "err", err)
+		b.cache.logger.Error("the unions of a block are damaged, distinct counts read its windows instead, which takes longer; restore the block from a backup, or run \"quipu check\"", "block", b.dir(), "err", err)
 	}
 }
 
@@ -153,17 +158,19 @@ func (b *block) release() error {
 	}
 	err := b.cache.drop(b)
 	if b.obsolete.Load() {
-		err = errors.Join(err, b.fs.RemoveAll(b.dir))
+		err = errors.Join(err, b.fs.RemoveAll(b.dir()))
 	}
-	if err != nil {
-		return fmt.Errorf("close block %s: %w", b.dir, err)
+	if err = errors.Join(err, b.home.leave()); err != nil {
+		return fmt.Errorf("close block %s: %w", b.dir(), err)
 	}
 	return nil
 }
 
 // meta reads the block's meta.json.
 func (b *block) meta() (*blockMeta, error) {
-	path := filepath.Join(b.dir, blockMetaName)
+	b.home.moving.RLock()
+	defer b.home.moving.RUnlock()
+	path := filepath.Join(b.dir(), blockMetaName)
 	src, err := b.fs.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read block meta: %w", err)
@@ -188,7 +195,7 @@ func decodeBlockMeta(src []byte) (*blockMeta, error) {
 func (b *block) readError(err error) error {
 	if isDamage(err) && !b.damaged.Swap(true) {
 		b.cache.metrics.blockDamage.Inc()
-		b.cache.logger.Error("a block is damaged, queries of what it has fail; restore it from a backup, or run \"quipu check\"", "block", b.dir, "err", err)
+		b.cache.logger.Error("a block is damaged, queries of what it has fail; restore it from a backup, or run \"quipu check\"", "block", b.dir(), "err", err)
 	}
 	return fmt.Errorf("block %s: %w", b.ULID, err)
 }
@@ -226,7 +233,7 @@ func (b *block) kinds() (map[string]increment.Kind, error) {
 			}
 		}
 		if !out[name].Valid() {
-			return nil, fmt.Errorf("block %s: metric %q has unknown kind %q", b.dir, name, s)
+			return nil, fmt.Errorf("block %s: metric %q has unknown kind %q", b.dir(), name, s)
 		}
 	}
 	return out, nil

@@ -179,7 +179,7 @@ func TestBlockThatCannotBeOpened(t *testing.T) {
 	}
 	b := s.versions.pin().blocks[0]
 	defer s.versions.unpin(s.versions.current)
-	path := filepath.Join(b.dir, blockIndex)
+	path := filepath.Join(b.dir(), blockIndex)
 	if err := os.Rename(path, path+".away"); err != nil {
 		t.Fatal(err)
 	}

@@ -93,7 +93,11 @@ func (c *checker) run() error {
 		}
 		path := filepath.Join(c.dir, e.Name())
 		switch {
-		case e.Name() == walDirName || e.Name() == idDirName || e.Name() == lockName:
+		case strings.HasPrefix(e.Name(), droppedPrefix):
+			c.leftover(path)
+		case strings.HasPrefix(e.Name(), "@"):
+			// No tenant has such a name: the log and the ids, which are checked below, and
+			// what other packages keep beside them.
 		case !e.IsDir():
 			c.problem(path, "does not belong here")
 		default:
@@ -137,10 +141,11 @@ func (c *checker) checkTenant(id tenant.ID, dir string) {
 	}
 	c.generations[id] = m
 	settings := c.checkSettings(dir, m)
+	at := newHome(c.fs, dir)
 	live := map[string]bool{manifestName: true, settingsName: true, tenant.EventRulesFile: true, tenant.RulesDir: true, idKeyName: true}
 	for _, b := range m.Blocks {
 		live[b.ULID.String()] = true
-		bc := blockChecker{checker: c, id: id, man: m, settings: settings, block: newBlock(c.blocks, c.fs, dir, b)}
+		bc := blockChecker{checker: c, id: id, man: m, settings: settings, block: newBlock(c.blocks, at, b)}
 		bc.run()
 	}
 	for _, k := range m.Keys {

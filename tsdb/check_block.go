@@ -33,7 +33,7 @@ type blockChecker struct {
 
 // bad reports a problem of one file of the block.
 func (c *blockChecker) bad(file, format string, args ...any) {
-	c.problem(filepath.Join(c.block.dir, file), format, args...)
+	c.problem(filepath.Join(c.block.dir(), file), format, args...)
 }
 
 func (c *blockChecker) run() {
@@ -60,7 +60,7 @@ func (c *blockChecker) run() {
 
 // checkEntries verifies that the directory has what a block has and no more.
 func (c *blockChecker) checkEntries() {
-	entries, err := c.fs.ReadDir(c.block.dir)
+	entries, err := c.fs.ReadDir(c.block.dir())
 	if err != nil {
 		c.bad("", "%v", err)
 		return

@@ -127,6 +127,26 @@ func rewriteIndex(t *testing.T, path string, change func(list int, refs []uint32
 	}
 }
 
+// Other packages keep files beside the tenants, under names that none can have.
+func TestCheckLeavesWhatIsNoTenants(t *testing.T) {
+	db := openTestDB(t, "", nil)
+	dir := db.dir
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db.DB = nil
+	if err := os.MkdirAll(filepath.Join(dir, "@auth", "keys"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mustBeSound(t, dir)
+	if err := os.WriteFile(filepath.Join(dir, "keys"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, problems, err := Check(context.Background(), dir); err != nil || len(problems) != 1 {
+		t.Errorf("a file of nobody's: %v, %v", problems, err)
+	}
+}
+
 // Postings that name what they should not, or lack what they should name, are found
 // though every checksum is right.
 func TestCheckComparesPostingsWithSeries(t *testing.T) {

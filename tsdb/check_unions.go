@@ -117,7 +117,7 @@ func (c *blockChecker) checkUnionsFile() {
 		return
 	}
 	if c.unions == nil { // why is said by who opens it once more
-		f, err := openUnions(c.block.dir, c.block.Unions)
+		f, err := openUnions(c.block.dir(), c.block.Unions)
 		if err == nil {
 			err = f.close()
 		}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/grafana/regexp"
 	"github.com/prometheus/common/model"
@@ -15,6 +16,7 @@ import (
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 
+	"github.com/quipudb/quipu/internal/column"
 	"github.com/quipudb/quipu/internal/increment"
 )
 
@@ -109,13 +111,18 @@ type classicSeries struct {
 
 // classicHistogram is what all classic series of one histogram share.
 type classicHistogram struct {
-	blocks *openBlocks
-	read   func() (points, error) // in blocks.read
-	once   sync.Once
-	p      points
-	err    error
+	blocks   *openBlocks
+	sel      *selection
+	from, to int64 // windows start in [from, to)
+	cut      cut
+	// bounds are those of all its chunks, which are of one block; nil: it is not so.
+	bounds []float64
+	reads  atomic.Int32 // of its buckets, see sharedReads
 
-	count     func() (*bucketCounts, error) // in blocks.read
+	once sync.Once
+	p    points
+	err  error
+
 	countOnce sync.Once
 	counts    *bucketCounts
 	countErr  error
@@ -123,29 +130,25 @@ type classicHistogram struct {
 
 // bucketCounts returns nil where there are none for the histogram; where the blocks are
 // held open.
-func (h *classicHistogram) bucketCounts() (*bucketCounts, error) {
-	h.countOnce.Do(func() { h.counts, h.countErr = h.count() })
-	return h.counts, h.countErr
-}
-
-// bounds are all that the histogram has had, and that of the last bucket, ascending.
-func (h *classicHistogram) bounds() (out []float64, err error) {
-	err = h.blocks.read(func() error {
-		c, err := h.bucketCounts()
-		if err != nil || c == nil {
-			return err
+func (h *classicHistogram) bucketCounts(v viewParams) (*bucketCounts, error) {
+	h.countOnce.Do(func() {
+		if h.bounds == nil {
+			var p *points
+			if p, h.countErr = h.held(); h.countErr == nil {
+				h.counts = p.bucketCounts()
+			}
+		} else {
+			c, ok := &bucketCounts{}, false
+			var unused column.Column
+			if ok, h.countErr = c.decode(h.sel, h.bounds, h.from, h.to, &unused); ok {
+				h.counts = c
+			}
 		}
-		out = append(slices.Clone(c.bounds), math.Inf(1))
-		return nil
+		if h.counts != nil {
+			h.counts.show(v)
+		}
 	})
-	if err != nil || out != nil {
-		return out, err
-	}
-	p, err := h.points()
-	if err != nil {
-		return nil, err
-	}
-	return p.allBounds(), nil
+	return h.counts, h.countErr
 }
 
 func (h *classicHistogram) points() (*points, error) {
@@ -158,7 +161,7 @@ func (h *classicHistogram) points() (*points, error) {
 
 // held is points where the blocks are held open.
 func (h *classicHistogram) held() (*points, error) {
-	h.once.Do(func() { h.p, h.err = h.read() })
+	h.once.Do(func() { h.p, h.err = h.sel.read(h.from, h.to, h.cut) })
 	return &h.p, h.err
 }
 
@@ -172,8 +175,10 @@ func (s *classicSeries) Iterator(chunkenc.Iterator) chunkenc.Iterator {
 	return newClassicView(p, s.view, s.part, s.bound, s.mint, s.maxt)
 }
 
-// classic returns the classic series that matchers select.
-func (q *querier) classic(ctx context.Context, v *version, params viewParams, mint, maxt int64, matchers []*labels.Matcher) (out []*classicSeries, err error) {
+// classic returns the classic series that matchers select, those of one histogram one
+// after the other by bound. They may have no labels but those to keep, unless that is
+// nil.
+func (q *querier) classic(ctx context.Context, v *version, params viewParams, mint, maxt int64, matchers []*labels.Matcher, keep []string) (out classicSet, err error) {
 	win := windowFor(params, mint, maxt)
 	from, to := win.read(increment.Buckets)
 	for _, cq := range classicQueries(matchers, q.store.admission.withBuckets()) {
@@ -182,17 +187,16 @@ func (q *querier) classic(ctx context.Context, v *version, params viewParams, mi
 		}
 		sels, err := selectSeries(ctx, v, &q.blocks, win, cq.matchers)
 		if err != nil {
-			return nil, err
+			return classicSet{}, err
 		}
+		slices.SortFunc(sels, func(a, b *selection) int { return labels.Compare(a.labels, b.labels) })
+		out.add(sels, cq.part == classicBucket)
+		b := classicBuilder{query: &cq, keep: keep, lb: labels.NewBuilder(labels.EmptyLabels())}
 		for _, sel := range sels {
-			h := &classicHistogram{
-				blocks: &q.blocks,
-				read:   func() (points, error) { return sel.read(from, to+1, q.cut) },
-				count:  func() (*bucketCounts, error) { return sel.bucketCounts(from, to+1, q.cut) },
-			}
+			h := &classicHistogram{blocks: &q.blocks, sel: sel, from: from, to: to + 1, cut: q.cut}
 			series := classicSeries{of: h, part: cq.part, view: params, mint: mint, maxt: maxt}
-			if out, err = cq.appendSeries(out, sel, series); err != nil {
-				return nil, err
+			if out.series, err = b.appendSeries(out.series, series); err != nil {
+				return classicSet{}, err
 			}
 		}
 	}
@@ -201,11 +205,11 @@ func (q *querier) classic(ctx context.Context, v *version, params viewParams, mi
 
 // addClassic adds the classic series that matchers select to a set, in its order.
 func (q *querier) addClassic(ctx context.Context, set *seriesSet, v *version, params viewParams, mint, maxt int64, matchers []*labels.Matcher) error {
-	found, err := q.classic(ctx, v, params, mint, maxt, matchers)
-	if err != nil || len(found) == 0 {
+	found, err := q.classic(ctx, v, params, mint, maxt, matchers, nil)
+	if err != nil || len(found.series) == 0 {
 		return err
 	}
-	for _, s := range found {
+	for _, s := range found.series {
 		set.series = append(set.series, s)
 	}
 	slices.SortFunc(set.series, func(a, b storage.Series) int { return labels.Compare(a.Labels(), b.Labels()) })
@@ -228,7 +232,7 @@ func (q *querier) addClassicStrings(ctx context.Context, v *version, params view
 		}
 		matchers = []*labels.Matcher{labels.MustNewMatcher(labels.MatchRegexp, model.MetricNameLabel, strings.Join(names, "|"))}
 	}
-	series, err := q.classic(ctx, v, params, q.mint, q.maxt, matchers)
+	classic, err := q.classic(ctx, v, params, q.mint, q.maxt, matchers, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -236,7 +240,7 @@ func (q *querier) addClassicStrings(ctx context.Context, v *version, params view
 	for _, s := range found {
 		set[s] = struct{}{}
 	}
-	for _, s := range series {
+	for _, s := range classic.series {
 		if name != "" {
 			if v := s.labels.Get(name); v != "" {
 				set[v] = struct{}{}
@@ -246,44 +250,6 @@ func (q *querier) addClassicStrings(ctx context.Context, v *version, params view
 		s.labels.Range(func(l labels.Label) { set[l.Name] = struct{}{} })
 	}
 	return sortedKeys(set), nil
-}
-
-// appendSeries appends the classic series of one histogram: one, or one for each bound
-// that it has had.
-func (cq *classicQuery) appendSeries(out []*classicSeries, sel *selection, s classicSeries) ([]*classicSeries, error) {
-	b := labels.NewBuilder(sel.labels)
-	b.Set(model.MetricNameLabel, cq.name)
-	if cq.part != classicBucket {
-		s.labels = b.Labels()
-		return append(out, &s), nil
-	}
-	bounds, err := s.of.bounds()
-	if err != nil {
-		return nil, err
-	}
-	for _, bound := range bounds {
-		le := labels.FormatOpenMetricsFloat(bound)
-		if !allMatch(cq.le, le) {
-			continue
-		}
-		one := s
-		b.Set(model.BucketLabel, le)
-		one.labels, one.bound = b.Labels(), bound
-		out = append(out, &one)
-	}
-	return out, nil
-}
-
-// allBounds are the bounds of all points and that of the last bucket, ascending.
-func (p *points) allBounds() []float64 {
-	out := []float64{math.Inf(1)}
-	for i, h := range p.hist {
-		if i == 0 || !increment.SameBounds(p.hist[i-1].Bounds, h.Bounds) {
-			out = append(out, h.Bounds...)
-		}
-	}
-	slices.Sort(out)
-	return slices.Compact(out)
 }
 
 // newClassicView returns the samples of one classic series: of the runs whose buckets

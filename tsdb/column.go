@@ -32,14 +32,18 @@ func (q *querier) Columns(ctx context.Context, hints *storage.SelectHints, match
 		return nil, nil, err
 	}
 	set := &columnSet{q: q, params: params, win: win, mint: hints.Start, maxt: hints.End, series: sels}
-	if set.classic, err = q.classic(ctx, v, params, hints.Start, hints.End, matchers); err != nil {
+	classic, err := q.classic(ctx, v, params, hints.Start, hints.End, matchers, keep)
+	if err != nil {
 		return nil, nil, err
 	}
+	set.classic = classic.series
 	if !sorted {
 		slices.SortFunc(sels, func(a, b *selection) int { return labels.Compare(a.labels, b.labels) })
 	}
 	if len(set.classic) > 0 {
-		set.sortBoth()
+		if set.order = classic.order(); set.order == nil || len(sels) > 0 {
+			set.sortBoth()
+		}
 	}
 	if hints.Limit > 0 && set.Len() > hints.Limit {
 		set.limit = hints.Limit
@@ -114,6 +118,8 @@ func (s *columnSet) Read(i int, c *column.Column) error {
 		return s.readCounter(sel, from, to, c)
 	case increment.Sample:
 		return s.readSamples(sel, from, to, c)
+	case increment.Gauge:
+		return s.readGauge(sel, from, to, c)
 	}
 	p, err := sel.read(from, to+1, s.q.cut)
 	if err != nil {
@@ -128,19 +134,13 @@ func (s *columnSet) view(k increment.Kind, p *points) chunkenc.Iterator {
 	switch k {
 	case increment.Distinct:
 		return newDistinctView(p, s.params, s.mint, s.maxt)
-	case increment.Gauge:
-		return newGaugeView(p, s.params, s.mint, s.maxt)
 	}
 	return newView(p, s.params, s.mint, s.maxt)
 }
 
 // readCounter sets c to the runs of a counter.
 func (s *columnSet) readCounter(sel *selection, from, to int64, c *column.Column) error {
-	scratch, ok := c.Scratch.(*columnScratch)
-	if !ok || scratch.set != s {
-		scratch = &columnScratch{set: s}
-		c.Scratch = scratch
-	}
+	scratch := s.scratch(c)
 	p := &scratch.p
 	decoded, err := sel.readInto(p, from, to+1, s.q.cut, c)
 	if err != nil {
@@ -154,7 +154,7 @@ func (s *columnSet) readCounter(sel *selection, from, to int64, c *column.Column
 	return nil
 }
 
-// columnScratch is what reading a set's counters uses again.
+// columnScratch is what reading a set's series uses again.
 type columnScratch struct {
 	set *columnSet
 	p   points
@@ -163,6 +163,19 @@ type columnScratch struct {
 	run   column.Run
 	first int64
 	n     int
+	// buckets are those of the histogram bucketsOf.
+	buckets   bucketCounts
+	bucketsOf *classicHistogram
+}
+
+// scratch returns what c has for reading from s.
+func (s *columnSet) scratch(c *column.Column) *columnScratch {
+	scratch, ok := c.Scratch.(*columnScratch)
+	if !ok || scratch.set != s {
+		scratch = &columnScratch{set: s}
+		c.Scratch = scratch
+	}
+	return scratch
 }
 
 // appendRuns appends the runs of c's windows.
@@ -173,7 +186,7 @@ func (s *columnScratch) appendRuns(c *column.Column) {
 		c.Runs = append(c.Runs, s.run)
 		return
 	}
-	appendColumnRuns(c, s.set.params)
+	c.Runs = appendColumnRuns(c.Runs, c.Win, s.set.params)
 	if s.n = 0; dense && len(c.Runs) == 1 {
 		s.run, s.first, s.n = c.Runs[0], c.Win[0], n
 	}

@@ -35,15 +35,20 @@ func (s *store) compact(ctx context.Context, now time.Time) error {
 }
 
 func (s *store) compactOnce(ctx context.Context, now time.Time) (did bool, err error) {
-	// A flush only adds blocks and retention runs on the same goroutine, so the
-	// sources stay live while they are merged without flushMu.
+	s.rewriting.Lock()
+	defer s.rewriting.Unlock()
+	if s.dropped {
+		return false, nil
+	}
+	// A flush only adds blocks, so the sources stay live while they are merged without
+	// flushMu.
 	v := s.versions.pin()
 	defer s.versions.unpin(v)
 	infos := make([]blockInfo, len(v.blocks))
 	for i, b := range v.blocks {
 		infos[i] = b.blockInfo
 	}
-	plan := planCompaction(infos, func(b blockInfo) int64 { return b.Bytes }, now, time.Duration(s.profile.Retention))
+	plan := planCompaction(infos, func(b blockInfo) int64 { return b.Bytes }, now, time.Duration(s.settings().Retention))
 	if plan == nil {
 		return false, nil
 	}
@@ -70,7 +75,7 @@ func (s *store) compactOnce(ctx context.Context, now time.Time) (did bool, err e
 	if !ok {
 		return false, fmt.Errorf("blocks %v have no increments", plan)
 	}
-	merged := newBlock(s.db.blocks, s.db.opts.FS, s.dir, bi)
+	merged := newBlock(s.db.blocks, s.home, bi)
 	return true, s.replaceBlocks(sources, []*block{merged})
 }
 

@@ -190,6 +190,9 @@ func (f *crashFS) Rename(from, to string) error {
 	f.stop(f)
 	src, a := f.parent(from)
 	dst, b := f.parent(to)
+	if src.names[a] == nil {
+		return f.OS.Rename(from, to) // says that it is not there
+	}
 	dst.names[b] = src.names[a]
 	delete(src.names, a)
 	return f.OS.Rename(from, to)

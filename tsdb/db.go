@@ -38,8 +38,10 @@ type Options struct {
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 	Now        func() time.Time
-	// Defaults are the settings of tenants made from now on.
+	// Defaults are the settings of tenants where neither the policy nor their own say.
 	Defaults tenant.Settings
+	// Policy decides the settings of tenants, until SetPolicy; nil: Defaults do.
+	Policy *tenant.Policy
 	// DedupWindow is how long the keys of batches and the ids of events are
 	// remembered; default 24h.
 	DedupWindow time.Duration
@@ -94,6 +96,9 @@ func (o *Options) fill() error {
 	o.MemtableBytesMax = orDefault(o.MemtableBytesMax, 2<<30)
 	o.OpenBlocksMax = orDefault(o.OpenBlocksMax, 1000)
 	o.MaintainInterval = orDefault(o.MaintainInterval, 5*time.Second)
+	if o.Policy == nil {
+		o.Policy = &tenant.Policy{Defaults: o.Defaults}
+	}
 	return o.Defaults.Validate()
 }
 
@@ -114,6 +119,7 @@ type DB struct {
 	blocks  *blockCache
 	ids     eventIDs
 	refs    atomic.Uint64
+	policy  atomic.Pointer[tenant.Policy]
 	// memtables numbers them: see increment.Series.Place.
 	memtables atomic.Uint32
 
@@ -121,6 +127,8 @@ type DB struct {
 	// openMu is held while a tenant is opened or made, so that appends and queries
 	// of others do not wait for its files.
 	openMu sync.Mutex
+	// dropping is held while a tenant is dropped: one at a time.
+	dropping sync.Mutex
 
 	mu     sync.RWMutex
 	stores map[tenant.ID]*store
@@ -143,6 +151,7 @@ func Open(opts Options) (db *DB, err error) {
 		return nil, err
 	}
 	db = &DB{opts: opts, skipped: map[tenant.ID]int{}, metrics: newMetrics(opts.Registerer), stores: map[tenant.ID]*store{}, failed: map[tenant.ID]*failedTenant{}, kick: make(chan struct{}, 1), maintained: make(chan struct{})}
+	db.policy.Store(opts.Policy)
 	db.pressure.begin(&opts)
 	db.blocks = newBlockCache(opts.OpenBlocksMax, opts.Logger, db.metrics)
 	walDir := filepath.Join(opts.Dir, walDirName)
@@ -159,6 +168,9 @@ func Open(opts Options) (db *DB, err error) {
 		}
 	}()
 	if err := opts.FS.SyncDir(filepath.Dir(filepath.Clean(opts.Dir))); err != nil {
+		return nil, fmt.Errorf("open storage: %w", err)
+	}
+	if err := db.sweepDropped(); err != nil {
 		return nil, fmt.Errorf("open storage: %w", err)
 	}
 	started := time.Now()
@@ -249,13 +261,18 @@ func (db *DB) Append(ctx context.Context, id tenant.ID, b *increment.Batch) (dup
 }
 
 // Tenant returns what the write path needs to know of a tenant, which is made
-// where it does not exist.
+// where it does not exist and the policy allows it: tenant.ErrUnknown otherwise, and
+// tenant.ErrSuspended where nothing is taken of it.
 func (db *DB) Tenant(id tenant.ID) (tenant.Profile, error) {
 	s, err := db.store(id, true)
 	if err != nil {
 		return tenant.Profile{}, err
 	}
-	return s.profile, nil
+	profile := s.settings()
+	if profile.Suspended {
+		return tenant.Profile{}, fmt.Errorf("tenant %s %w", id, tenant.ErrSuspended)
+	}
+	return *profile, nil
 }
 
 // Settings returns a tenant's settings; those that one would be made with where it does
@@ -266,9 +283,9 @@ func (db *DB) Settings(id tenant.ID) (tenant.Settings, error) {
 		return tenant.Settings{}, err
 	}
 	if s == nil {
-		return db.opts.Defaults, nil
+		return db.policy.Load().Settings(id, &tenant.Patch{}, 0)
 	}
-	return s.profile.Settings, nil
+	return s.settings().Settings, nil
 }
 
 // Kinds returns the kind of every metric of a tenant, by name.
@@ -329,11 +346,20 @@ func (db *DB) store(id tenant.ID, create bool) (*store, error) {
 	if id.IsZero() {
 		return nil, errors.New("no tenant named")
 	}
-	return db.openStore(id, create)
+	if !create {
+		return db.openStore(id, nil)
+	}
+	return db.openStore(id, func() error {
+		if db.policy.Load().NoCreate {
+			return fmt.Errorf("tenant %s %w: this server has tenants made by an administrator only (create_tenants)", id, tenant.ErrUnknown)
+		}
+		return createStore(db, id, nil)
+	})
 }
 
-// openStore opens a tenant, made where create is set; nil where there is none.
-func (db *DB) openStore(id tenant.ID, create bool) (*store, error) {
+// openStore opens a tenant, which create makes where it is not there; nil where create is
+// nil.
+func (db *DB) openStore(id tenant.ID, create func() error) (*store, error) {
 	db.openMu.Lock()
 	defer db.openMu.Unlock()
 	db.mu.RLock()
@@ -344,10 +370,10 @@ func (db *DB) openStore(id tenant.ID, create bool) (*store, error) {
 	}
 	s, err := openStore(db, id)
 	if errors.Is(err, errNoTenant) {
-		if !create {
+		if create == nil {
 			return nil, nil
 		}
-		if err := createStore(db, id); err != nil {
+		if err := create(); err != nil {
 			return nil, err
 		}
 		s, err = openStore(db, id)

@@ -28,7 +28,10 @@
 //
 //	db.go            opening, closing, tenants by id
 //	store.go         one tenant: opening, append, replay
+//	settings.go      what an operator decides of a tenant, at run time
+//	usage.go         what a tenant has
 //	appender.go      one batch on its way: routed, encoded, applied
+//	drop.go          deleting a tenant
 //	failed.go        tenants that cannot be opened, and the log they need
 //	flush.go         memtables to blocks
 //	relog.go         small tenants logged again instead of flushed
@@ -58,9 +61,11 @@
 //	unions_write.go, unions_read.go the unions of distinct ids in a block
 //	querier.go, select.go           queries
 //	block_series.go                 series of a block's index, one after the other
-//	column.go, xor.go               whole series for the planner
+//	column.go, column_gauge.go, xor.go   whole series for the planner
 //	distinct.go                     distinct ids by intervals
-//	view_runs.go, view.go, view_spans.go, classic.go    what PromQL sees
+//	stats.go                        series by their labels, blocks, for who looks at storage
+//	view_runs.go, view.go, view_spans.go    what PromQL sees
+//	classic*.go                     classic series of histograms with buckets
 //
 // # Invariants
 //
@@ -72,7 +77,8 @@
 //	    its log position: every batch of the tenant that was logged before the
 //	    position is in what it took, batch key included, and none logged after.
 //	I3: The manifest is the commit point. It never names a file that is not synced
-//	    and renamed into place, and what it does not name is garbage.
+//	    and renamed into place, and what it does not name is garbage. A tenant is gone
+//	    when its directory is renamed.
 //	I4: A reader uses one version for all its selectors. Files of a superseded
 //	    version go when its last reader does; those of a block in use are never
 //	    closed, and nothing of a mapped file outlives its use. Memtables of the version go on
@@ -98,10 +104,10 @@
 //
 // # Lock order
 //
-//	eventIDs.barrier, DB.openMu, store.barrier, store.flushMu, DB.mu, store.mu, cuts.applying, versions.swap,
+//	DB.dropping, store.rewriting, store.flushMu, eventIDs.barrier, DB.openMu, store.settingsMu, store.barrier, DB.mu, store.mu, cuts.applying, versions.swap,
 //	admission.mu, versions.mu, memtable.indexing, memtable.mu, memShard.mu,
 //	memSeries.mu, notes.mu, wal.mu, openBlocks.mu;
-//	keySet.mu, lateLog.mu and blockCache.mu are taken last. flushMu is taken before barrier by a
-//	flush, which no append holds. No file is read, written, opened or closed under a
+//	keySet.mu, lateLog.mu and blockCache.mu are taken last. No append takes rewriting or
+//	flushMu. home.moving is held shared while a block is opened. No file is read, written, opened or closed under a
 //	lock that a reader of other data takes.
 package tsdb

@@ -18,6 +18,9 @@ import (
 func (s *store) flush(ctx context.Context) (err error) {
 	s.flushMu.Lock()
 	defer s.flushMu.Unlock()
+	if s.dropped {
+		return nil
+	}
 	defer s.db.metrics.startTimer(s.db.metrics.flushSeconds)()
 	defer func() {
 		result := "ok"
@@ -165,7 +168,7 @@ func (s *store) writeFrozen(ctx context.Context, m *manifest) ([]*block, error) 
 		if ok {
 			seq++ // each its own: a merge must know which side of it another block is on
 			m.Blocks = append(m.Blocks, bi)
-			out = append(out, newBlock(s.db.blocks, s.db.opts.FS, s.dir, bi))
+			out = append(out, newBlock(s.db.blocks, s.home, bi))
 		}
 	}
 	return out, nil

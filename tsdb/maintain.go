@@ -10,8 +10,13 @@ import (
 
 // retain drops the blocks whose newest data is older than the tenant's retention.
 func (s *store) retain(now time.Time) error {
-	keep := time.Duration(s.profile.Retention)
+	keep := time.Duration(s.settings().Retention)
 	if keep == 0 {
+		return nil
+	}
+	s.rewriting.Lock()
+	defer s.rewriting.Unlock()
+	if s.dropped {
 		return nil
 	}
 	oldest := now.Add(-keep).UnixMilli()

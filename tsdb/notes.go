@@ -43,9 +43,8 @@ const (
 // notes are what a tenant's increments came with: the newest exemplars, in a ring,
 // and metadata by metric. Safe for concurrent use.
 type notes struct {
-	max int // exemplars
-
 	mu        sync.Mutex
+	max       int                  // exemplars
 	exemplars []increment.Exemplar // a ring once it is full
 	oldest    int
 	metadata  map[string]increment.Metadata
@@ -66,9 +65,9 @@ func (n *notes) admit(b *increment.Batch) (refused int) {
 		return 0
 	}
 	before := len(b.Exemplars) + len(b.Metadata)
-	b.Exemplars = slices.DeleteFunc(b.Exemplars, func(e increment.Exemplar) bool { return n.max == 0 || !acceptsExemplar(&e) })
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	b.Exemplars = slices.DeleteFunc(b.Exemplars, func(e increment.Exemplar) bool { return n.max == 0 || !acceptsExemplar(&e) })
 	room := metadataMax - len(n.metadata)
 	b.Metadata = slices.DeleteFunc(b.Metadata, func(m increment.Metadata) bool {
 		_, known := n.metadata[m.Metric]
@@ -89,6 +88,9 @@ func (n *notes) add(exemplars []increment.Exemplar, metadata []increment.Metadat
 	defer n.mu.Unlock()
 	n.fresh = true
 	for _, e := range exemplars {
+		if n.max == 0 {
+			break // since the batch was admitted
+		}
 		if len(n.exemplars) < n.max {
 			n.exemplars = append(n.exemplars, e)
 			continue
@@ -106,10 +108,22 @@ func (n *notes) add(exemplars []increment.Exemplar, metadata []increment.Metadat
 
 // replay is add for a record that was read.
 func (n *notes) replay(rec *walRecord) {
-	if n.max > 0 {
-		n.add(rec.exemplars, rec.metadata)
-	} else {
-		n.add(nil, rec.metadata)
+	n.add(rec.exemplars, rec.metadata)
+}
+
+// setMax changes how many exemplars are kept; of more than that the newest stay.
+func (n *notes) setMax(exemplars int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.max == exemplars {
+		return
+	}
+	n.max = exemplars
+	kept, _ := n.copies() // the oldest first
+	n.oldest = 0
+	if n.exemplars = kept; len(kept) > exemplars {
+		n.exemplars = slices.Clone(kept[len(kept)-exemplars:])
+		n.fresh = true
 	}
 }
 
@@ -176,7 +190,7 @@ func (s *store) writeNotes(m *manifest, n *notesSnapshot) error {
 
 // openNotes reads what the manifest has.
 func (s *store) openNotes() error {
-	s.notes.max = s.profile.Limits.Exemplars
+	s.notes.max = s.settings().Limits.Exemplars
 	s.notes.add(nil, s.man.Metadata)
 	if s.man.Exemplars != "" && s.notes.max > 0 {
 		exemplars, err := readExemplars(s.db.opts.FS, filepath.Join(s.dir, s.man.Exemplars))

@@ -37,6 +37,7 @@ type querier struct {
 	version *version
 	blocks  openBlocks
 	cut     cut
+	idle    int64 // the idle timeout, one for all that is read
 }
 
 // pin resolves the tenant and the version. version is nil where there is no such
@@ -57,7 +58,7 @@ func (q *querier) pin(ctx context.Context) (*version, viewParams, error) {
 		if s != nil {
 			// The cut first: what is appended in between is undone, or, where a flush
 			// comes in between, is in its blocks whole.
-			q.cut = s.cuts.take()
+			q.cut, q.idle = s.cuts.take(), s.idle()
 			q.store, q.version = s, s.versions.pin()
 		}
 	}
@@ -68,7 +69,7 @@ func (q *querier) pin(ctx context.Context) (*version, viewParams, error) {
 		return nil, viewParams{}, nil
 	}
 	return q.version, viewParams{
-		grid: q.store.grid(), idle: q.store.idle(), now: sc.Now, evalEnd: q.maxt,
+		grid: q.store.grid(), idle: q.idle, now: sc.Now, evalEnd: q.maxt,
 	}, nil
 }
 

@@ -18,6 +18,9 @@ const blockBytesMin = 256 << 10
 func (s *store) relog(ctx context.Context) (bool, error) {
 	s.flushMu.Lock()
 	defer s.flushMu.Unlock()
+	if s.dropped {
+		return true, nil
+	}
 	if len(s.frozen) > 0 {
 		return false, nil
 	}

@@ -29,10 +29,12 @@ const (
 
 // store is one tenant's data.
 type store struct {
-	db      *DB
-	id      tenant.ID
-	dir     string
-	profile tenant.Profile
+	db       *DB
+	id       tenant.ID
+	dir      string
+	home     *home                          // the same, for who may still read when the tenant is dropped
+	profile  atomic.Pointer[tenant.Profile] // see settings
+	madeGrid model.Duration                 // the grid that the tenant was made with
 	// generation tells this tenant from an earlier one of the same name.
 	generation uint64
 
@@ -41,6 +43,12 @@ type store struct {
 	// logged before the flush's position is then in what it took (I2).
 	barrier sync.RWMutex
 	hold    logHold
+
+	// rewriting is held by who replaces or removes blocks, of which there is one at a
+	// time: what it reads stays live meanwhile.
+	rewriting  sync.Mutex
+	settingsMu sync.Mutex   // held while settings change, which waits for the disk
+	own        tenant.Patch // what the tenant says of itself
 
 	compactAfter time.Time   // owned by the goroutine that merges blocks
 	stuck        atomic.Bool // the last flush failed
@@ -53,7 +61,11 @@ type store struct {
 	late      *lateLog
 	recorded  *lateLog // the same, of what rules have recorded
 
-	flushMu sync.Mutex // one flush or retention pass at a time; guards what follows
+	// dropped: nothing is appended or written any more. Changed with rewriting, flushMu
+	// and barrier held.
+	dropped bool
+
+	flushMu sync.Mutex // one change of the manifest at a time; guards what follows
 	man     *manifest
 	// uncertain is why it is not known which manifest a crash would leave: then
 	// no block is written or removed until the directory is opened again.
@@ -64,7 +76,7 @@ type store struct {
 	routing map[int64]*memtable // memtables that take appends, by start of their range
 }
 
-func (s *store) grid() int64 { return s.profile.GridMillis() }
+func (s *store) grid() int64 { return s.settings().GridMillis() }
 
 // endOf is when a window ends that begins at t, or a sample of t.
 func (s *store) endOf(k increment.Kind, t int64) int64 {
@@ -74,9 +86,10 @@ func (s *store) endOf(k increment.Kind, t int64) int64 {
 	return t + s.grid()
 }
 
-// createStore makes the directory of a new tenant. Its manifest is written last:
-// a directory without one is no tenant.
-func createStore(db *DB, id tenant.ID) error {
+// createStore makes the directory of a new tenant, which says own of itself; nil: what a
+// file that is there already says, or nothing. Its manifest is written last: a directory
+// without one is no tenant.
+func createStore(db *DB, id tenant.ID, own *tenant.Patch) error {
 	dir := db.tenantDir(id)
 	if err := db.opts.FS.MkdirAll(dir); err != nil {
 		return fmt.Errorf("create tenant %s: %w", id, err)
@@ -89,26 +102,16 @@ func createStore(db *DB, id tenant.ID) error {
 	if err := onlyPreparation(db.opts.FS, dir); err != nil {
 		return fmt.Errorf("create tenant %s: %w", id, err)
 	}
-	settings := db.opts.Defaults.NewFile()
+	s, err := newSettings(db, id, own)
+	if err != nil {
+		return fmt.Errorf("create tenant %s: %w", id, err)
+	}
 	var random [24]byte
 	if _, err := rand.Read(random[:]); err != nil {
 		return fmt.Errorf("create tenant %s: %w", id, err)
 	}
-	if _, err := db.opts.FS.ReadFile(filepath.Join(dir, settingsName)); errors.Is(err, fs.ErrNotExist) {
-		if err := vfs.WriteFile(db.opts.FS, filepath.Join(dir, settingsName), settings); err != nil {
-			return fmt.Errorf("create tenant %s: %w", id, err)
-		}
-	}
 	if err := vfs.WriteFile(db.opts.FS, filepath.Join(dir, idKeyName), random[:16]); err != nil {
 		return fmt.Errorf("create tenant %s: %w", id, err)
-	}
-	src, err := db.opts.FS.ReadFile(filepath.Join(dir, settingsName))
-	if err != nil {
-		return fmt.Errorf("create tenant %s: %w", id, err)
-	}
-	s, err := tenant.ParseSettings(src, db.opts.Defaults)
-	if err != nil {
-		return fmt.Errorf("create tenant %s: %s: %w", id, filepath.Join(dir, settingsName), err)
 	}
 	m := manifest{
 		Generation: binary.BigEndian.Uint64(random[16:]), Grid: s.GridMillis() / 1000, IDKeySum: crc32.Checksum(random[:16], castagnoli),
@@ -117,6 +120,33 @@ func createStore(db *DB, id tenant.ID) error {
 		return fmt.Errorf("create tenant %s: %w", id, err)
 	}
 	return nil
+}
+
+// newSettings writes the settings of a new tenant, unless own is nil and there are some,
+// and returns those in force.
+func newSettings(db *DB, id tenant.ID, own *tenant.Patch) (tenant.Settings, error) {
+	dir, policy := db.tenantDir(id), db.policy.Load()
+	if own == nil {
+		found, err := readSettings(db.opts.FS, dir)
+		if err == nil {
+			s, err := policy.Settings(id, &found, 0)
+			if err != nil {
+				err = fmt.Errorf("%s: %w", filepath.Join(dir, settingsName), err)
+			}
+			return s, err
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return tenant.Settings{}, err
+		}
+		own = &tenant.Patch{}
+	}
+	s, err := policy.Settings(id, own, 0)
+	if err != nil {
+		return s, err
+	}
+	said, grid := *own, tenant.Duration(s.Grid)
+	said.Grid = &grid
+	return s, vfs.WriteFile(db.opts.FS, filepath.Join(dir, settingsName), said.File(policy.Defaults))
 }
 
 // onlyPreparation returns an error unless a directory without a manifest holds
@@ -141,7 +171,7 @@ var errNoTenant = errors.New("no such tenant")
 // openStore opens an existing tenant; the error is errNoTenant where there is
 // none.
 func openStore(db *DB, id tenant.ID) (*store, error) {
-	s := &store{db: db, id: id, dir: db.tenantDir(id), keys: newKeySet(), late: newLateLog(), recorded: newLateLog(), routing: map[int64]*memtable{}}
+	s := &store{db: db, id: id, dir: db.tenantDir(id), home: newHome(db.opts.FS, db.tenantDir(id)), keys: newKeySet(), late: newLateLog(), recorded: newLateLog(), routing: map[int64]*memtable{}}
 	var err error
 	if s.man, err = readManifest(db.opts.FS, s.dir); errors.Is(err, fs.ErrNotExist) {
 		if err := onlyPreparation(db.opts.FS, s.dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -151,12 +181,9 @@ func openStore(db *DB, id tenant.ID) (*store, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("open tenant %s: %w", id, err)
 	}
+	s.madeGrid = model.Duration(time.Duration(s.man.Grid) * time.Second)
 	if err := s.readProfile(); err != nil {
 		return nil, fmt.Errorf("open tenant %s: %w", id, err)
-	}
-	if grid := time.Duration(s.man.Grid) * time.Second; time.Duration(s.profile.Grid) != grid {
-		return nil, fmt.Errorf("open tenant %s: %s says a grid of %s, but it was made with %s, which cannot change",
-			id, filepath.Join(s.dir, settingsName), s.profile.Grid, model.Duration(grid))
 	}
 	if err := s.sweep(); err != nil {
 		return nil, fmt.Errorf("open tenant %s: %w", id, err)
@@ -164,10 +191,10 @@ func openStore(db *DB, id tenant.ID) (*store, error) {
 	s.generation = s.man.Generation
 	blocks := make([]*block, len(s.man.Blocks))
 	for i, bi := range s.man.Blocks {
-		blocks[i] = newBlock(db.blocks, db.opts.FS, s.dir, bi)
+		blocks[i] = newBlock(db.blocks, s.home, bi)
 	}
 	s.versions = newVersions(db.opts.Logger, blocks)
-	s.admission = newAdmission(s.versions, &s.profile.Limits)
+	s.admission = newAdmission(s.versions, &s.settings().Limits)
 	for _, b := range blocks {
 		kinds, err := b.kinds()
 		if err != nil {
@@ -195,24 +222,28 @@ func openStore(db *DB, id tenant.ID) (*store, error) {
 }
 
 func (s *store) readProfile() error {
-	src, err := s.db.opts.FS.ReadFile(filepath.Join(s.dir, settingsName))
+	own, err := readSettings(s.db.opts.FS, s.dir)
 	if err != nil {
-		return fmt.Errorf("read settings: %w", err)
+		return err
 	}
-	if s.profile.Settings, err = tenant.ParseSettings(src, s.db.opts.Defaults); err != nil {
+	settings, err := s.settingsBy(s.db.policy.Load(), &own)
+	if err != nil {
 		return fmt.Errorf("%s: %w", filepath.Join(s.dir, settingsName), err)
 	}
+	profile := &tenant.Profile{Settings: settings}
 	key, err := s.db.opts.FS.ReadFile(filepath.Join(s.dir, idKeyName))
 	if err != nil {
 		return fmt.Errorf("read the key of user ids: %w", err)
 	}
-	if len(key) != len(s.profile.IDKey) {
-		return fmt.Errorf("%s has %d bytes, want %d", filepath.Join(s.dir, idKeyName), len(key), len(s.profile.IDKey))
+	if len(key) != len(profile.IDKey) {
+		return fmt.Errorf("%s has %d bytes, want %d", filepath.Join(s.dir, idKeyName), len(key), len(profile.IDKey))
 	}
 	if sum := s.man.IDKeySum; sum != 0 && crc32.Checksum(key, castagnoli) != sum {
 		return fmt.Errorf("%s is not the key that the tenant was made with: checksum is wrong", filepath.Join(s.dir, idKeyName))
 	}
-	copy(s.profile.IDKey[:], key)
+	copy(profile.IDKey[:], key)
+	s.own = own
+	s.profile.Store(profile)
 	return nil
 }
 
@@ -267,10 +298,16 @@ func (s *store) append(ctx context.Context, b *increment.Batch) (duplicate, logg
 	if err := s.db.pressure.refuse(s); err != nil {
 		return false, false, err
 	}
+	if s.settings().Suspended {
+		return false, false, fmt.Errorf("tenant %s %w", s.id, tenant.ErrSuspended)
+	}
 	now := s.db.opts.Now().UnixMilli()
 	key := batchKey{hash: b.Key, time: now}
 	s.barrier.RLock()
 	defer s.barrier.RUnlock()
+	if s.dropped {
+		return false, false, fmt.Errorf("append to tenant %s: %w", s.id, ErrTenantDropped)
+	}
 	// The key is settled under the barrier too: a flush that covers the batch then
 	// writes the key (I2).
 	if b.HasKey {
@@ -340,7 +377,7 @@ func (s *store) replay(pos position, rec *walRecord) error {
 		return nil
 	}
 	if rec.step != s.grid() {
-		return fmt.Errorf("tenant %s has a grid of %s, the log one of %s", s.id, s.profile.Grid, time.Duration(rec.step)*time.Millisecond)
+		return fmt.Errorf("tenant %s has a grid of %s, the log one of %s", s.id, s.settings().Grid, time.Duration(rec.step)*time.Millisecond)
 	}
 	s.hold.use(pos.Segment)
 	s.notes.replay(rec)
@@ -424,4 +461,4 @@ func (s *store) memBytes() int64 {
 }
 
 // idle is the idle timeout in milliseconds.
-func (s *store) idle() int64 { return time.Duration(s.profile.IdleTimeout).Milliseconds() }
+func (s *store) idle() int64 { return time.Duration(s.settings().IdleTimeout).Milliseconds() }

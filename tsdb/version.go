@@ -63,7 +63,9 @@ func (v *versions) install(next *version) {
 	slices.SortStableFunc(next.blocks, func(a, b *block) int { return cmp.Compare(a.Seq, b.Seq) })
 	next.refs = 1 // held by being current
 	for _, b := range next.blocks {
-		b.refs.Add(1)
+		if b.refs.Add(1) == 1 {
+			b.home.users.Add(1)
+		}
 	}
 	v.mu.Lock()
 	old := v.current

@@ -3,7 +3,8 @@
 // needs no build step; every file is served as it stands here.
 //
 // Files: web.go (the handler), static/index.html, static/style.css, static/js/
-// (ES modules, app.js first), static/uplot/ (uPlot 1.6.32 as published on npm,
+// (ES modules, app.js first), static/q.js (what counts the pages of other sites; it
+// posts to /q), static/uplot/ (uPlot 1.6.32 as published on npm,
 // MIT), test/ (the page in a real browser, run by "make test-clients").
 //
 // Invariants:
@@ -45,6 +46,9 @@ var contentTypes = map[string]string{
 	"":      "text/plain; charset=utf-8",
 }
 
+// tracker is the script that counts the pages of other sites.
+const tracker = "q.js"
+
 // asset is one embedded file, ready to be sent.
 type asset struct {
 	body        []byte
@@ -84,11 +88,19 @@ func (a asset) serve(w http.ResponseWriter, r *http.Request, name string) {
 	h.Set("Content-Security-Policy", securityPolicy)
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Referrer-Policy", "same-origin")
-	// A browser asks each time and mostly hears "not modified": a new binary
-	// never meets half of an old page.
-	h.Set("Cache-Control", "no-cache")
+	h.Set("Cache-Control", caching(name))
 	h.Set("ETag", a.etag)
 	http.ServeContent(w, r, name, time.Time{}, bytes.NewReader(a.body))
+}
+
+// caching is how long a browser may use a file without asking.
+func caching(name string) string {
+	if name == tracker {
+		return "public, max-age=3600" // it is asked for by every page of a site
+	}
+	// A browser asks each time and mostly hears "not modified": a new binary
+	// never meets half of an old page.
+	return "no-cache"
 }
 
 // load reads every file of fsys below root, keyed by its path below root.

@@ -1,6 +1,8 @@
 package web
 
 import (
+	"bytes"
+	"compress/gzip"
 	"io"
 	"io/fs"
 	"net/http"
@@ -85,7 +87,7 @@ func TestEveryReferencedFileIsServed(t *testing.T) {
 	}
 	err := fs.WalkDir(static, "static", func(p string, d fs.DirEntry, err error) error {
 		name := strings.TrimPrefix(p, "static/")
-		if err == nil && !d.IsDir() && !seen[name] && name != "uplot/LICENSE" {
+		if err == nil && !d.IsDir() && !seen[name] && name != "uplot/LICENSE" && name != tracker {
 			t.Errorf("%s is embedded and nothing refers to it", name)
 		}
 		return err
@@ -165,5 +167,29 @@ func TestFileWithoutAKnownTypeIsRefused(t *testing.T) {
 	_, err := load(fstest.MapFS{"static/photo.tiff": {Data: []byte("x")}}, "static")
 	if err == nil || !strings.Contains(err.Error(), "photo.tiff") {
 		t.Fatalf("load: error %v, want one that names photo.tiff", err)
+	}
+}
+
+// A page waits for the tracker before it counts anything, so it stays small; and the
+// pages of a site ask for it once an hour.
+func TestTrackerIsSmallAndKept(t *testing.T) {
+	res := get(t, http.MethodGet, "/q.js")
+	body := read(t, res)
+	var zipped bytes.Buffer
+	w, err := gzip.NewWriterLevel(&zipped, gzip.BestCompression)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(w, body); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if zipped.Len() >= 2<<10 {
+		t.Errorf("the tracker has %d bytes when it is compressed, it must have less than 2048", zipped.Len())
+	}
+	if got := res.Header.Get("Cache-Control"); got != "public, max-age=3600" {
+		t.Errorf("Cache-Control is %q", got)
 	}
 }

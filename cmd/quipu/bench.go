@@ -16,7 +16,7 @@ type benchEventsCmd struct {
 	remote `embed:""`
 
 	TenantHeader string        `name:"tenant-header" default:"X-Scope-OrgID" help:"Header that --tenant is sent as (default ${default})."`
-	Format       string        `default:"plain" enum:"plain,ndjson,cloudevents,segment,posthog" help:"Format of the bodies: ${enum} (default ${default})."`
+	Format       string        `default:"plain" enum:"plain,ndjson,cloudevents,segment,posthog,amplitude,mixpanel" help:"Format of the bodies: ${enum} (default ${default})."`
 	Path         string        `placeholder:"/PATH" help:"Where they are posted, if not where the format usually is."`
 	Field        []string      `sep:"none" placeholder:"NAME=VALUES[:zipf]" help:"A field of the events and how many values it has; may be repeated. Without any: event=1, user_id=200000, page=2000:zipf, country=30, device=3."`
 	BatchSize    int           `default:"1000" help:"Events in one request (default ${default})."`

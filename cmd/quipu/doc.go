@@ -4,6 +4,12 @@
 //	console.go   the streams, the clock and the terminal that commands use
 //	remote.go    the flags of every command that talks to a server
 //	serve.go     "quipu serve"
+//	serve_auth.go  who may do what there: credentials, TLS, the audit log
+//	keys.go      "quipu keys"
+//	config.go    the configuration file, and "quipu config check"
+//	configs.go   the one in force, and its reloads
+//	tenantadmin.go what the API does with tenants
+//	tenants.go   "quipu tenants"
 //	import.go    "quipu import accesslog"
 //	query.go     "quipu query"
 //	bench.go     "quipu bench"

@@ -69,7 +69,7 @@ func (c *eventsTestCmd) Run(con *console) error {
 
 type eventsExplainCmd struct {
 	Rules  string `placeholder:"FILE" help:"Event rules (default: those of a tenant that has none)."`
-	Format string `default:"plain" help:"Format that the event is in: plain, cloudevents, segment, posthog or plausible."`
+	Format string `default:"plain" help:"Format that the event is in, such as segment; of one that is none the error names all."`
 	JSON   bool   `name:"json" help:"Print JSON."`
 	Event  string `arg:"" optional:"" help:"The event's JSON (default: standard input)."`
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/scope"
 	"github.com/quipudb/quipu/internal/tenant"
+	"github.com/quipudb/quipu/internal/usage"
 	"github.com/quipudb/quipu/promql"
 	"github.com/quipudb/quipu/tsdb"
 )
@@ -67,12 +68,12 @@ func newHeavy(t *testing.T, series int, settings string, tenants ...string) *hea
 			t.Error(err)
 		}
 	})
-	c := &serveCmd{QueryCache: 32 << 20, IngestMemory: 64 << 20, TenantHeader: "X-Scope-OrgID"}
+	c := &serveCmd{MetricsTenants: 100, QueryCache: 32 << 20, IngestMemory: 64 << 20, TenantHeader: "X-Scope-OrgID"}
 	reg := prometheus.NewRegistry()
-	if _, h.handler, err = c.handler(h.db, slog.New(slog.DiscardHandler), reg); err != nil {
+	if _, h.handler, err = c.handler(h.db, &guards{}, slog.New(slog.DiscardHandler), reg, &configs{}); err != nil {
 		t.Fatal(err)
 	}
-	if h.queries, err = c.queries(h.db, slog.New(slog.DiscardHandler), h.metrics); err != nil {
+	if h.queries, err = c.queries(h.db, usage.NewBook(time.Now), slog.New(slog.DiscardHandler), h.metrics, nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range tenants {

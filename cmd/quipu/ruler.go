@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -17,30 +18,41 @@ import (
 
 // externalURL is where people reach the server, for links in alerts.
 func (c *serveCmd) externalURL() (*url.URL, error) {
-	text := c.ExternalURL
-	if text == "" {
-		text = "http://" + c.Listen
+	if c.ExternalURL == "" {
+		return &url.URL{Scheme: "http", Host: c.Listen}, nil
 	}
-	u, err := url.Parse(strings.TrimSuffix(text, "/"))
+	u, err := url.Parse(strings.TrimSuffix(c.ExternalURL, "/"))
 	if err == nil && (u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
-		err = fmt.Errorf("it must begin with http:// or https:// and a host")
+		err = errors.New("it must begin with http:// or https:// and a host")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("--web.external-url=%s: %w", text, err)
+		return nil, fmt.Errorf("--web.external-url=%s: %w", c.ExternalURL, err)
 	}
 	return u, nil
 }
 
-// ruler makes what evaluates the rules of all tenants.
-func (c *serveCmd) ruler(db *tsdb.DB, engine upstream.QueryEngine, logger *slog.Logger, reg *prometheus.Registry) (*ruler.Ruler, error) {
+// ruler makes what evaluates the rules of all tenants, by the configuration in force.
+func (c *serveCmd) ruler(db *tsdb.DB, engine upstream.QueryEngine, logger *slog.Logger, reg *prometheus.Registry, conf *configs) (*ruler.Ruler, error) {
 	external, err := c.externalURL()
 	if err != nil {
 		return nil, err
 	}
-	return ruler.New(ruler.Options{
+	file := conf.get()
+	rules, err := ruler.New(ruler.Options{
+		Config: file.Rules, Alerting: file.Alerting,
 		Store: db, Queryable: db, History: db, Engine: engine, Parser: promql.NewParser(), Files: ruler.NewFiles(c.DataDir),
 		ExternalURL: external, Logger: logger, Reg: reg,
 	})
+	if err != nil {
+		return nil, err
+	}
+	conf.subscribe(func(_, next *configFile) {
+		if err := rules.Configure(next.Rules, next.Alerting); err != nil {
+			logger.Error("the configuration of rules is wrong", "err", err)
+		}
+		rules.Scan(false)
+	})
+	return rules, nil
 }
 
 // background runs work until stop is called, which waits for its end.

@@ -466,3 +466,22 @@ func TestRulesOfADeletedTenant(t *testing.T) {
 		t.Errorf("%d batches were stored of a tenant that is gone", n)
 	}
 }
+
+func TestExternalURL(t *testing.T) {
+	for given, want := range map[string]string{
+		"":                         "http://127.0.0.1:9480",
+		"https://quipu.example/q/": "https://quipu.example/q",
+		"quipu.example":            "--web.external-url=quipu.example: it must begin with http:// or https://",
+	} {
+		u, err := (&serveCmd{ExternalURL: given, Listen: "127.0.0.1:9480"}).externalURL()
+		got := ""
+		if err != nil {
+			got = err.Error()
+		} else {
+			got = u.String()
+		}
+		if !strings.HasPrefix(got, want) {
+			t.Errorf("%q: %q, want %q", given, got, want)
+		}
+	}
+}

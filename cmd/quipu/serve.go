@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"runtime"
 	"runtime/pprof"
@@ -21,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/common/model"
 	upstream "github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/util/features"
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/quipudb/quipu/api"
@@ -29,6 +29,7 @@ import (
 	"github.com/quipudb/quipu/internal/overload"
 	"github.com/quipudb/quipu/internal/scope"
 	"github.com/quipudb/quipu/internal/tenant"
+	"github.com/quipudb/quipu/internal/usage"
 	"github.com/quipudb/quipu/promql"
 	"github.com/quipudb/quipu/promql/ruler"
 	"github.com/quipudb/quipu/tsdb"
@@ -44,20 +45,30 @@ const stopTimeMax = 20 * time.Second
 const slotWaitMax = 5 * time.Second
 
 type serveCmd struct {
-	DataDir      string         `name:"data.dir" default:"./data" help:"Directory of the data; made if it does not exist."`
-	Listen       string         `default:"127.0.0.1:9480" help:"Address to listen on."`
-	Grid         model.Duration `default:"15s" help:"Width of a window for tenants made from now on."`
-	Retention    model.Duration `default:"0s" help:"Age at which data is dropped, for tenants whose settings do not say; 0 keeps all."`
-	TenantHeader string         `name:"tenant.header" placeholder:"X-Scope-OrgID" help:"Request header that names the tenant. Only on a loopback address, because it is no credential. Without it all requests are of the tenant \"default\"."`
-	WALBudget    sizeFlag       `name:"wal.budget" default:"512MiB" help:"Size of the write-ahead log past which it is flushed to blocks; bounds disk and the time a restart takes."`
-	WALFsync     string         `name:"wal.fsync" default:"always" enum:"always,interval" help:"When the write-ahead log is synced: always, before a batch is acknowledged; or at an interval, which is faster and lets a power loss take what was acknowledged since."`
-	WALInterval  model.Duration `name:"wal.fsync-interval" default:"1s" help:"With --wal.fsync=interval: how often."`
-	CPUProfile   string         `name:"debug.cpuprofile" hidden:"" type:"path" help:"File to write a CPU profile of the whole run to."`
-	IngestMemory sizeFlag       `name:"ingest.memory" default:"256MiB" help:"Memory for the bodies of requests that are under way. What does not fit is refused with 503; no body may be larger than a quarter of it, nor become larger than half when it is decompressed."`
-	QueryCache   cacheFlag      `name:"query.cache" default:"64MiB" help:"Memory for answers of range queries that can no longer change, of all tenants; at least 32MiB. 0: none are kept."`
-	QueryLog     model.Duration `name:"query.log-slower-than" default:"10s" help:"Time past which a query is written to the log, with what it took; 0 writes none."`
-	ExternalURL  string         `name:"web.external-url" placeholder:"URL" help:"Where people reach this server, for the links in alerts (default: http:// and the address it listens on)."`
-	LogLevel     slog.Level     `name:"log.level" default:"info" help:"debug, info, warn or error."`
+	serveDefaults `embed:""`
+	serveAuth     `embed:""`
+
+	DataDir        string         `name:"data.dir" default:"./data" help:"Directory of the data; made if it does not exist."`
+	Listen         string         `default:"127.0.0.1:9480" help:"Address to listen on."`
+	ConfigFile     string         `name:"config.file" type:"path" placeholder:"FILE" help:"Configuration in YAML: settings of tenants, and more; read again when it changes. \"quipu config check FILE\" says what is wrong with one."`
+	TenantHeader   string         `name:"tenant.header" placeholder:"X-Scope-OrgID" help:"Request header that names the tenant. Without --auth=required only on a loopback address, because it is no credential; without the header all requests are then of the tenant \"default\". With it X-Scope-OrgID, unless this says another."`
+	WALBudget      sizeFlag       `name:"wal.budget" default:"512MiB" help:"Size of the write-ahead log past which it is flushed to blocks; bounds disk and the time a restart takes."`
+	WALFsync       string         `name:"wal.fsync" default:"always" enum:"always,interval" help:"When the write-ahead log is synced: always, before a batch is acknowledged; or at an interval, which is faster and lets a power loss take what was acknowledged since."`
+	WALInterval    model.Duration `name:"wal.fsync-interval" default:"1s" help:"With --wal.fsync=interval: how often."`
+	CPUProfile     string         `name:"debug.cpuprofile" hidden:"" type:"path" help:"File to write a CPU profile of the whole run to."`
+	IngestMemory   sizeFlag       `name:"ingest.memory" default:"256MiB" help:"Memory for the bodies of requests that are under way. What does not fit is refused with 503; no body may be larger than a quarter of it, nor become larger than half when it is decompressed."`
+	QueryCache     cacheFlag      `name:"query.cache" default:"64MiB" help:"Memory for answers of range queries that can no longer change, of all tenants; at least 32MiB. 0: none are kept."`
+	QueryLog       model.Duration `name:"query.log-slower-than" default:"10s" help:"Time past which a query is written to the log, with what it took; 0 writes none."`
+	MetricsTenants int            `name:"metrics.tenants" default:"100" help:"How many tenants, the largest, the process's metrics name; the others are together under (other)."`
+	ExternalURL    string         `name:"web.external-url" placeholder:"URL" help:"Where people reach this server, for the links in alerts (default: http:// and the address it listens on)."`
+	LogLevel       slog.Level     `name:"log.level" default:"info" help:"debug, info, warn or error."`
+}
+
+// serveDefaults are settings of tenants where neither the configuration nor their own
+// say.
+type serveDefaults struct {
+	Grid      model.Duration `default:"15s" help:"Width of a window for tenants made from now on."`
+	Retention model.Duration `default:"0s" help:"Age at which data is dropped, for tenants whose settings do not say; 0 keeps all."`
 }
 
 // sizeFlag is a number of bytes as people write it: 64KiB, 512MiB, 1GiB.
@@ -91,7 +102,7 @@ func (s *cacheFlag) UnmarshalText(text []byte) error {
 
 // settings are those of new tenants. The idle timeout has no flag, so it follows
 // the grid: the least multiple of it that is not below the default.
-func (c *serveCmd) settings() (tenant.Settings, error) {
+func (c *serveDefaults) settings() (tenant.Settings, error) {
 	s := tenant.DefaultSettings()
 	s.Grid = c.Grid
 	s.IdleTimeout = tenant.IdleTimeoutFor(c.Grid)
@@ -139,8 +150,17 @@ func (c *serveCmd) Run(con *console) error {
 	if err != nil {
 		return err
 	}
+	if c.MetricsTenants < 1 {
+		return fmt.Errorf("--metrics.tenants is %d, it must be at least 1", c.MetricsTenants)
+	}
 	_, err = c.walSyncEvery()
-	if err := errors.Join(err, c.checkTenantHeader(), c.checkListen(logger)); err != nil {
+	if err := errors.Join(err, c.checkTenantHeader(), c.checkListen(logger), c.checkWebConfig()); err != nil {
+		return err
+	}
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	conf, err := newConfigs(c.ConfigFile, logger, con.now, reg)
+	if err != nil {
 		return err
 	}
 	stopProfile, err := c.profile()
@@ -163,15 +183,17 @@ func (c *serveCmd) Run(con *console) error {
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
 	}
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
+	go func() { served <- c.serveOn(listener, server, logger) }()
 
-	db, rules, ready, err := c.open(logger, settings)
+	o, err := c.open(logger, reg, conf, settings)
 	if err != nil {
 		return errors.Join(err, server.Close())
 	}
-	stopRules := background(rules.Run)
-	handler.Store(&ready)
-	logger.Info("ready", "address", "http://"+listener.Addr().String(), "version", version())
+	stopWatch := conf.watchAlways()
+	defer stopWatch()
+	stopRules := background(o.rules.Run)
+	handler.Store(&o.handler)
+	logger.Info("ready", "address", c.scheme()+"://"+listener.Addr().String(), "version", version())
 	select {
 	case err = <-served:
 	case <-con.ctx.Done():
@@ -184,7 +206,7 @@ func (c *serveCmd) Run(con *console) error {
 		}
 	}
 	stopRules()
-	err = errors.Join(err, db.Close())
+	err = errors.Join(err, o.guards.close(), o.db.Close())
 	logger.Info("stopped")
 	return err
 }
@@ -208,58 +230,79 @@ func (c *serveCmd) profile() (stop func(), err error) {
 	}, nil
 }
 
-// checkListen refuses what would let anyone on the network choose a tenant.
-func (c *serveCmd) checkListen(logger *slog.Logger) error {
-	host, _, err := net.SplitHostPort(c.Listen)
-	if err != nil {
-		return fmt.Errorf("--listen=%s: %w", c.Listen, err)
-	}
-	addr, err := netip.ParseAddr(host)
-	if host == "localhost" || err == nil && addr.IsLoopback() {
-		return nil
-	}
-	if c.TenantHeader != "" {
-		return fmt.Errorf("--tenant.header lets every client choose its tenant, so it is only for a loopback address; --listen is %s", c.Listen)
-	}
-	logger.Warn("everyone who reaches this address may read and write: there are no credentials yet", "listen", c.Listen)
-	return nil
+// opened is what a server consists of.
+type opened struct {
+	db      *tsdb.DB
+	guards  *guards
+	rules   *ruler.Ruler
+	handler http.Handler
 }
 
 // open opens the storage and joins the packages over it.
-func (c *serveCmd) open(logger *slog.Logger, settings tenant.Settings) (*tsdb.DB, *ruler.Ruler, http.Handler, error) {
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+func (c *serveCmd) open(logger *slog.Logger, reg *prometheus.Registry, conf *configs, settings tenant.Settings) (o opened, err error) {
 	syncEvery, err := c.walSyncEvery()
 	if err != nil {
-		return nil, nil, nil, err
+		return o, err
 	}
 	if syncEvery > 0 {
 		logger.Warn("batches are acknowledged before they are synced: a power loss takes those of the last interval", "interval", syncEvery)
 	}
+	policy, err := conf.get().policy(c.ConfigFile, settings)
+	if err != nil {
+		return o, err
+	}
 	db, err := tsdb.Open(tsdb.Options{
-		Dir: c.DataDir, Logger: logger, Registerer: reg, Defaults: settings, WALBytesMax: int64(c.WALBudget), WALSyncEvery: syncEvery,
+		Dir: c.DataDir, Logger: logger, Registerer: reg, Defaults: settings, Policy: policy, WALBytesMax: int64(c.WALBudget), WALSyncEvery: syncEvery,
 	})
 	if err != nil {
-		return nil, nil, nil, err
+		return o, err
 	}
-	rules, handler, err := c.handler(db, logger, reg)
-	if err != nil {
-		return nil, nil, nil, errors.Join(err, db.Close())
+	c.followConfig(conf, db, settings, logger)
+	o.db = db
+	if o.guards, err = c.openGuards(db, logger, reg, conf); err != nil {
+		return o, errors.Join(err, db.Close())
 	}
-	return db, rules, handler, nil
+	if o.rules, o.handler, err = c.handler(db, o.guards, logger, reg, conf); err != nil {
+		return o, errors.Join(err, o.guards.close(), db.Close())
+	}
+	return o, nil
 }
 
-func (c *serveCmd) handler(db *tsdb.DB, logger *slog.Logger, reg *prometheus.Registry) (*ruler.Ruler, http.Handler, error) {
+// followConfig has a new configuration, and what is in tenants' own settings by then, in
+// force in storage.
+func (c *serveCmd) followConfig(conf *configs, db *tsdb.DB, flags tenant.Settings, logger *slog.Logger) {
+	conf.check(func(next *configFile) error {
+		policy, err := next.policy(c.ConfigFile, flags)
+		if err != nil {
+			return err
+		}
+		return db.CheckPolicy(policy)
+	})
+	conf.subscribe(func(_, next *configFile) {
+		policy, err := next.policy(c.ConfigFile, flags)
+		if err == nil {
+			err = db.SetPolicy(policy)
+		}
+		if err = errors.Join(err, db.ReloadSettings()); err != nil {
+			logger.Error("settings of tenants are wrong", "err", err)
+		}
+	})
+}
+
+func (c *serveCmd) handler(db *tsdb.DB, guards *guards, logger *slog.Logger, reg *prometheus.Registry, conf *configs) (*ruler.Ruler, http.Handler, error) {
+	book := usage.NewBook(time.Now)
+	reg.MustRegister(usage.NewCollector(book, c.MetricsTenants, storedUsage(db)))
 	slots := overload.NewSlots(2*runtime.GOMAXPROCS(0), slotWaitMax)
-	ingester, err := ingest.New(ingest.Options{Store: db, Rules: &ruleFiles{c.DataDir}, Stored: stored{db}, Registerer: reg, Logger: logger, Slots: slots})
+	ingester, err := ingest.New(ingest.Options{Store: db, Rules: &ruleFiles{c.DataDir}, Stored: stored{db}, Registerer: reg, Logger: logger, Slots: slots, Usage: book, TenantLabelsMax: c.MetricsTenants})
 	if err != nil {
 		return nil, nil, err
 	}
-	queries, err := c.queries(db, logger, prometheus.WrapRegistererWithPrefix("quipu_promql_", reg))
+	languageFeatures := features.NewRegistry()
+	queries, err := c.queries(db, book, logger, prometheus.WrapRegistererWithPrefix("quipu_promql_", reg), languageFeatures)
 	if err != nil {
 		return nil, nil, err
 	}
-	rules, err := c.ruler(db, queries, logger, reg)
+	rules, err := c.ruler(db, queries, logger, reg, conf)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -272,10 +315,16 @@ func (c *serveCmd) handler(db *tsdb.DB, logger *slog.Logger, reg *prometheus.Reg
 		Parser:  promql.NewParser(),
 		Storage: db, Exemplars: db,
 		Tenants:   &catalog{db: db, rules: ingester},
+		Inventory: inventory{db},
+		Features:  languageFeatures,
 		Admission: queries,
+		Operator:  &tenantAdmin{db: db, dir: c.DataDir, rules: ingester, usage: book, now: time.Now},
 
+		Auth:         guards.auth,
+		Audit:        guards.audit,
 		TenantHeader: c.TenantHeader,
 		Registry:     reg,
+		Reload:       conf.reload,
 		UI:           web.Handler(),
 		Version:      version(),
 		HeldBytesMax: int64(c.IngestMemory),
@@ -286,9 +335,9 @@ func (c *serveCmd) handler(db *tsdb.DB, logger *slog.Logger, reg *prometheus.Reg
 
 // queries joins what answers them: the limits of their tenants, what they take for exact,
 // then the cache, then the engine.
-func (c *serveCmd) queries(db *tsdb.DB, logger *slog.Logger, reg prometheus.Registerer) (*promql.Governor, error) {
+func (c *serveCmd) queries(db *tsdb.DB, book *usage.Book, logger *slog.Logger, reg prometheus.Registerer, said features.Collector) (*promql.Governor, error) {
 	var engine upstream.QueryEngine = promql.NewEngines(promql.EngineOptions{
-		Distinct: db, Logger: logger, Reg: reg, Timeout: tenant.QueryTimeMax,
+		Distinct: db, Logger: logger, Reg: reg, Timeout: tenant.QueryTimeMax, Features: said,
 	})
 	if c.QueryCache > 0 {
 		cache, err := promql.NewCache(engine, promql.CacheOptions{Bytes: int(c.QueryCache), History: db, Reg: reg})
@@ -308,7 +357,7 @@ func (c *serveCmd) queries(db *tsdb.DB, logger *slog.Logger, reg prometheus.Regi
 		return db.HasCounts(sc.Tenant, metric)
 	})
 	return promql.NewGovernor(promql.GovernorOptions{
-		Engine: engine, Logger: logger, Reg: reg, LogSlowerThan: time.Duration(c.QueryLog),
+		Usage: book, Engine: engine, Logger: logger, Reg: reg, LogSlowerThan: time.Duration(c.QueryLog),
 		Limits: func(id tenant.ID) (tenant.Limits, error) {
 			s, err := db.Settings(id)
 			return s.Limits, err

@@ -16,7 +16,7 @@ func TestIdleTimeoutFollowsTheGrid(t *testing.T) {
 		40 * time.Minute: 80 * time.Minute,
 		2 * time.Hour:    2 * time.Hour,
 	} {
-		s, err := (&serveCmd{Grid: model.Duration(grid)}).settings()
+		s, err := (&serveDefaults{Grid: model.Duration(grid)}).settings()
 		if err != nil || time.Duration(s.IdleTimeout) != want {
 			t.Errorf("grid %s: idle timeout %s, %v; want %s", grid, s.IdleTimeout, err, want)
 		}
@@ -48,7 +48,7 @@ func TestServeNamesTheFlagThatItRefuses(t *testing.T) {
 	if err := (&serveCmd{TenantHeader: "X-Scope-OrgID"}).checkTenantHeader(); err != nil {
 		t.Error(err)
 	}
-	if _, err := (&serveCmd{Grid: model.Duration(15 * time.Second), Retention: -1}).settings(); err == nil || !strings.HasPrefix(err.Error(), "--retention: ") {
+	if _, err := (&serveDefaults{Grid: model.Duration(15 * time.Second), Retention: -1}).settings(); err == nil || !strings.HasPrefix(err.Error(), "--retention: ") {
 		t.Errorf("a negative retention: %v", err)
 	}
 }

@@ -37,7 +37,7 @@ func (w queryWriter) expr(depth int) string {
 		return w.vector()
 	}
 	a := w.expr(depth - 1)
-	switch w.r.IntN(9) {
+	switch w.r.IntN(10) {
 	case 0:
 		return fmt.Sprintf(oneOf(w.r, "(%s) * 2", "-(%s)", "abs(%s)", "(%s) > 1", "sort(%s)", "absent(%s)", "scalar(%s)",
 			`label_replace(%s, "x", "$1", "country", "(.*)")`, "timestamp(%s)"), a)
@@ -45,9 +45,8 @@ func (w queryWriter) expr(depth int) string {
 		return fmt.Sprintf("(%s) %s (%s)", a, oneOf(w.r, "+", "/", "and", "or", "unless", "- on (country)", "* on (page, country)", "== bool"), w.vector())
 	case 3:
 		return w.subquery(a)
-	case 4:
-		return fmt.Sprintf(oneOf(w.r, "histogram_quantile(0.9, %s)", "histogram_count(%s)", "histogram_sum(%s)", "histogram_avg(%s)",
-			"histogram_fraction(0, 1, %s)"), w.histogram())
+	case 4, 5:
+		return w.ofHistogram(w.histogram())
 	}
 	return w.aggregate(a, false)
 }
@@ -149,14 +148,30 @@ func (w queryWriter) vector() string {
 
 // histogram is what the functions of histograms take.
 func (w queryWriter) histogram() string {
-	of := fmt.Sprintf("rate(%s[%s]%s)", oneOf(w.r, "latency", "size", "native"), oneOf(w.r, "2m", "5m", "20m"), w.modifiers(false))
-	switch w.r.IntN(4) {
-	case 0:
-		return of
-	case 1:
-		return fmt.Sprintf("sum by (le) (rate(size_bucket[%s]))", oneOf(w.r, "5m", "20m"))
-	case 2:
-		return "sum by (country) (" + oneOf(w.r, "latency", "size", "native") + ")"
+	sel := oneOf(w.r, "latency", "size", "native", "size_bucket", "size_bucket", `size_bucket{country!="DE"}`, `{__name__=~"size|size_bucket"}`,
+		`{__name__=~"latency|size_bucket"}`, `{__name__=~"size_bucket|requests_total"}`)
+	of := sel + w.modifiers(false)
+	if w.r.IntN(3) > 0 {
+		f := oneOf(w.r, "rate", "rate", "rate", "increase", "delta", "idelta", "last_over_time", "sum_over_time")
+		of = fmt.Sprintf("%s(%s[%s]%s)", f, sel, oneOf(w.r, "2m", "5m", "20m"), w.modifiers(f == "increase"))
 	}
-	return fmt.Sprintf("sum by (%s) (%s)", oneOf(w.r, "country", "page"), of)
+	if w.r.IntN(4) == 0 {
+		return of
+	}
+	return fmt.Sprintf("%s %s (%s)", oneOf(w.r, "sum", "sum", "sum", "avg", "max", "stddev", "count"), oneOf(w.r, "by (le)", "by (le)", "by (le, page)", "by (country)", "without (page)", ""), of)
+}
+
+// ofHistogram is a function of histograms.
+func (w queryWriter) ofHistogram(of string) string {
+	q := func() string { return oneOf(w.r, "0.5", "0.9", "0.9", "0", "1", "-1", "2", "NaN") }
+	f := oneOf(w.r, "quantile", "quantile", "quantile", "quantiles", "fraction", "count", "sum", "avg", "stddev", "stdvar")
+	switch f {
+	case "quantile":
+		return fmt.Sprintf("histogram_quantile(%s, %s)", q(), of)
+	case "quantiles":
+		return fmt.Sprintf("histogram_quantiles(%s, %q, %s, %s)", of, oneOf(w.r, "q", "q", "page"), q(), q())
+	case "fraction":
+		return fmt.Sprintf("histogram_fraction(%s, %s, %s)", oneOf(w.r, "0", "-Inf", "0.2", "NaN"), oneOf(w.r, "1", "0.5", "+Inf", "-1"), of)
+	}
+	return fmt.Sprintf("histogram_%s(%s)", f, of)
 }

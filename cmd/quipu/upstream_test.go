@@ -241,7 +241,8 @@ func sameSample(a, b upstream.Sample) bool {
 func sameBuckets(a, b *histogram.FloatHistogram) bool {
 	read := func(h *histogram.FloatHistogram) (out []histogram.Bucket[float64]) {
 		for it := h.AllBucketIterator(); it.Next(); {
-			if c := it.At(); c.Count != 0 {
+			// An infinity times an empty bucket is NaN, where a storage has the bucket.
+			if c := it.At(); c.Count != 0 && !math.IsNaN(c.Count) {
 				out = append(out, c)
 			}
 		}

@@ -9,13 +9,13 @@ import { chromium } from "playwright-core";
 
 const MODULES = fileURLToPath(new URL("node_modules/", import.meta.url));
 
-// startSite serves pages that hold nothing and, under /modules/, the files of npm
+// startSite serves pages that hold the given HTML and, under /modules/, the files of npm
 // packages: { url, browser, stop }. Trackers do not take its host for a local one.
-export async function startSite() {
+export async function startSite(html = "") {
   const site = http.createServer(async (request, response) => {
     const { pathname } = new URL(request.url, "http://site");
     if (!pathname.startsWith("/modules/")) {
-      response.writeHead(200, { "Content-Type": "text/html" }).end("<!doctype html><title>shop</title>");
+      response.writeHead(200, { "Content-Type": "text/html" }).end("<!doctype html><title>shop</title>" + html);
       return;
     }
     // Modules written for bundlers import files without their extension.

@@ -8,6 +8,9 @@ import { startServer } from "../../internal/testserver/server.mjs";
 
 const HOUR = 3_600_000;
 
+// PIXELS are the paths where a GET is an event.
+const PIXELS = new Set(["/i", "/g/collect", "/matomo.php", "/track", "/import", "/engage"]);
+
 // HOUR_END is the end of a whole hour that the tests' events are in, EVENT_TIME the time
 // of most of them, 5 s into a window of 15 s, and WINDOW_END the end of that window.
 export const HOUR_END = Math.floor(Date.now() / HOUR) * HOUR - HOUR;
@@ -29,9 +32,9 @@ class Quipu {
   url;
   // tenant is whose all requests are.
   tenant = "default";
-  // requests are those that were posted, each with the status of its answer.
+  // requests are those that had events, each with the status of its answer.
   requests = [];
-  // faults are taken by the POSTs that follow, one each: { status, headers } is the
+  // faults are taken by those that follow, one each: { status, headers } is the
   // answer of a proxy, "lost" one of the server that does not arrive.
   faults = [];
 
@@ -65,9 +68,10 @@ class Quipu {
     const { method, url: path } = request;
     const parts = [];
     for await (const part of request) parts.push(part);
-    const seen = { path, headers: request.headers, body: Buffer.concat(parts), status: 0 };
-    const fault = method === "POST" ? this.faults.shift() : undefined;
-    if (method === "POST") this.requests.push(seen);
+    const seen = { method, path, headers: request.headers, body: Buffer.concat(parts), status: 0 };
+    const hasEvents = method === "POST" || (method === "GET" && PIXELS.has(path.split("?")[0]));
+    const fault = hasEvents ? this.faults.shift() : undefined;
+    if (hasEvents) this.requests.push(seen);
     if (fault?.status) {
       seen.status = fault.status;
       return response.writeHead(fault.status, fault.headers).end("the proxy says so");
@@ -87,10 +91,10 @@ class Quipu {
     answer.pipe(response);
   }
 
-  // again posts what was posted with a request, and returns the status.
-  async again({ path, headers, body }) {
+  // again sends what was sent with a request, and returns the status.
+  async again({ method, path, headers, body }) {
     const kept = Object.entries(headers).filter(([name]) => name.startsWith("content-") && name !== "content-length");
-    return (await fetch(this.url + path, { method: "POST", headers: Object.fromEntries(kept), body })).status;
+    return (await fetch(this.url + path, { method, headers: Object.fromEntries(kept), body: method === "POST" ? body : undefined })).status;
   }
 
   // statuses are those of the requests so far.

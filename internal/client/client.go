@@ -85,6 +85,7 @@ func (e *StatusError) Error() string {
 // request is one HTTP request below the base address.
 type request struct {
 	method, path string
+	query        url.Values
 	header       http.Header
 	body         []byte
 }
@@ -92,7 +93,9 @@ type request struct {
 // do sends a request and returns the body of a 2xx answer. Any other answer is
 // a *StatusError, no answer an *UnreachableError.
 func (c *Client) do(ctx context.Context, r request) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, r.method, c.base.JoinPath(r.path).String(), bytes.NewReader(r.body))
+	address := c.base.JoinPath(r.path)
+	address.RawQuery = r.query.Encode()
+	req, err := http.NewRequestWithContext(ctx, r.method, address.String(), bytes.NewReader(r.body))
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", r.method, r.path, err)
 	}

@@ -25,6 +25,12 @@ type Set interface {
 	Read(i int, c *Column) error
 }
 
+// Ordered is a Set whose series are read faster in another order than their own.
+type Ordered interface {
+	// Order is all series in that order; nil: it is their own.
+	Order() []int32
+}
+
 // Column is one series. Times are milliseconds since 1970, ascending. A series has
 // float samples or histograms or, where it is Prometheus's own, both at different
 // times; or it has Runs, and then neither.

@@ -53,6 +53,8 @@ func TestFormats(t *testing.T) {
 		"cloudevents": {"/api/v1/events", "application/cloudevents-batch+json", `[{"specversion":"1.0","source":"/bench","id":"ID","type":"page_view_N","time":T,"datacontenttype":"application/json","data":{"user_id":"user-N","page":"/docs/reference/N","country":"country-N","device":"device-N","duration_ms":N}}]`},
 		"segment":     {"/v1/batch", "application/json", `{"batch":[{"type":"track","messageId":"ID","userId":"user-N","event":"page_view_N","timestamp":T,"properties":{"page":"/docs/reference/N","country":"country-N","device":"device-N","duration_ms":N}}]}`},
 		"posthog":     {"/batch/", "application/json", `{"api_key":"bench","batch":[{"event":"page_view_N","uuid":"ID","distinct_id":"user-N","timestamp":T,"properties":{"page":"/docs/reference/N","country":"country-N","device":"device-N","duration_ms":N}}]}`},
+		"amplitude":   {"/2/httpapi", "application/json", `{"api_key":"bench","events":[{"event_type":"page_view_N","insert_id":"ID","user_id":"user-N","time":T,"event_properties":{"page":"/docs/reference/N","country":"country-N","device":"device-N","duration_ms":N}}]}`},
+		"mixpanel":    {"/track", "application/json", `[{"event":"page_view_N","properties":{"token":"bench","$insert_id":"ID","distinct_id":"user-N","time":T,"page":"/docs/reference/N","country":"country-N","device":"device-N","duration_ms":N}}]`},
 	} {
 		b := testBatch(t, Options{Format: format, Batch: 1, Token: "secret", Tenant: "t1"})
 		b.next(noon)

@@ -21,11 +21,13 @@ var formats = map[string]format{
 	"cloudevents": cloudEvents{},
 	"segment":     segment{},
 	"posthog":     postHog{},
+	"amplitude":   amplitude{},
+	"mixpanel":    mixpanel{},
 }
 
 // Formats are the names of the formats of bodies, the plain one first.
 func Formats() []string {
-	return []string{"plain", "ndjson", "cloudevents", "segment", "posthog"}
+	return []string{"plain", "ndjson", "cloudevents", "segment", "posthog", "amplitude", "mixpanel"}
 }
 
 func formatOf(name string) (format, error) {

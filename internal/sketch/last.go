@@ -7,6 +7,7 @@ type lastSeen struct {
 	at   []int32
 	used int
 	zero int32 // where id 0 was, plus 1
+	room *Room
 }
 
 func (l *lastSeen) reset() {
@@ -61,6 +62,7 @@ func (l *lastSeen) grow(first int) {
 		n *= 2
 	}
 	l.ids, l.at, l.used = make([]uint64, n), make([]int32, n), counts
+	l.room.take(12 * (n - len(ids)))
 	for k, id := range ids {
 		if id != 0 && int(at[k]) >= first {
 			to := l.find(id)

@@ -4,7 +4,8 @@
 // Files: sketch.go (the set of one window, its merge and codec), union.go (the union
 // of any number of them, for a query, or for an hour or a day in a block),
 // registers.go (HyperLogLog registers and their estimate), slide.go and last.go
-// (unions counted by ranges that slide over them), series.go (what a query reads).
+// (unions counted by ranges that slide over them), room.go (the memory that they may
+// take), series.go (what a query reads).
 //
 // Invariants:
 //

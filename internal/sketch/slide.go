@@ -13,6 +13,9 @@ const slideDepth = 1024
 // slideDepth places to a middle were made beforehand, those from the middle on grow
 // with the run's end.
 type Slide struct {
+	// Room, where set, is what the table of ids takes its memory from.
+	Room *Room
+
 	unions []Union
 
 	last    lastSeen
@@ -32,7 +35,7 @@ type Slide struct {
 
 // Reset makes s count the ids of unions, which must not change meanwhile.
 func (s *Slide) Reset(unions []Union) {
-	s.unions = unions
+	s.unions, s.last.room = unions, s.Room
 	s.last.reset()
 	s.newest = append(s.newest[:0], make([]int, len(unions))...)
 	s.exact, s.inexact, s.first, s.next = 0, 0, 0, 0

@@ -30,12 +30,17 @@ type Union struct {
 	regs  registers // where inexact
 	// inexact: regs have all ids, and table none.
 	inexact bool
+	room    *Room
 }
+
+// Bound makes u take its memory from r. It is called once, while u is the zero Union.
+func (u *Union) Bound(r *Room) { u.room = r }
 
 // Reset makes u empty; it keeps capacity, a table that was much too large apart: to clear
 // it again and again would take longer than to make a small one.
 func (u *Union) Reset() {
 	if len(u.table) > 1024 && u.n < len(u.table)/16 {
+		u.room.take(-8 * len(u.table))
 		u.table = nil
 	} else if u.n > 0 {
 		clear(u.table)
@@ -77,6 +82,9 @@ func (u *Union) addID(id uint64) {
 		return
 	}
 	if 2*u.n >= len(u.table) {
+		if u.room.Over() {
+			return
+		}
 		u.grow()
 	}
 	if put(u.table, id) {
@@ -111,6 +119,7 @@ func place(table []uint64, id uint64) int {
 func (u *Union) grow() {
 	old := u.table
 	u.table = make([]uint64, max(16, 2*len(old)))
+	u.room.take(8 * (len(u.table) - len(old)))
 	for _, id := range old {
 		if id != 0 {
 			put(u.table, id)
@@ -140,6 +149,7 @@ func (u *Union) ToRegisters() {
 	}
 	if u.regs == nil {
 		u.regs = newRegisters()
+		u.room.take(len(u.regs))
 	}
 	u.each(u.regs.addID)
 	if u.n > 0 {

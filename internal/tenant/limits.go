@@ -30,44 +30,44 @@ type Limits struct {
 	// EventsPerSecond and BytesPerSecond, of bodies as they are after decompression,
 	// are what a tenant may send over time; 0 is no limit. Past them batches are
 	// refused.
-	EventsPerSecond int64 `yaml:"events_per_second"`
-	BytesPerSecond  int64 `yaml:"bytes_per_second"`
+	EventsPerSecond int64 `yaml:"events_per_second" json:"events_per_second"`
+	BytesPerSecond  int64 `yaml:"bytes_per_second" json:"bytes_per_second"`
 	// BodyBytes is the largest body, DecodedBytes the largest after decompression; 0
 	// is what the server takes.
-	BodyBytes    int64 `yaml:"body_bytes"`
-	DecodedBytes int64 `yaml:"decoded_bytes"`
+	BodyBytes    int64 `yaml:"body_bytes" json:"body_bytes"`
+	DecodedBytes int64 `yaml:"decoded_bytes" json:"decoded_bytes"`
 	// JSONDepth is how many objects and arrays of an event may be inside each other.
-	JSONDepth int `yaml:"json_depth"`
+	JSONDepth int `yaml:"json_depth" json:"json_depth"`
 	// EventAge is the age past which an event is rejected, where that is less than the
 	// retention; 0 is the retention. ClockSkew is how far ahead of the present an event
 	// may be.
-	EventAge  model.Duration `yaml:"event_age"`
-	ClockSkew model.Duration `yaml:"clock_skew"`
+	EventAge  model.Duration `yaml:"event_age" json:"event_age"`
+	ClockSkew model.Duration `yaml:"clock_skew" json:"clock_skew"`
 	// LabelsPerSeries is the most labels of one rule.
-	LabelsPerSeries int `yaml:"labels_per_series"`
+	LabelsPerSeries int `yaml:"labels_per_series" json:"labels_per_series"`
 	// LabelValueBytes is the longest value of a label; a longer one counts as "(other)".
-	LabelValueBytes int `yaml:"label_value_bytes"`
+	LabelValueBytes int `yaml:"label_value_bytes" json:"label_value_bytes"`
 	// Series is the most series of all metrics together, one for each metric excepted;
 	// 0 is no limit. Past it increments go to series whose labels are replaced by
 	// "(other)".
-	Series int `yaml:"series"`
+	Series int `yaml:"series" json:"series"`
 	// SeriesPerMetric is the most series one metric may have; past it increments go to
 	// series whose labels are replaced by "(other)".
-	SeriesPerMetric int `yaml:"series_per_metric"`
+	SeriesPerMetric int `yaml:"series_per_metric" json:"series_per_metric"`
 	// Exemplars is how many exemplars are kept, the newest; 0 keeps none.
-	Exemplars int `yaml:"exemplars"`
+	Exemplars int `yaml:"exemplars" json:"exemplars"`
 	// ConcurrentQueries is how many queries run at once; 0 is a fair part of those that
 	// the server runs. QueuedQueries is how many more wait for their turn; past it
 	// queries are refused.
-	ConcurrentQueries int `yaml:"concurrent_queries"`
-	QueuedQueries     int `yaml:"queued_queries"`
+	ConcurrentQueries int `yaml:"concurrent_queries" json:"concurrent_queries"`
+	QueuedQueries     int `yaml:"queued_queries" json:"queued_queries"`
 	// QuerySeries is how many series the selectors of a query select together, 0 is no
 	// limit; QuerySamples how many samples it has in memory at once; QuerySteps how many
 	// steps a range has; QueryTime how long it takes, its turn waited for.
-	QuerySeries  int64          `yaml:"query_series"`
-	QuerySamples int64          `yaml:"query_samples"`
-	QuerySteps   int64          `yaml:"query_steps"`
-	QueryTime    model.Duration `yaml:"query_time"`
+	QuerySeries  int64          `yaml:"query_series" json:"query_series"`
+	QuerySamples int64          `yaml:"query_samples" json:"query_samples"`
+	QuerySteps   int64          `yaml:"query_steps" json:"query_steps"`
+	QueryTime    model.Duration `yaml:"query_time" json:"query_time"`
 }
 
 // DefaultLimits are those of a tenant whose settings do not say.

@@ -1,14 +1,10 @@
 package tenant
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/prometheus/common/model"
-	"go.yaml.in/yaml/v3"
 )
 
 // BlockRange is the time span of one memtable. A grid step divides it, so that
@@ -25,18 +21,22 @@ const RulesDir = "rules"
 // Settings are what an operator may set for one tenant; they live in
 // <data.dir>/<tenant>/settings.yaml.
 type Settings struct {
+	// Plan names settings that tenants share; "" is none.
+	Plan string `yaml:"plan" json:"plan"`
 	// Grid is the width of a window: at least 1s, a divisor of BlockRange, and a
 	// divisor or multiple of the 5 minutes that a distinct metric shows.
 	// It is fixed when the tenant is created.
-	Grid model.Duration `yaml:"grid"`
+	Grid model.Duration `yaml:"grid" json:"grid"`
 	// IdleTimeout ends a run of a counter or histogram: its view goes stale
 	// that long after its last increment. A multiple of Grid.
-	IdleTimeout model.Duration `yaml:"idle_timeout"`
+	IdleTimeout model.Duration `yaml:"idle_timeout" json:"idle_timeout"`
 	// Retention is the age past which data is dropped; 0 keeps all.
-	Retention model.Duration `yaml:"retention"`
+	Retention model.Duration `yaml:"retention" json:"retention"`
 	// ExactCounts: increase and rate of counts mean their anchored form.
-	ExactCounts bool   `yaml:"exact_counts"`
-	Limits      Limits `yaml:"limits"`
+	ExactCounts bool `yaml:"exact_counts" json:"exact_counts"`
+	// Suspended: reads and writes are refused, and what is stored stays.
+	Suspended bool   `yaml:"suspended" json:"suspended"`
+	Limits    Limits `yaml:"limits" json:"limits"`
 }
 
 // DefaultSettings are those of a new tenant when nothing else is said.
@@ -79,32 +79,34 @@ func IdleTimeoutFor(grid model.Duration) model.Duration {
 // ParseSettings decodes YAML over the given defaults; unknown fields are errors
 // that name their line. An idle timeout that is not set follows the file's grid.
 func ParseSettings(src []byte, defaults Settings) (Settings, error) {
-	s := defaults
-	s.IdleTimeout = 0
-	dec := yaml.NewDecoder(bytes.NewReader(src))
-	dec.KnownFields(true)
-	if err := dec.Decode(&s); err != nil && !errors.Is(err, io.EOF) { // EOF: nothing but comments
+	own, err := ParsePatch(src)
+	if err != nil {
 		return Settings{}, err
 	}
-	if s.IdleTimeout == 0 {
-		s.IdleTimeout = IdleTimeoutFor(s.Grid)
-	}
-	return s, s.Validate()
+	return (&Policy{Defaults: defaults}).Settings(ID{}, &own, 0)
 }
 
 // NewFile is the settings file of a tenant made with these settings: it pins what
 // cannot change later and leaves the rest to the server's defaults.
 func (s Settings) NewFile() []byte {
-	return fmt.Appendf(nil, `# Settings of this tenant, read when the server starts. What is not set here
-# follows the server's defaults; what could be:
+	grid := Duration(s.Grid)
+	return (&Patch{Grid: &grid}).File(s)
+}
+
+// File is the settings file of a tenant that says p of itself, which says its grid. What
+// it could say is in comments, as it is by the defaults.
+func (p *Patch) File(s Settings) []byte {
+	return append(fmt.Appendf(nil, `# Settings of this tenant. What is not set here follows the server's defaults; what
+# could be is below. The server reads this file when it starts and when it is told
+# to (SIGHUP); "quipu tenants set" writes it anew, these comments included.
 #
+#   suspended: false           # true: reads and writes are refused
 #   idle_timeout: %s          # a series without increments goes stale after this
 #   retention: %s             # age at which data is dropped; 0s keeps all
 #   exact_counts: %t        # increase and rate of counts mean their anchored form
 %s
-# The width of a window. Fixed when the tenant was made.
-grid: %s
-`, s.IdleTimeout, s.Retention, s.ExactCounts, s.Limits.newFile(), s.Grid)
+# The grid, the width of a window, is fixed since the tenant was made.
+`, s.IdleTimeout, s.Retention, s.ExactCounts, s.Limits.newFile()), p.yaml()...)
 }
 
 // Profile is what the write path needs to know of a tenant.

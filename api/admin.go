@@ -1,0 +1,148 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/timestamp"
+	v1 "github.com/prometheus/prometheus/web/api/v1"
+
+	"github.com/quipudb/quipu/internal/overload"
+	"github.com/quipudb/quipu/internal/tenant"
+)
+
+// Admin changes what is stored of a tenant.
+type Admin interface {
+	// Delete deletes what the matchers select between mint and maxt, in milliseconds
+	// since 1970 and both included.
+	Delete(ctx context.Context, id tenant.ID, mint, maxt int64, matchers ...*labels.Matcher) error
+	// CleanTombstones removes from disk what was deleted.
+	CleanTombstones(ctx context.Context, id tenant.ID) error
+	// Snapshot makes a copy of the tenant's data, without what only memory has where
+	// skipHead is set, and returns its name.
+	Snapshot(ctx context.Context, id tenant.ID, skipHead bool) (name string, err error)
+}
+
+// deleteSeries answers POST and PUT of /api/v1/admin/tsdb/delete_series. All selectors
+// are understood before anything is deleted.
+func (a *api) deleteSeries(w http.ResponseWriter, r *http.Request) {
+	if err := r.ParseForm(); err != nil {
+		respondError(w, a.logger, http.StatusBadRequest, errorBadData, fmt.Sprintf("error parsing form values: %v", err))
+		return
+	}
+	if len(r.Form["match[]"]) == 0 {
+		respondError(w, a.logger, http.StatusBadRequest, errorBadData, "no match[] parameter provided")
+		return
+	}
+	start, err := timeParam(r, "start", v1.MinTime)
+	end, endErr := timeParam(r, "end", v1.MaxTime)
+	if err = errors.Join(err, endErr); err != nil {
+		respondError(w, a.logger, http.StatusBadRequest, errorBadData, err.Error())
+		return
+	}
+	var selectors [][]*labels.Matcher
+	for _, text := range r.Form["match[]"] {
+		matchers, err := a.parser.ParseMetricSelector(text)
+		if err != nil {
+			respondError(w, a.logger, http.StatusBadRequest, errorBadData, fmt.Sprintf("invalid parameter \"match[]\": %v", err))
+			return
+		}
+		if allMatchEmpty(matchers) {
+			respondError(w, a.logger, http.StatusBadRequest, errorBadData, fmt.Sprintf("match[]=%s selects everything: it must contain at least one non-empty matcher", text))
+			return
+		}
+		selectors = append(selectors, matchers)
+	}
+	for _, matchers := range selectors {
+		if err := a.admin.Delete(r.Context(), tenantOf(r), start, end, matchers...); err != nil {
+			a.respondAdminError(w, err)
+			return
+		}
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// allMatchEmpty reports whether matchers ask for nothing that a series must have.
+func allMatchEmpty(matchers []*labels.Matcher) bool {
+	return !slices.ContainsFunc(matchers, func(m *labels.Matcher) bool { return !m.Matches("") })
+}
+
+// cleanTombstones answers POST and PUT of /api/v1/admin/tsdb/clean_tombstones.
+func (a *api) cleanTombstones(w http.ResponseWriter, r *http.Request) {
+	if err := a.admin.CleanTombstones(r.Context(), tenantOf(r)); err != nil {
+		a.respondAdminError(w, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// snapshot answers POST and PUT of /api/v1/admin/tsdb/snapshot.
+func (a *api) snapshot(w http.ResponseWriter, r *http.Request) {
+	skipHead := false
+	if s := r.FormValue("skip_head"); s != "" {
+		var err error
+		if skipHead, err = strconv.ParseBool(s); err != nil {
+			respondError(w, a.logger, http.StatusBadRequest, errorBadData, fmt.Sprintf("invalid parameter \"skip_head\": unable to parse boolean: %v", err))
+			return
+		}
+	}
+	name, err := a.admin.Snapshot(r.Context(), tenantOf(r), skipHead)
+	if err != nil {
+		a.respondAdminError(w, fmt.Errorf("create snapshot: %w", err))
+		return
+	}
+	respondJSON(w, a.logger, http.StatusOK, success{Status: "success", Data: struct {
+		Name string `json:"name"`
+	}{name}})
+}
+
+func (a *api) respondAdminError(w http.ResponseWriter, err error) {
+	if _, ok := errors.AsType[*overload.Error](err); ok {
+		w.Header().Set("Retry-After", retryAfterSeconds)
+		respondError(w, a.logger, http.StatusServiceUnavailable, errorUnavailable, err.Error())
+		return
+	}
+	respondError(w, a.logger, http.StatusInternalServerError, errorInternal, err.Error())
+}
+
+// absent answers where nothing can change what is stored.
+func (a *api) absent(w http.ResponseWriter, r *http.Request) {
+	respondError(w, a.logger, http.StatusNotFound, errorNotFound, fmt.Sprintf("%s is not available: this server deletes nothing and makes no snapshots", r.URL.Path))
+}
+
+// timeParam reads a time as Prometheus's API does: seconds since 1970 or RFC 3339. It
+// returns milliseconds since 1970.
+func timeParam(r *http.Request, name string, absent time.Time) (int64, error) {
+	text := r.FormValue(name)
+	if text == "" {
+		return timestamp.FromTime(absent), nil
+	}
+	first, last := timestamp.FromTime(v1.MinTime), timestamp.FromTime(v1.MaxTime)
+	if seconds, err := strconv.ParseFloat(text, 64); err == nil && !math.IsNaN(seconds) {
+		// Times past the first and last that there are, infinite ones too, are these.
+		switch ms := math.Round(seconds * 1000); {
+		case ms <= float64(first):
+			return first, nil
+		case ms >= float64(last):
+			return last, nil
+		default:
+			return int64(ms), nil
+		}
+	}
+	if t, err := time.Parse(time.RFC3339Nano, text); err == nil {
+		return timestamp.FromTime(t), nil
+	}
+	for _, t := range []time.Time{v1.MinTime, v1.MaxTime} { // whose years the parser does not take
+		if text == t.Format(time.RFC3339Nano) {
+			return timestamp.FromTime(t), nil
+		}
+	}
+	return 0, fmt.Errorf("invalid parameter %q: cannot parse %q to a valid timestamp", name, text)
+}

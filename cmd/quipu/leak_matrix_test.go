@@ -1,0 +1,229 @@
+package main
+
+import (
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/golang/snappy"
+	"github.com/prometheus/prometheus/prompb"
+
+	"github.com/quipudb/quipu/ingest"
+)
+
+func sortedPaths(rows map[string][]leakRequest) []string { return slices.Sorted(maps.Keys(rows)) }
+
+// leakMatrix is what is asked of each route.
+func leakMatrix() map[string][]leakRequest {
+	out := map[string][]leakRequest{}
+	for _, part := range []map[string][]leakRequest{leakQueries(), leakLabels(), leakStatus(), leakEvents(), leakAdmin()} {
+		maps.Copy(out, part)
+	}
+	return out
+}
+
+// get is a GET with parameters, which are pairs of name and value.
+func get(own, path string, params ...string) leakRequest {
+	return leakRequest{method: "GET", path: path + query(params), own: own}
+}
+
+// post is get as a form.
+func post(own, path string, params ...string) leakRequest {
+	return leakRequest{method: "POST", path: path, body: form(params), contentType: "application/x-www-form-urlencoded", own: own}
+}
+
+func query(params []string) string {
+	if len(params) == 0 {
+		return ""
+	}
+	return "?" + form(params)
+}
+
+// form leaves { and } of what is filled in later as they are.
+func form(params []string) string {
+	out := ""
+	for i := 0; i < len(params); i += 2 {
+		if i > 0 {
+			out += "&"
+		}
+		out += url.QueryEscape(params[i]) + "=" + escapeButMarks(params[i+1])
+	}
+	return out
+}
+
+// escapeButMarks is url.QueryEscape, but for the marks that are filled in later.
+func escapeButMarks(s string) string {
+	s = url.QueryEscape(s)
+	for _, mark := range []string{"me", "other", "number", "start", "end"} {
+		s = strings.ReplaceAll(s, "%7B"+mark+"%7D", "{"+mark+"}")
+	}
+	return s
+}
+
+const (
+	anySeries = `{__name__=~".+"}`
+	noneFound = `"result":[]`
+)
+
+// over are the times of a range.
+func over(expr string) []string {
+	return []string{"query", expr, "start", "{start}", "end", "{end}", "step", "60"}
+}
+
+// leakQueries are those of PromQL.
+func leakQueries() map[string][]leakRequest {
+	const q, r, e = "/api/v1/query", "/api/v1/query_range", "/api/v1/explain"
+	exprs := func(path string, ask func(string) []string) []leakRequest {
+		var out []leakRequest
+		for _, expr := range []string{
+			"revenue_total", anySeries, "sum by (page) (increase(revenue_total[1h]))", "topk(1, revenue_total)", "load_seconds_bucket", "load_seconds",
+			"visitors", `count_distinct(visitors[1h], "page")`, `histogram_quantile(0.5, sum by (le, page) (rate(load_seconds_bucket[10m])))`,
+			`info(revenue_total)`, `label_join(revenue_total, "copy", "-", "page", "page")`, `sort_by_label(revenue_total, "page")`,
+			// Errors and warnings that name series.
+			"revenue_total + on (nothing) revenue_total",
+		} {
+			out = append(out, get("/{me}/", path, ask(expr)...))
+		}
+		return append(out,
+			get("{number}", path, ask(`max(load_seconds_sum) or max_over_time(revenue_total[5m])`)...),
+			post("/{me}/", path, ask("revenue_total")...),
+			get(noneFound, path, ask(`revenue_total{page="/{other}/0"}`)...),
+			get("", path, ask(`absent(revenue_total{page="/{me}/0"})`)...),
+			get("parse error", path, ask("revenue_total{")...),
+			get("", path, append(ask("sum(revenue_total)"), "stats", "all", "limit", "1")...),
+			get("timeout", path, append(ask("revenue_total"), "timeout", "-1s")...),
+		)
+	}
+	instant := func(expr string) []string { return []string{"query", expr} }
+	explains := []leakRequest{get(`"`, e, instant("sum(increase(revenue_total[1h]))")...), get(`"`, e, over("sum by (page) (rate(revenue_total[5m]))")...), get("/{me}/", e, instant("revenue_total + on (nothing) revenue_total")...)}
+	return map[string][]leakRequest{
+		q: exprs(q, instant), r: exprs(r, over), e: explains,
+		"/api/v1/query_exemplars": {
+			get("trace-{me}-", "/api/v1/query_exemplars", "query", "revenue_total", "start", "{start}", "end", "{end}"),
+			post("/{me}/", "/api/v1/query_exemplars", "query", `{page!=""}`),
+			get(`"data":[]`, "/api/v1/query_exemplars", "query", `revenue_total{page="/{other}/0"}`),
+		},
+		"/api/v1/format_query": {get("sum by (a)", "/api/v1/format_query", "query", "sum(b)by(a)"), post("sum by (a)", "/api/v1/format_query", "query", "sum(b)by(a)")},
+		"/api/v1/parse_query":  {get("vectorSelector", "/api/v1/parse_query", "query", "revenue_total")},
+		"/api/v1/read": {
+			{method: "POST", path: "/api/v1/read", body: remoteRead("revenue_total"), contentType: "application/x-protobuf", own: "/{me}/"},
+			{method: "POST", path: "/api/v1/read", body: "not snappy", own: "snappy"},
+		},
+		"/federate": {
+			get("/{me}/", "/federate", "match[]", "revenue_total"),
+			{method: "GET", path: "/federate" + query([]string{"match[]", anySeries}), own: "/{me}/", accept: "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"},
+			get("parse error", "/federate", "match[]", "{"),
+		},
+	}
+}
+
+// leakLabels are the routes that list names and values.
+func leakLabels() map[string][]leakRequest {
+	values := "/api/v1/label/{name}/values"
+	return map[string][]leakRequest{
+		"/api/v1/series": {
+			get("/{me}/", "/api/v1/series", "match[]", "revenue_total"),
+			post("/{me}/", "/api/v1/series", "match[]", anySeries, "match[]", "load_seconds_bucket", "start", "{start}"),
+			get(`"data":[]`, "/api/v1/series", "match[]", `{page="/{other}/0"}`),
+			get("results truncated", "/api/v1/series", "match[]", anySeries, "limit", "1"),
+		},
+		"/api/v1/labels": {get("page", "/api/v1/labels"), post("page", "/api/v1/labels", "match[]", "revenue_total"), get(`"data":[]`, "/api/v1/labels", "match[]", `{page="/{other}/0"}`)},
+		values: {
+			get("/{me}/", "/api/v1/label/page/values"),
+			get("/{me}/", "/api/v1/label/page/values", "match[]", "load_seconds_count", "limit", "1"),
+			get(`"data":[]`, "/api/v1/label/page/values", "match[]", `{page="/{other}/0"}`),
+			get("revenue_total", "/api/v1/label/__name__/values"),
+		},
+		"/api/v1/metadata": {get("Revenue of {me}.", "/api/v1/metadata"), get("Loads of {me}.", "/api/v1/metadata", "metric", "load_seconds", "limit", "1")},
+		// They are off, so that nothing is kept of what one tenant asked.
+		"/api/v1/search/metric_names": {{method: "GET", path: "/api/v1/search/metric_names?include_metadata=true", own: "disabled", fails: true}},
+		"/api/v1/search/label_names":  {{method: "GET", path: "/api/v1/search/label_names", own: "disabled", fails: true}},
+		"/api/v1/search/label_values": {{method: "GET", path: "/api/v1/search/label_values?label=page", own: "disabled", fails: true}},
+	}
+}
+
+// leakStatus are what an operator or a page looks at.
+func leakStatus() map[string][]leakRequest {
+	out := map[string][]leakRequest{
+		"/":                          {get("", "/"), get("", "/graph")},
+		"/-/healthy":                 {get("healthy", "/-/healthy")},
+		"/-/ready":                   {get("ready", "/-/ready")},
+		"/metrics":                   {{method: "GET", path: "/metrics", own: "quipu_api_requests_total", operator: true}},
+		"/api/v1/":                   {{method: "OPTIONS", path: "/api/v1/query"}},
+		"/api/":                      {get("{me}", "/api/v1/nothing/{me}")},
+		"/api/v1/status/range":       {get("minTime", "/api/v1/status/range")},
+		"/api/v1/status/tsdb":        {get("/{me}/", "/api/v1/status/tsdb", "limit", "100"), get("limit", "/api/v1/status/tsdb", "limit", "0")},
+		"/api/v1/rules":              {get("groups", "/api/v1/rules")},
+		"/api/v1/targets":            {get("activeTargets", "/api/v1/targets")},
+		"/api/v1/notifications":      {get("[]", "/api/v1/notifications")},
+		"/api/v1/scrape_pools":       {get("scrapePools", "/api/v1/scrape_pools")},
+		"/api/v1/alertmanagers":      {get("activeAlertmanagers", "/api/v1/alertmanagers")},
+		"/api/v1/openapi.yaml":       {get("openapi", "/api/v1/openapi.yaml")},
+		"/api/v1/features":           {get("promql", "/api/v1/features")},
+		"/api/v1/status/tsdb/blocks": {get("{block}", "/api/v1/status/tsdb/blocks")},
+		"/api/v1/targets/relabel_steps": {
+			get("no scrape pool", "/api/v1/targets/relabel_steps", "scrapePool", "x", "labels", `{"page":"/0"}`),
+		},
+		"/api/v1/scrape_pools/config": {get("", "/api/v1/scrape_pools/config", "scrape_pool", "x")},
+	}
+	for path, own := range map[string]string{
+		"alerts": "alerts", "targets/metadata": "data", "notifications/live": "", "status/config": "yaml", "status/flags": "data", "status/runtimeinfo": "startTime",
+		"status/buildinfo": "version", "status/walreplay": "current", "status/self_metrics": "data",
+	} {
+		out["/api/v1/"+path] = []leakRequest{get(own, "/api/v1/"+path)}
+	}
+	return out
+}
+
+// leakEvents are the routes of events and of their rules.
+func leakEvents() map[string][]leakRequest {
+	const event = `{"data":{"correlation_id":"trace-{me}","user_id":"user-{me}","further_data":{"event":"view","page":"/{me}/0","amount":1}}}`
+	out := map[string][]leakRequest{
+		"/api/v1/events/explain":    {{method: "POST", path: "/api/v1/events/explain", body: event, own: "/{me}/0"}},
+		"/api/v1/event-rules":       {get("Revenue of {me}.", "/api/v1/event-rules"), {method: "PUT", path: "/api/v1/event-rules", body: leakRules, own: "Revenue of {me}."}},
+		"/api/v1/event-rules/check": {{method: "POST", path: "/api/v1/event-rules/check", body: "metrics: [{name: revenue_total, type: {me}}]", own: "{me}"}},
+		"/config/v1/rules": {
+			{method: "POST", path: "/config/v1/rules/of-{me}", body: "name: {me}\nrules:\n- {record: recorded_by_{me}, expr: vector(1)}\n", own: "success"},
+			get("recorded_by_{me}", "/config/v1/rules"), get("recorded_by_{me}", "/config/v1/rules/of-{me}/{me}"), get("does not exist", "/config/v1/rules/of-{other}/{other}"),
+			get("recorded_by_{me}", "/api/v1/rules"),
+		},
+	}
+	for _, f := range ingest.Formats() {
+		for _, path := range f.Paths {
+			for _, body := range []string{
+				event,
+				`{"event":"view","name":"view","url":"https://{me}.example/","domain":"{me}.example","distinct_id":"{me}","userId":"{me}","properties":{"page":"/{me}/0"}}`,
+				`{"batch":[{"type":"track","event":"view","distinct_id":"{me}","userId":"{me}","properties":{"page":"/{me}/0"}}]}`,
+				`[{"{me}`,
+			} {
+				out[path] = append(out[path], leakRequest{method: "POST", path: path, body: body})
+			}
+		}
+	}
+	return out
+}
+
+// leakAdmin are the routes that change what is stored.
+func leakAdmin() map[string][]leakRequest {
+	out := map[string][]leakRequest{}
+	for path, params := range map[string][]string{
+		"delete_series": {"match[]", `doomed_total{page="/{other}/0"}`}, "clean_tombstones": nil, "snapshot": nil,
+	} {
+		path = "/api/v1/admin/tsdb/" + path
+		out[path] = []leakRequest{post("", path, params...)}
+	}
+	return out
+}
+
+// remoteRead is the body of a remote read of all series of a metric.
+func remoteRead(metric string) string {
+	request := prompb.ReadRequest{Queries: []*prompb.Query{{
+		StartTimestampMs: 0, EndTimestampMs: 1 << 50, Matchers: []*prompb.LabelMatcher{{Type: prompb.LabelMatcher_EQ, Name: "__name__", Value: metric}},
+	}}}
+	body, err := request.Marshal()
+	if err != nil {
+		panic(err)
+	}
+	return string(snappy.Encode(nil, body))
+}

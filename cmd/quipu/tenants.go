@@ -1,0 +1,290 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/alecthomas/units"
+
+	"github.com/quipudb/quipu/api"
+	"github.com/quipudb/quipu/internal/client"
+	"github.com/quipudb/quipu/internal/tenant"
+	"github.com/quipudb/quipu/internal/usage"
+)
+
+// tenantsCmd is what an operator does with the tenants of a running server.
+type tenantsCmd struct {
+	Create  tenantsCreateCmd  `cmd:"" help:"Make a tenant."`
+	List    tenantsListCmd    `cmd:"" help:"List tenants."`
+	Show    tenantsShowCmd    `cmd:"" help:"Show a tenant and its settings."`
+	Set     tenantsSetCmd     `cmd:"" help:"Change settings of a tenant; they are in force at once."`
+	Suspend tenantsSuspendCmd `cmd:"" help:"Refuse reads and writes of a tenant, and keep its data."`
+	Resume  tenantsResumeCmd  `cmd:"" help:"Serve a suspended tenant again."`
+	Delete  tenantsDeleteCmd  `cmd:"" help:"Delete a tenant with all its data."`
+	Usage   tenantsUsageCmd   `cmd:"" help:"Show what a tenant has and does."`
+}
+
+// tenantsRemote are the flags of every command about tenants.
+type tenantsRemote struct {
+	remote `embed:""`
+
+	Output string `short:"o" enum:"table,json" default:"table" help:"table or json."`
+}
+
+// showTenant prints the server's answer as JSON, or as a table of what it is decoded into.
+func showTenant[T any](con *console, output string, data json.RawMessage, err error, table func(w io.Writer, of *T)) error {
+	if err != nil {
+		return err
+	}
+	if output == "json" {
+		return printJSON(con.out, data)
+	}
+	var of T
+	if err := json.Unmarshal(data, &of); err != nil {
+		return fmt.Errorf("read the server's answer about tenants: %w", err)
+	}
+	w := tabwriter.NewWriter(con.out, 0, 0, 2, ' ', 0)
+	table(w, &of)
+	return w.Flush()
+}
+
+type tenantsCreateCmd struct {
+	tenantsRemote `embed:""`
+
+	ID       string   `arg:"" help:"The tenant: letters, digits, - _ and . ."`
+	Settings []string `arg:"" optional:"" name:"field=value" help:"Settings, as for \"quipu tenants set\"."`
+}
+
+func (c *tenantsCreateCmd) Run(con *console) error {
+	settings, err := settingsObject(c.Settings)
+	if err != nil {
+		return err
+	}
+	return c.with(con, c.ID, func(ctx context.Context, server *client.Client) (json.RawMessage, error) {
+		return server.CreateTenant(ctx, c.ID, settings)
+	})
+}
+
+// with does something with a tenant and shows it.
+func (r *tenantsRemote) with(con *console, id string, do func(context.Context, *client.Client) (json.RawMessage, error)) error {
+	if _, err := tenant.Parse(id); err != nil {
+		return err
+	}
+	server, err := r.connect()
+	if err != nil {
+		return err
+	}
+	data, err := do(con.ctx, server)
+	return showTenant(con, r.Output, data, err, writeTenant)
+}
+
+// settingsObject is the JSON of settings that were written as "limits.series=100".
+func settingsObject(args []string) (json.RawMessage, error) {
+	top, limits := map[string]json.RawMessage{}, map[string]json.RawMessage{}
+	for _, arg := range args {
+		name, text, ok := strings.Cut(arg, "=")
+		if !ok {
+			return nil, fmt.Errorf("%q is not of the form field=value, as limits.series=100000", arg)
+		}
+		value, err := tenant.FieldJSON(name, text)
+		if err != nil {
+			return nil, err
+		}
+		if inside, ok := strings.CutPrefix(name, "limits."); ok {
+			limits[inside] = value
+		} else {
+			top[name] = value
+		}
+	}
+	if len(limits) > 0 {
+		text, err := json.Marshal(limits)
+		if err != nil {
+			return nil, err
+		}
+		top["limits"] = text
+	}
+	return json.Marshal(top)
+}
+
+type tenantsListCmd struct {
+	tenantsRemote `embed:""`
+}
+
+func (c *tenantsListCmd) Run(con *console) error {
+	server, err := c.connect()
+	if err != nil {
+		return err
+	}
+	all := []json.RawMessage{}
+	for after := ""; ; {
+		page, next, err := server.Tenants(con.ctx, after)
+		if err != nil {
+			return err
+		}
+		all = append(all, page...)
+		if next == "" {
+			break
+		}
+		after = next
+	}
+	data, err := json.Marshal(all)
+	return showTenant(con, c.Output, data, err, func(w io.Writer, tenants *[]api.TenantStatus) {
+		fmt.Fprintln(w, "TENANT\tSTATE\tSERIES\tON DISK\tIN MEMORY\t")
+		for _, t := range *tenants {
+			fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\n", t.ID, t.State, t.Series, bytesText(t.BlockBytes), bytesText(t.MemoryBytes), t.Error)
+		}
+	})
+}
+
+func bytesText(n int64) string { return units.Base2Bytes(n).Round(1).String() }
+
+type tenantsShowCmd struct {
+	tenantsRemote `embed:""`
+
+	ID string `arg:"" help:"The tenant."`
+}
+
+func (c *tenantsShowCmd) Run(con *console) error {
+	return c.with(con, c.ID, func(ctx context.Context, server *client.Client) (json.RawMessage, error) {
+		return server.Tenant(ctx, c.ID)
+	})
+}
+
+// writeTenant writes a tenant and each of its settings, with where that is from.
+func writeTenant(w io.Writer, t *api.TenantSettings) {
+	writeStatus(w, &t.TenantStatus)
+	own := t.Own.Fields()
+	for _, f := range tenant.Fields(&t.Settings) {
+		from := ""
+		switch {
+		case slices.Contains(t.Pinned, f.Name):
+			from = "the server's configuration decides it"
+		case slices.Contains(own, f.Name):
+			from = "set"
+		}
+		fmt.Fprintf(w, "%s\t%v\t%s\n", f.Name, f.Value, from)
+	}
+}
+
+func writeStatus(w io.Writer, s *api.TenantStatus) {
+	fmt.Fprintf(w, "tenant\t%s\t\nstate\t%s\t%s\nseries\t%d\t\nblocks\t%d\t%s on disk\nmemory\t%s\t\n",
+		s.ID, s.State, s.Error, s.Series, s.Blocks, bytesText(s.BlockBytes), bytesText(s.MemoryBytes))
+}
+
+type tenantsSetCmd struct {
+	tenantsRemote `embed:""`
+
+	ID       string   `arg:"" help:"The tenant."`
+	Settings []string `arg:"" name:"field=value" help:"As retention=30d or limits.series=200000; with nothing after the = the default is in force again."`
+}
+
+func (c *tenantsSetCmd) Run(con *console) error {
+	settings, err := settingsObject(c.Settings)
+	if err != nil {
+		return err
+	}
+	return c.with(con, c.ID, func(ctx context.Context, server *client.Client) (json.RawMessage, error) {
+		return server.ChangeTenant(ctx, c.ID, settings)
+	})
+}
+
+type tenantsSuspendCmd struct {
+	tenantsRemote `embed:""`
+
+	ID string `arg:"" help:"The tenant."`
+}
+
+func (c *tenantsSuspendCmd) Run(con *console) error {
+	return c.with(con, c.ID, func(ctx context.Context, server *client.Client) (json.RawMessage, error) {
+		return server.SuspendTenant(ctx, c.ID)
+	})
+}
+
+type tenantsResumeCmd struct {
+	tenantsRemote `embed:""`
+
+	ID string `arg:"" help:"The tenant."`
+}
+
+func (c *tenantsResumeCmd) Run(con *console) error {
+	return c.with(con, c.ID, func(ctx context.Context, server *client.Client) (json.RawMessage, error) {
+		return server.ResumeTenant(ctx, c.ID)
+	})
+}
+
+type tenantsDeleteCmd struct {
+	tenantsRemote `embed:""`
+
+	Yes bool   `help:"Do not ask for the tenant's name again."`
+	ID  string `arg:"" help:"The tenant."`
+}
+
+func (c *tenantsDeleteCmd) Run(con *console) error {
+	if _, err := tenant.Parse(c.ID); err != nil {
+		return err
+	}
+	server, err := c.connect()
+	if err != nil {
+		return err
+	}
+	if !c.Yes {
+		fmt.Fprintf(con.err, "Everything of tenant %s will be gone. Type its name to delete it: ", c.ID)
+		typed, err := bufio.NewReader(con.in).ReadString('\n')
+		if err != nil && !errors.Is(err, io.EOF) {
+			return fmt.Errorf("read the tenant's name: %w", err)
+		}
+		if strings.TrimSpace(typed) != c.ID {
+			return fmt.Errorf("tenant %s is not deleted: its name was not typed, and there is no --yes", c.ID)
+		}
+	}
+	data, err := server.DeleteTenant(con.ctx, c.ID)
+	return showTenant(con, c.Output, data, err, func(w io.Writer, d *api.DeletedTenant) {
+		directory := "gone"
+		if !d.DirectoryGone {
+			directory = "there again: the tenant has been made anew"
+		}
+		fmt.Fprintf(w, "deleted\t%s\nseries\t%d\nfreed on disk\t%s\nfreed in memory\t%s\ndirectory\t%s\n",
+			d.ID, d.Series, bytesText(d.DiskBytes), bytesText(d.MemoryBytes), directory)
+	})
+}
+
+type tenantsUsageCmd struct {
+	tenantsRemote `embed:""`
+
+	ID string `arg:"" help:"The tenant."`
+}
+
+func (c *tenantsUsageCmd) Run(con *console) error {
+	if _, err := tenant.Parse(c.ID); err != nil {
+		return err
+	}
+	server, err := c.connect()
+	if err != nil {
+		return err
+	}
+	data, err := server.TenantUsage(con.ctx, c.ID)
+	return showTenant(con, c.Output, data, err, func(w io.Writer, u *api.TenantUsage) {
+		writeStatus(w, &u.TenantStatus)
+		fmt.Fprintf(w, "\nsince\t%s\t%s\n", u.Start, u.Day)
+		for _, row := range []struct {
+			name string
+			of   func(c *usage.Counts) int64
+		}{
+			{"accepted events", func(c *usage.Counts) int64 { return c.Accepted }},
+			{"duplicate events", func(c *usage.Counts) int64 { return c.Duplicate }},
+			{"filtered events", func(c *usage.Counts) int64 { return c.Filtered }},
+			{"rejected events", func(c *usage.Counts) int64 { return c.Rejected }},
+			{"queries", func(c *usage.Counts) int64 { return c.Queries }},
+			{"samples read", func(c *usage.Counts) int64 { return c.Samples }},
+		} {
+			fmt.Fprintf(w, "%s\t%d\t%d\n", row.name, row.of(&u.SinceStart), row.of(&u.Today))
+		}
+	})
+}

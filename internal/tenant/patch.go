@@ -1,0 +1,288 @@
+package tenant
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+	"strings"
+
+	"github.com/prometheus/common/model"
+	"go.yaml.in/yaml/v3"
+)
+
+// Patch is a part of Settings: what is nil says nothing. Its fields are those of
+// Settings, by name.
+type Patch struct {
+	Plan        *string     `yaml:"plan,omitempty" json:"plan,omitempty"`
+	Grid        *Duration   `yaml:"grid,omitempty" json:"grid,omitempty"`
+	IdleTimeout *Duration   `yaml:"idle_timeout,omitempty" json:"idle_timeout,omitempty"`
+	Retention   *Duration   `yaml:"retention,omitempty" json:"retention,omitempty"`
+	ExactCounts *bool       `yaml:"exact_counts,omitempty" json:"exact_counts,omitempty"`
+	Suspended   *bool       `yaml:"suspended,omitempty" json:"suspended,omitempty"`
+	Limits      LimitsPatch `yaml:"limits,omitempty" json:"limits,omitzero"`
+}
+
+// LimitsPatch is a part of Limits, whose fields it has by name.
+type LimitsPatch struct {
+	EventsPerSecond   *int64    `yaml:"events_per_second,omitempty" json:"events_per_second,omitempty"`
+	BytesPerSecond    *int64    `yaml:"bytes_per_second,omitempty" json:"bytes_per_second,omitempty"`
+	BodyBytes         *int64    `yaml:"body_bytes,omitempty" json:"body_bytes,omitempty"`
+	DecodedBytes      *int64    `yaml:"decoded_bytes,omitempty" json:"decoded_bytes,omitempty"`
+	JSONDepth         *int      `yaml:"json_depth,omitempty" json:"json_depth,omitempty"`
+	EventAge          *Duration `yaml:"event_age,omitempty" json:"event_age,omitempty"`
+	ClockSkew         *Duration `yaml:"clock_skew,omitempty" json:"clock_skew,omitempty"`
+	LabelsPerSeries   *int      `yaml:"labels_per_series,omitempty" json:"labels_per_series,omitempty"`
+	LabelValueBytes   *int      `yaml:"label_value_bytes,omitempty" json:"label_value_bytes,omitempty"`
+	Series            *int      `yaml:"series,omitempty" json:"series,omitempty"`
+	SeriesPerMetric   *int      `yaml:"series_per_metric,omitempty" json:"series_per_metric,omitempty"`
+	Exemplars         *int      `yaml:"exemplars,omitempty" json:"exemplars,omitempty"`
+	ConcurrentQueries *int      `yaml:"concurrent_queries,omitempty" json:"concurrent_queries,omitempty"`
+	QueuedQueries     *int      `yaml:"queued_queries,omitempty" json:"queued_queries,omitempty"`
+	QuerySeries       *int64    `yaml:"query_series,omitempty" json:"query_series,omitempty"`
+	QuerySamples      *int64    `yaml:"query_samples,omitempty" json:"query_samples,omitempty"`
+	QuerySteps        *int64    `yaml:"query_steps,omitempty" json:"query_steps,omitempty"`
+	QueryTime         *Duration `yaml:"query_time,omitempty" json:"query_time,omitempty"`
+}
+
+// Duration is written as Prometheus writes one; an error says on which line it is.
+type Duration model.Duration
+
+// UnmarshalYAML reads "15s".
+func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
+	v, err := model.ParseDuration(n.Value)
+	if err != nil {
+		return &yaml.TypeError{Errors: []string{fmt.Sprintf("line %d: %v", n.Line, err)}}
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// MarshalYAML writes "15s".
+func (d Duration) MarshalYAML() (any, error) { return model.Duration(d).String(), nil }
+
+// UnmarshalJSON reads "15s" in quotes.
+func (d *Duration) UnmarshalJSON(text []byte) error { return (*model.Duration)(d).UnmarshalJSON(text) }
+
+// MarshalJSON writes "15s" in quotes.
+func (d Duration) MarshalJSON() ([]byte, error) { return model.Duration(d).MarshalJSON() }
+
+// ParsePatch decodes YAML; unknown fields are errors that name their line.
+func ParsePatch(src []byte) (Patch, error) {
+	var p Patch
+	dec := yaml.NewDecoder(bytes.NewReader(src))
+	dec.KnownFields(true)
+	if err := dec.Decode(&p); err != nil && !errors.Is(err, io.EOF) { // EOF: nothing but comments
+		return Patch{}, err
+	}
+	return p, nil
+}
+
+// yaml is what p says, for ParsePatch.
+func (p *Patch) yaml() []byte {
+	var out bytes.Buffer
+	enc := yaml.NewEncoder(&out)
+	enc.SetIndent(2)
+	if err := errors.Join(enc.Encode(p), enc.Close()); err != nil {
+		panic(err) // it has nothing that cannot be written
+	}
+	return out.Bytes()
+}
+
+// over returns s with what p says.
+func (p *Patch) over(s Settings) Settings {
+	p.each(func(name string, field reflect.Value) {
+		if field.IsNil() {
+			return
+		}
+		to := settingsField(&s, name)
+		to.Set(field.Elem().Convert(to.Type()))
+	})
+	return s
+}
+
+// Fields are the names of what p says, as they are written: "limits.series".
+func (p *Patch) Fields() []string {
+	var out []string
+	p.each(func(name string, field reflect.Value) {
+		if !field.IsNil() {
+			out = append(out, name)
+		}
+	})
+	return out
+}
+
+// IsZero reports whether p says nothing.
+func (p *Patch) IsZero() bool { return len(p.Fields()) == 0 }
+
+// Field is one of the settings, named as it is written: "limits.series".
+type Field struct {
+	Name  string
+	Value any
+}
+
+// Fields are those of settings, in order.
+func Fields(s *Settings) []Field {
+	var out []Field
+	eachField(reflect.ValueOf(s).Elem(), "", func(name string, v reflect.Value) bool {
+		if v.Kind() == reflect.Struct {
+			return false
+		}
+		out = append(out, Field{name, v.Interface()})
+		return true
+	})
+	return out
+}
+
+// each calls f with every field, a pointer, and its name as it is written.
+func (p *Patch) each(f func(name string, field reflect.Value)) {
+	eachField(reflect.ValueOf(p).Elem(), "", func(name string, v reflect.Value) bool {
+		if v.Kind() == reflect.Pointer {
+			f(name, v)
+			return true
+		}
+		return false
+	})
+}
+
+// settingsField is the field of s of a name as it is written.
+func settingsField(s *Settings, name string) reflect.Value {
+	var out reflect.Value
+	eachField(reflect.ValueOf(s).Elem(), "", func(have string, v reflect.Value) bool {
+		if have == name {
+			out = v
+		}
+		return v.Kind() != reflect.Struct
+	})
+	if !out.IsValid() {
+		panic("tenant: settings have no " + name)
+	}
+	return out
+}
+
+// eachField calls f with the fields of a struct by the names of their YAML, and with
+// those inside one for which f returns false.
+func eachField(v reflect.Value, prefix string, f func(name string, v reflect.Value) bool) {
+	for i := range v.NumField() {
+		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
+		if !f(prefix+name, v.Field(i)) {
+			eachField(v.Field(i), prefix+name+".", f)
+		}
+	}
+}
+
+// Merge changes p by a JSON object: a field that is null is said no longer, what the
+// object does not have stays. It returns the names of the fields that the object has;
+// an error names the field.
+func (p *Patch) Merge(object []byte) ([]string, error) {
+	fields := map[string]reflect.Value{}
+	p.each(func(name string, v reflect.Value) { fields[name] = v })
+	out := *p
+	named, err := merge(fields, "", object)
+	if err != nil {
+		*p = out
+		return nil, err
+	}
+	return named, nil
+}
+
+func merge(fields map[string]reflect.Value, prefix string, object []byte) (named []string, err error) {
+	where := strings.TrimSuffix(prefix, ".")
+	if where == "" {
+		where = "settings"
+	}
+	members, err := membersOf(object)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", where, err)
+	}
+	for _, m := range members {
+		name, value := prefix+m.name, bytes.TrimSpace(m.value)
+		field, ok := fields[name]
+		switch {
+		case !ok && prefix == "" && m.name == "limits" && !bytes.Equal(value, []byte("null")):
+			inside, err := merge(fields, name+".", value)
+			if err != nil {
+				return nil, err
+			}
+			named = append(named, inside...)
+			continue
+		case !ok && name == "limits":
+			for inside, v := range fields {
+				if strings.HasPrefix(inside, "limits.") {
+					v.SetZero()
+					named = append(named, inside)
+				}
+			}
+			continue
+		case !ok:
+			return nil, fmt.Errorf("%s is no setting", name)
+		case bytes.Equal(value, []byte("null")):
+			field.SetZero()
+		default:
+			to := reflect.New(field.Type().Elem())
+			if err := json.Unmarshal(value, to.Interface()); err != nil {
+				return nil, fmt.Errorf("%s: %s is not right: %w", name, value, err)
+			}
+			field.Set(to)
+		}
+		named = append(named, name)
+	}
+	return named, nil
+}
+
+type member struct {
+	name  string
+	value json.RawMessage
+}
+
+// membersOf returns what a JSON object has, in its order.
+func membersOf(object []byte) ([]member, error) {
+	dec := json.NewDecoder(bytes.NewReader(object))
+	if begin, err := dec.Token(); err != nil || begin != json.Delim('{') {
+		return nil, errors.New("a JSON object is needed")
+	}
+	var out []member
+	for dec.More() {
+		name, err := dec.Token()
+		if err != nil {
+			return nil, err
+		}
+		m := member{name: name.(string)}
+		if err := dec.Decode(&m.value); err != nil {
+			return nil, err
+		}
+		out = append(out, m)
+	}
+	if _, err := dec.Token(); err != nil {
+		return nil, err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("there is more after the JSON object")
+	}
+	return out, nil
+}
+
+// FieldJSON is the value of a field, as Merge takes it, that a person wrote as text: "" is
+// said no longer.
+func FieldJSON(name, text string) (json.RawMessage, error) {
+	var p Patch
+	var kind reflect.Type
+	p.each(func(have string, field reflect.Value) {
+		if have == name {
+			kind = field.Type().Elem()
+		}
+	})
+	switch {
+	case kind == nil:
+		return nil, fmt.Errorf("%s is no setting", name)
+	case text == "":
+		return json.RawMessage("null"), nil
+	case kind == reflect.TypeFor[string]() || kind == reflect.TypeFor[Duration]():
+		return json.Marshal(text)
+	case !json.Valid([]byte(text)):
+		return nil, fmt.Errorf("%s: %q is not a %s", name, text, kind)
+	}
+	return json.RawMessage(text), nil
+}
