@@ -7,7 +7,8 @@ GO ?= go
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 CHROMIUM := /usr/bin/chromium
 NODE_TESTS := web/test ingest/test api/test
-DEBIAN := bin/debian/usr/bin/promtool bin/debian/usr/bin/vmalert
+DEBIAN := bin/debian/usr/bin/promtool bin/debian/usr/bin/vmalert bin/debian/usr/bin/prometheus-alertmanager
+ALERTMANAGER := bin/debian/bin/prometheus-alertmanager
 
 # A test that runs longer than this is stuck.
 TEST_TIMEOUT ?= 15m
@@ -58,7 +59,8 @@ lint: ## gofmt, go vet and staticcheck
 demo: build ## count a real access log and show the answers; DEMO_EXIT=1 stops after them
 	@DEMO_EXIT=$(DEMO_EXIT) bin/quipu demo
 
-test-clients: build $(CHROMIUM) $(DEBIAN) $(NODE_TESTS:=/node_modules/.package-lock.json) ## post with the trackers' own clients, ask with Prometheus's, and run the page in Chromium (needs Node >= 20 and npm; installs Chromium on Debian)
+test-clients: build $(CHROMIUM) $(DEBIAN) $(ALERTMANAGER) $(NODE_TESTS:=/node_modules/.package-lock.json) ## post with the trackers' own clients, ask with Prometheus's, and run the page in Chromium (needs Node >= 20 and npm; installs Chromium on Debian)
+	PATH="$$PATH:$$PWD/$(dir $(ALERTMANAGER)):$$PWD/bin/debian/usr/bin" $(GO) test -count=1 -run '^(TestPromtoolAgrees|TestDebiansAlertmanager)$$' ./promql/ruler/ruletest ./cmd/quipu
 	node --test --test-reporter=spec $(NODE_TESTS:=/*.test.mjs)
 
 $(CHROMIUM):
@@ -70,10 +72,16 @@ $(CHROMIUM):
 $(DEBIAN) &:
 	$(SUDO) apt-get update
 	@mkdir -p bin/debian/packages
-	cd bin/debian/packages && apt-get download prometheus victoria-metrics
+	cd bin/debian/packages && apt-get download prometheus prometheus-alertmanager victoria-metrics
 	for package in bin/debian/packages/*.deb; do dpkg -x $$package bin/debian || exit 1; done
 	rm -r bin/debian/packages
 	@touch $(DEBIAN)
+
+# Debian's Alertmanager looks for its template in /usr/share, so it gets one of its own.
+$(ALERTMANAGER): $(DEBIAN)
+	@mkdir -p $(dir $@)
+	@printf '%s\n' '#!/bin/sh' "cd $$PWD/bin/debian" 'exec unshare -rm sh -c '"'"'mount --bind usr/share /usr/share && exec usr/bin/prometheus-alertmanager "$$@"'"'"' sh "$$@"' >$@
+	@chmod +x $@
 
 %/node_modules/.package-lock.json: %/package.json %/package-lock.json
 	npm --prefix $* ci --no-audit --no-fund --ignore-scripts
