@@ -34,9 +34,13 @@ func (r *Ruler) Scan(start bool) {
 		r.options.Logger.Error("rules cannot be looked for", "err", err)
 		return
 	}
+	have := make(map[tenant.ID]bool, len(ids))
+	for _, id := range ids {
+		have[id] = true
+	}
 	r.mu.Lock()
 	for id := range r.tenants {
-		if !slices.Contains(ids, id) && len(ids) < 1000 { // whose directory is no more
+		if !have[id] { // its directory is no more
 			ids = append(ids, id)
 		}
 	}
