@@ -395,6 +395,7 @@ func TestDeleteForgetsExemplars(t *testing.T) {
 		exemplars, _ := db.mustStore(tenant.Default).notes.all()
 		return len(exemplars)
 	}
+	db.mustFlush(tenant.Default) // both are in the file that the manifest names
 	db.mustDelete(tenant.Default, testStart.Add(-time.Hour), testStart.Add(time.Hour), equal("page", "/a"))
 	for _, next := range []func(){func() {}, func() { db = db.reopenQuiet(nil) }, func() { db.mustFlush(tenant.Default) }, func() { db = db.reopenQuiet(nil) }} {
 		if next(); count() != 1 {
@@ -564,5 +565,31 @@ func TestDeletionsPileUpToABound(t *testing.T) {
 	}
 	if all, err := db.Deletions(tenant.Default); err != nil || len(all) != deletionsDoneMax+1 {
 		t.Errorf("%d deletions are told of, %v", len(all), err)
+	}
+}
+
+// A manifest that a merge wrote knows of a deletion before the memtables that it is of were
+// flushed: their records are replayed, and are without what was deleted all the same; what
+// was posted afterwards, to the same memtable's time, counts.
+func TestDeletionIsReplayedThatTheManifestHas(t *testing.T) {
+	db := openQuiet(t, "", nil)
+	for range 4 {
+		db.fillKinds()
+		db.mustFlush(tenant.Default)
+	}
+	db.fillKinds()
+	db.mustDelete(tenant.Default, testStart.Add(-24*time.Hour), testStart, equal("page", "/a"))
+	db.mustAppend(tenant.Default, counterInc("events_total", testStart.Add(-time.Minute), 1, "page", "/a"))
+	want := db.stored(tenant.Default)
+	if got := total(db.stored(tenant.Default, equal("page", "/a"))); got != 1 {
+		t.Fatalf("%v events of what was posted after the deletion, want 1", got)
+	}
+	s := db.mustStore(tenant.Default)
+	if did, err := s.compactOnce(context.Background(), *db.now); !did || err != nil || s.man.Deleted != 1 || s.unsaid {
+		t.Fatalf("merge: %v, %v, manifest %+v", did, err, s.man)
+	}
+	db = db.reopenQuiet(nil)
+	if err := diff(db.stored(tenant.Default), want); err != nil {
+		t.Error(err)
 	}
 }

@@ -75,7 +75,7 @@ test("status", async () => {
 });
 
 test("administration", async () => {
-  // Over storage that deletes nothing they are errors, but never another tenant's data.
+  // Where they are errors they are Prometheus's, and never about another tenant's data.
   for (const [method, ...args] of [["adminDeleteSeries", ["none"], start, now], ["adminCleanTombstones"], ["adminSnapshot", true]]) {
     await call("nobody", method, ...args).catch((err) => assert.equal(err.status, "error", method));
   }

@@ -28,6 +28,11 @@ func get(own, path string, params ...string) leakRequest {
 	return leakRequest{method: "GET", path: path + query(params), own: own}
 }
 
+// ofProcess is a GET of what is not one tenant's.
+func ofProcess(own, path string) leakRequest {
+	return leakRequest{method: "GET", path: path, own: own, process: true}
+}
+
 // post is get as a form.
 func post(own, path string, params ...string) leakRequest {
 	return leakRequest{method: "POST", path: path, body: form(params), contentType: "application/x-www-form-urlencoded", own: own}
@@ -149,14 +154,20 @@ func leakStatus() map[string][]leakRequest {
 		"/":                          {get("", "/"), get("", "/graph")},
 		"/-/healthy":                 {get("healthy", "/-/healthy")},
 		"/-/ready":                   {get("ready", "/-/ready")},
-		"/metrics":                   {{method: "GET", path: "/metrics", own: "quipu_api_requests_total", operator: true}},
+		"/metrics":                   {ofProcess("quipu_api_requests_total", "/metrics")},
 		"/api/v1/":                   {{method: "OPTIONS", path: "/api/v1/query"}},
 		"/api/":                      {get("{me}", "/api/v1/nothing/{me}")},
 		"/api/v1/status/range":       {get("minTime", "/api/v1/status/range")},
 		"/api/v1/status/tsdb":        {get("/{me}/", "/api/v1/status/tsdb", "limit", "100"), get("limit", "/api/v1/status/tsdb", "limit", "0")},
 		"/api/v1/rules":              {get("groups", "/api/v1/rules")},
 		"/api/v1/targets":            {get("activeTargets", "/api/v1/targets")},
-		"/api/v1/notifications":      {get("[]", "/api/v1/notifications")},
+		"/-/reload":                  {{method: "POST", path: "/-/reload", process: true}},
+		"/debug/pprof/":              {ofProcess("", "/debug/pprof/"), ofProcess("", "/debug/pprof/heap")},
+		"/debug/pprof/cmdline":       {ofProcess("", "/debug/pprof/cmdline")},
+		"/debug/pprof/profile":       {ofProcess("", "/debug/pprof/profile")},
+		"/debug/pprof/symbol":        {ofProcess("", "/debug/pprof/symbol")},
+		"/debug/pprof/trace":         {ofProcess("", "/debug/pprof/trace")},
+		"/api/v1/notifications":      {ofProcess("[]", "/api/v1/notifications")},
 		"/api/v1/scrape_pools":       {get("scrapePools", "/api/v1/scrape_pools")},
 		"/api/v1/alertmanagers":      {get("activeAlertmanagers", "/api/v1/alertmanagers")},
 		"/api/v1/openapi.yaml":       {get("openapi", "/api/v1/openapi.yaml")},
@@ -168,20 +179,41 @@ func leakStatus() map[string][]leakRequest {
 		"/api/v1/scrape_pools/config": {get("", "/api/v1/scrape_pools/config", "scrape_pool", "x")},
 	}
 	for path, own := range map[string]string{
-		"alerts": "alerts", "targets/metadata": "data", "notifications/live": "", "status/config": "yaml", "status/flags": "data", "status/runtimeinfo": "startTime",
-		"status/buildinfo": "version", "status/walreplay": "current", "status/self_metrics": "data",
+		"alerts": "alerts", "targets/metadata": "data", "status/buildinfo": "version", "status/walreplay": "current",
 	} {
 		out["/api/v1/"+path] = []leakRequest{get(own, "/api/v1/"+path)}
 	}
+	for path, own := range map[string]string{
+		"notifications/live": "", "status/config": "yaml", "status/flags": "data", "status/runtimeinfo": "startTime", "status/self_metrics": "data",
+	} {
+		out["/api/v1/"+path] = []leakRequest{ofProcess(own, "/api/v1/"+path)}
+	}
 	return out
 }
+
+// leakGroup is a group of PromQL rules.
+const leakGroup = `
+name: {me}-group
+interval: 1m
+rules:
+  - {record: "page:revenue:sum", expr: sum by (page) (revenue_total), labels: {team: "rule of {me}"}}
+  - {alert: Revenue, expr: revenue_total > 0, annotations: {summary: "alert of {me}"}}
+`
 
 // leakEvents are the routes of events and of their rules.
 func leakEvents() map[string][]leakRequest {
 	const event = `{"data":{"correlation_id":"trace-{me}","user_id":"user-{me}","further_data":{"event":"view","page":"/{me}/0","amount":1}}}`
 	out := map[string][]leakRequest{
-		"/api/v1/events/explain":    {{method: "POST", path: "/api/v1/events/explain", body: event, own: "/{me}/0"}},
-		"/api/v1/event-rules":       {get("Revenue of {me}.", "/api/v1/event-rules"), {method: "PUT", path: "/api/v1/event-rules", body: leakRules, own: "Revenue of {me}."}},
+		"/api/v1/events/explain": {{method: "POST", path: "/api/v1/events/explain", body: event, own: "/{me}/0"}},
+		"/api/v1/event-rules":    {get("Revenue of {me}.", "/api/v1/event-rules"), {method: "PUT", path: "/api/v1/event-rules", body: leakRules, own: "Revenue of {me}."}},
+		"/config/v1/rules": {
+			{method: "POST", path: "/config/v1/rules/views", body: leakGroup},
+			get("{me}-group", "/config/v1/rules"), get("{me}-group", "/config/v1/rules/views"), get("rule of {me}", "/config/v1/rules/views/{me}-group"),
+			get("not exist", "/config/v1/rules/views/{other}-group"),
+			{method: "DELETE", path: "/config/v1/rules/views/{other}-group", own: "not exist"},
+			{method: "POST", path: "/config/v1/rules/views", body: "name: {me}-wrong\nrules: [{record: x, expr: sum(}]", own: "{me}-wrong"},
+			get("{me}-group", "/api/v1/rules"), get("alerts", "/api/v1/alerts"),
+		},
 		"/api/v1/event-rules/check": {{method: "POST", path: "/api/v1/event-rules/check", body: "metrics: [{name: revenue_total, type: {me}}]", own: "{me}"}},
 	}
 	for _, f := range ingest.Formats() {
@@ -206,7 +238,29 @@ func leakAdmin() map[string][]leakRequest {
 		"delete_series": {"match[]", `doomed_total{page="/{other}/0"}`}, "clean_tombstones": nil, "snapshot": nil,
 	} {
 		path = "/api/v1/admin/tsdb/" + path
-		out[path] = []leakRequest{post("", path, params...)}
+		q := post("", path, params...)
+		q.process = strings.HasSuffix(path, "snapshot") // it writes to the server's disk
+		out[path] = []leakRequest{q}
+	}
+	const one = "/api/v1/admin/tenants/{id}"
+	operate := func(method, path, body string) leakRequest {
+		return leakRequest{method: method, path: path, body: body, own: "{id}", process: true}
+	}
+	maps.Copy(out, map[string][]leakRequest{
+		"/api/v1/admin/tenants": {operate("GET", "/api/v1/admin/tenants", ""), operate("POST", "/api/v1/admin/tenants", `{"id":"{id}"}`)},
+		one:                     {operate("GET", one, ""), operate("PATCH", one, `{"limits":{"queued_queries":99}}`)},
+		one + "/suspend":        {operate("POST", one+"/suspend", ""), operate("POST", one+"/resume", "")},
+		one + "/resume":         {operate("POST", one+"/resume", "")},
+		one + "/usage":          {operate("GET", one+"/usage", "")},
+		"/api/v1/status/usage":  {get("{id}", "/api/v1/status/usage")},
+	})
+	out["/api/v1/admin/keys"] = []leakRequest{
+		get("{key}", "/api/v1/admin/keys"), get("{key}", "/api/v1/admin/keys", "tenant", ""),
+		{method: "POST", path: "/api/v1/admin/keys", body: `{"name":"another of {me}","permissions":["metrics:read"]}`, own: "another of {me}"},
+	}
+	out["/api/v1/admin/keys/{id}"] = []leakRequest{
+		{method: "DELETE", path: "/api/v1/admin/keys/none", own: "there is no such key"},
+		{method: "DELETE", path: "/api/v1/admin/keys/{otherkey}", own: "there is no such key"},
 	}
 	return out
 }

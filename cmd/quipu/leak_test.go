@@ -3,10 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"github.com/prometheus/client_golang/prometheus"
 	"io"
 	"log/slog"
 	"math"
@@ -21,9 +21,12 @@ import (
 	"time"
 
 	"github.com/golang/snappy"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/quipudb/quipu/api"
+	"github.com/quipudb/quipu/api/auth"
 	"github.com/quipudb/quipu/internal/tenant"
+	"github.com/quipudb/quipu/internal/vfs"
 	"github.com/quipudb/quipu/tsdb"
 )
 
@@ -33,6 +36,8 @@ type leakTenant struct {
 	id, word string
 	number   float64
 	blocks   []string // the names of its blocks
+	key      string   // where there are keys
+	keyID    string
 }
 
 // secrets are what no answer to somebody else may have.
@@ -40,8 +45,10 @@ func (l *leakTenant) secrets() [][]byte {
 	number := strconv.FormatFloat(l.number, 'f', -1, 64)
 	exponent := strconv.FormatFloat(l.number, 'e', -1, 64)
 	out := [][]byte{[]byte(l.id), []byte(l.word), []byte(number), []byte(exponent), binary.LittleEndian.AppendUint64(nil, math.Float64bits(l.number))}
-	for _, b := range l.blocks {
-		out = append(out, []byte(b))
+	for _, text := range append([]string{l.key, l.keyID}, l.blocks...) {
+		if text != "" {
+			out = append(out, []byte(text))
+		}
 	}
 	return out
 }
@@ -52,6 +59,9 @@ type dress func(r *http.Request, as *leakTenant)
 // dressHeader is how tenants are told apart where --tenant.header names a header.
 func dressHeader(r *http.Request, as *leakTenant) { r.Header.Set("X-Scope-OrgID", as.id) }
 
+// dressKey is how they are where credentials are required.
+func dressKey(r *http.Request, as *leakTenant) { r.Header.Set("Authorization", "Bearer "+as.key) }
+
 // leakWorld is the server as it is put together, with two tenants' events in it.
 type leakWorld struct {
 	t       *testing.T
@@ -61,14 +71,26 @@ type leakWorld struct {
 	now     time.Time
 	tenants [2]*leakTenant
 	dress   dress
+	keys    bool // requests have keys, which open nothing of the process
 }
 
-func newLeakWorld(t *testing.T, dress dress) *leakWorld {
-	w := &leakWorld{t: t, dir: t.TempDir(), now: time.Now(), dress: dress, tenants: [2]*leakTenant{
+// newLeakWorld starts a server whose tenants are told apart by a header, or by keys.
+func newLeakWorld(t *testing.T, keys bool) *leakWorld {
+	w := &leakWorld{t: t, dir: t.TempDir(), now: time.Now(), dress: dressHeader, keys: keys, tenants: [2]*leakTenant{
 		{id: "pluto", word: "zanzibar", number: 271828183}, {id: "neptune", word: "quetzal", number: 314159265},
 	}}
-	c := &serveCmd{DataDir: w.dir, Listen: "127.0.0.1:9480", QueryCache: 32 << 20, IngestMemory: 64 << 20, WALBudget: 64 << 20, MetricsTenants: 100, TenantHeader: "X-Scope-OrgID"}
-	db, guards, _, handler, err := c.open(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), &configs{}, tenant.DefaultSettings())
+	c := &serveCmd{Listen: "127.0.0.1:9480", MetricsTenants: 100, TenantHeader: "X-Scope-OrgID"}
+	c.DataDir, c.QueryCache, c.IngestMemory, c.WALBudget = w.dir, 32<<20, 64<<20, 64<<20
+	if keys {
+		c.Auth, w.dress = "required", dressKey
+		w.makeKeys()
+	}
+	reg, logger := prometheus.NewRegistry(), slog.New(slog.DiscardHandler)
+	conf, err := newConfigs("", logger, time.Now, reg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, guards, _, handler, err := c.open(logger, reg, conf, tenant.DefaultSettings())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,6 +110,21 @@ func newLeakWorld(t *testing.T, dress dress) *leakWorld {
 		w.must(as, leakRequest{method: "POST", path: "/api/v1/events", body: strings.Join(events, "\n")})
 	}
 	return w
+}
+
+// makeKeys makes a key of each tenant's that lets do all that a tenant's may.
+func (w *leakWorld) makeKeys() {
+	keys, err := auth.OpenKeys(vfs.OS{}, w.dir, time.Now, rand.Reader)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, as := range w.tenants {
+		k, text, err := keys.Create(auth.NewKey{Tenant: as.id, Name: "key of " + as.word, Permissions: []string{"admin"}})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		as.key, as.keyID = text, k.ID
+	}
 }
 
 const leakRules = `
@@ -135,7 +172,7 @@ func (w *leakWorld) fill(text string, as *leakTenant) string {
 		block = as.blocks[0]
 	}
 	return strings.NewReplacer(
-		"{me}", as.word, "{other}", w.other(as).word, "{block}", block, "{number}", strconv.FormatFloat(as.number, 'f', -1, 64),
+		"{id}", as.id, "{me}", as.word, "{other}", w.other(as).word, "{block}", block, "{key}", as.keyID, "{otherkey}", w.other(as).keyID, "{number}", strconv.FormatFloat(as.number, 'f', -1, 64),
 		"{start}", strconv.FormatInt(w.now.Add(-30*time.Minute).Unix(), 10), "{end}", strconv.FormatInt(w.now.Unix(), 10),
 	).Replace(text)
 }
@@ -181,7 +218,11 @@ func (w *leakWorld) leaks(q leakRequest) (found []string) {
 			if code >= 500 && !q.fails {
 				found = append(found, "fails: "+where)
 			}
-			if own := w.fill(q.own, as); !bytes.Contains(body, []byte(own)) {
+			refused := q.process && w.keys
+			if refused != (code == http.StatusForbidden) {
+				found = append(found, "is refused, or is not: "+where)
+			}
+			if own := w.fill(q.own, as); !refused && !bytes.Contains(body, []byte(own)) {
 				found = append(found, fmt.Sprintf("does not have its own %q: %s", own, where))
 			}
 			var all bytes.Buffer
@@ -191,7 +232,7 @@ func (w *leakWorld) leaks(q leakRequest) (found []string) {
 			all.Write(body)
 			for _, secret := range w.other(as).secrets() {
 				switch {
-				case q.operator && string(secret) == w.other(as).id: // may be named, but not its values
+				case q.process && string(secret) == w.other(as).id: // may be named, but not its values
 				case strings.Contains(q.path+q.body, "{other}") && string(secret) == w.other(as).word: // was said by who asks
 				case bytes.Contains(all.Bytes(), secret):
 					found = append(found, fmt.Sprintf("has the other's %q: %s", secret, where))
@@ -202,15 +243,16 @@ func (w *leakWorld) leaks(q leakRequest) (found []string) {
 	return found
 }
 
-// leakRequest is a request of either tenant's, with {me}, {other}, {number}, {block},
-// {start} and {end} in its texts.
+// leakRequest is a request of either tenant's, with {id}, {me}, {other}, {number}, {block},
+// {key}, {otherkey}, {start} and {end} in its texts.
 type leakRequest struct {
 	method, path, body, contentType, accept string
 	// own is what of the tenant's own the answer must have.
 	own string
-	// operator: the answer is of the whole server, which may name tenants.
-	operator bool
-	fails    bool // with a status of 500 or more
+	// process: the answer is of the whole server, which may name tenants; no key of a
+	// tenant's opens it.
+	process bool
+	fails   bool // with a status of 500 or more
 }
 
 func (q leakRequest) String() string { return q.method + " " + q.path }
@@ -218,40 +260,58 @@ func (q leakRequest) String() string { return q.method + " " + q.path }
 // TestLeakMatrix asks every route as each of two tenants, and no answer has anything of
 // the other. A route that is not in the matrix fails the test.
 func TestLeakMatrix(t *testing.T) {
-	w := newLeakWorld(t, dressHeader)
-	rows := leakMatrix()
-	known := map[string]bool{}
-	for _, r := range w.handler.Routes() {
-		known[r.Path] = true
-		if len(rows[r.Path]) == 0 {
-			t.Errorf("route %s is not in the matrix: say what is asked of it, and what of a tenant's own it answers", r.Path)
-		}
+	rows, routes := leakMatrix(), map[string]bool{"/": true} // the page
+	for _, how := range []struct {
+		name string
+		keys bool
+	}{{"header", false}, {"keys", true}} {
+		t.Run(how.name, func(t *testing.T) {
+			w := newLeakWorld(t, how.keys)
+			for _, r := range w.handler.Routes() {
+				routes[r.Path] = true
+				if len(rows[r.Path]) == 0 {
+					t.Errorf("route %s is not in the matrix: say what is asked of it, and what of a tenant's own it answers", r.Path)
+				}
+			}
+			for _, where := range []string{"in memory", "in blocks"} {
+				w.askAll(where, rows)
+				w.flush()
+			}
+		})
 	}
 	for path := range rows {
-		if !known[path] && path != "/" {
+		if !routes[path] {
 			t.Errorf("the matrix has %s, which is no route", path)
 		}
 	}
-	for _, where := range []string{"in memory", "in blocks"} {
-		for _, path := range sortedPaths(rows) {
-			for _, q := range rows[path] {
-				for _, prefix := range []string{"", "/prometheus"} {
-					asked := q
-					asked.path = prefix + q.path
-					for _, l := range w.leaks(asked) {
-						t.Errorf("%s: %s", where, l)
-					}
+}
+
+// askAll makes every request of the matrix for the routes that there are.
+func (w *leakWorld) askAll(where string, rows map[string][]leakRequest) {
+	there := map[string]bool{"/": true}
+	for _, r := range w.handler.Routes() {
+		there[r.Path] = true
+	}
+	for _, path := range sortedPaths(rows) {
+		for _, q := range rows[path] {
+			for _, prefix := range []string{"", "/prometheus"} {
+				asked := q
+				asked.path = prefix + q.path
+				if !there[path] || path == "/" && prefix != "" {
+					continue
+				}
+				for _, l := range w.leaks(asked) {
+					w.t.Errorf("%s: %s", where, l)
 				}
 			}
 		}
-		w.flush()
 	}
 }
 
 // The matrix notices a server that takes one tenant for the other, at every request that
 // says what of the tenant's own it must be answered.
 func TestLeakMatrixNotices(t *testing.T) {
-	w := newLeakWorld(t, dressHeader)
+	w := newLeakWorld(t, false)
 	w.dress = func(r *http.Request, _ *leakTenant) { dressHeader(r, w.tenants[1]) }
 	rows := leakMatrix()
 	for _, path := range sortedPaths(rows) {
@@ -263,9 +323,34 @@ func TestLeakMatrixNotices(t *testing.T) {
 	}
 }
 
+// Who has a key of one tenant's and names another is answered nothing of either.
+func TestKeysDoNotReachAnotherTenant(t *testing.T) {
+	w := newLeakWorld(t, true)
+	rows := leakMatrix()
+	for _, path := range sortedPaths(rows) {
+		for _, q := range rows[path] {
+			if q.own == "" || !strings.Contains(q.own, "{me}") || strings.Contains(q.path+q.body, "{me}") {
+				continue
+			}
+			for _, as := range w.tenants {
+				w.dress = func(r *http.Request, as *leakTenant) {
+					dressKey(r, as)
+					dressHeader(r, w.other(as))
+				}
+				code, body, _ := w.do(as, q)
+				for _, l := range w.tenants {
+					if code < 400 || bytes.Contains(body, []byte(l.word)) {
+						t.Errorf("%s with the key of %s and the name of the other: %d %.300s", q, as.id, code, body)
+					}
+				}
+			}
+		}
+	}
+}
+
 // Keys and ids say nothing of whether another tenant has used them.
 func TestKeysAreATenantsOwn(t *testing.T) {
-	w := newLeakWorld(t, dressHeader)
+	w := newLeakWorld(t, false)
 	for _, as := range w.tenants {
 		for i, want := range []string{`"accepted":1,"duplicate":0`, `"accepted":0,"duplicate":1`} {
 			r := httptest.NewRequest("POST", "/api/v1/events", strings.NewReader(`{"data":{"further_data":{"event":"view","amount":1}}}`))

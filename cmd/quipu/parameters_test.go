@@ -11,7 +11,7 @@ import (
 // Parameters mean what they mean to Prometheus, in a query and in a form, over the server
 // as it is put together.
 func TestParameters(t *testing.T) {
-	w := newLeakWorld(t, dressHeader)
+	w := newLeakWorld(t, false)
 	as := w.tenants[0]
 	const instant, over = "/api/v1/query", "/api/v1/query_range?start={start}&end={end}&"
 	for _, tc := range []struct {
@@ -85,7 +85,7 @@ func TestParameters(t *testing.T) {
 
 // lookback_delta says how old a sample may be.
 func TestLookbackDelta(t *testing.T) {
-	w := newLeakWorld(t, dressHeader)
+	w := newLeakWorld(t, false)
 	as := w.tenants[0]
 	// Distinct ids show for 5 minutes; past that only the lookback has them.
 	at := w.now.Add(6*time.Minute + 30*time.Second).UTC().Format(time.RFC3339)

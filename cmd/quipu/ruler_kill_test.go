@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -93,9 +95,15 @@ func await(t testing.TB, what string, so func() bool) {
 
 // An alert over events that were posted is pending when the server is killed, and fires
 // after the restart as if it had been pending all along, later only by the evaluations
-// that were missed.
+// that were missed. An Alertmanager gets it, and that it is resolved.
 func TestAlertSurvivesKill(t *testing.T) {
-	args := []string{"--data.dir=" + t.TempDir(), "--grid=1s"}
+	alerts, manager := receiver(t)
+	config := filepath.Join(t.TempDir(), "quipu.yaml")
+	text := fmt.Sprintf("alerting:\n  alertmanagers:\n  - static_configs: [{targets: [%q]}]\n", strings.TrimPrefix(manager.URL, "http://"))
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"--data.dir=" + t.TempDir(), "--grid=1s", "--config.file=" + config}
 	server := startServer(t, args...)
 	request(t, http.MethodPost, server.URL+"/config/v1/rules/shop", `
 name: orders
@@ -103,7 +111,7 @@ interval: 1s
 rules:
 - {record: evaluated, expr: vector(1)}
 - alert: Orders
-  expr: sum(increase(events_total{event="order"}[10m] anchored)) > 2
+  expr: sum(increase(events_total{event="order"}[10m] anchored)) > 2 unless on () events_total{event="enough"}
   for: 8s
   annotations: {summary: "{{ $value }} orders"}
 `, http.StatusAccepted)
@@ -134,6 +142,14 @@ rules:
 	missed := time.Duration(after-before-1) * time.Second
 	if want := pending.ActiveAt.Add(missed); !firing.ActiveAt.Equal(want) {
 		t.Errorf("the alert is active since %s, want %s: since %s, and %s of evaluations were missed", firing.ActiveAt, want, pending.ActiveAt, missed)
+	}
+	a := received(t, alerts)
+	if a.Labels["alertname"] != "Orders" || a.Labels["tenant"] != "default" || a.Annotations["summary"] != "3 orders" || a.EndsAt.Before(time.Now()) {
+		t.Errorf("the Alertmanager got %+v", a)
+	}
+	request(t, http.MethodPost, server.URL+"/api/v1/events", `{"event": "enough"}`, http.StatusOK)
+	for a.EndsAt.After(time.Now()) {
+		a = received(t, alerts)
 	}
 	server.stop()
 }
