@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -88,6 +89,8 @@ type Options struct {
 	// HeldBytesMax bounds the bytes of all bodies that are held, 0: 256 MiB. No body may
 	// be larger than a quarter of it, nor become larger than half.
 	HeldBytesMax int64
+	// Proxies are the addresses of those whose X-Forwarded-For is believed.
+	Proxies []netip.Prefix
 	// Slots are where bodies are decompressed, opened and explained; nil: as many at once as there are.
 	Slots *overload.Slots
 }
@@ -153,9 +156,10 @@ type api struct {
 
 // Handler serves all routes. It is safe for concurrent use.
 type Handler struct {
-	root   *mux.Router
-	posts  map[string]http.Handler
-	routes []Route
+	proxies []netip.Prefix
+	root    *mux.Router
+	posts   map[string]http.Handler
+	routes  []Route
 }
 
 // Route is where a Handler answers, at / and at /prometheus.
@@ -172,6 +176,9 @@ func (h *Handler) Routes() []Route { return h.routes }
 
 // ServeHTTP answers a request.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if len(h.proxies) > 0 {
+		r = forwarded(r, h.proxies)
+	}
 	if r.Method == http.MethodPost {
 		if post := h.posts[r.URL.Path]; post != nil {
 			post.ServeHTTP(w, r)
@@ -202,7 +209,7 @@ func New(o Options) (*Handler, error) {
 	}
 	routes := append(a.routes(a.newUpstream(o), o.Registry), a.ruleRoutes()...)
 	root := mux.NewRouter()
-	h := &Handler{root: root, posts: postHandlers(routes)}
+	h := &Handler{proxies: o.Proxies, root: root, posts: postHandlers(routes)}
 	for _, r := range routes {
 		h.routes = append(h.routes, Route{r.path, r.below, r.methods})
 	}

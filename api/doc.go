@@ -36,6 +36,7 @@
 //   - admin_tenants.go: tenants made, changed, suspended, deleted; their usage
 //   - rules.go: recording and alerting rules: read and changed as in Mimir, shown as in
 //     Prometheus
+//   - proxies.go: who sent what proxies pass on
 //   - explain.go: the plan of a query
 //   - body.go: bounded reading and decompression of a body
 //   - held.go: the memory of all bodies together, and the time one may take

@@ -107,6 +107,8 @@ var amplitudeLayout = &layout{
 	name: "amplitude",
 	read: readAmplitude,
 	aliases: []alias{
+		{name: "user_agent", path: []string{"user_agent"}},
+		{name: "ip", path: []string{"ip"}},
 		{name: "page", path: []string{"event_properties", "[Amplitude] Page Path"}},
 		{name: "page", path: []string{"event_properties", "[Amplitude] Page Location"}, part: pathOf},
 		{name: "page", path: []string{"event_properties", "[Amplitude] Page URL"}, part: pathOf},

@@ -63,7 +63,12 @@ func (n *enriching) readSource(e *event) filter {
 	return notFiltered
 }
 
-func withoutWWW(host []byte) []byte { return bytes.TrimPrefix(host, []byte("www.")) }
+func withoutWWW(host []byte) []byte {
+	if www := []byte("www."); len(host) > len(www) && bytes.EqualFold(host[:len(www)], www) {
+		return host[len(www):]
+	}
+	return host
+}
 
 // derive sets a field that a rule names and the event does not have.
 func (e *event) derive(slot int, text []byte) {

@@ -165,12 +165,12 @@ func (n *enriching) wantsAgent() bool {
 // readAgent takes the event's own user agent, else that of the page that sent it.
 func (n *enriching) readAgent(e *event) filter {
 	n.agent = enrich.Agent{}
+	d := n.derived
 	text := ownOr(e, slotAgent, n.sender.agent)
-	if len(text) == 0 {
+	if len(text) == 0 || !n.bots && !e.lacks(d.browser) && !e.lacks(d.os) && !e.lacks(d.device) && !e.lacks(d.bot) {
 		return notFiltered
 	}
 	n.agent = n.cache.Agent(text)
-	d := n.derived
 	e.derive(d.browser, n.agent.Browser)
 	e.derive(d.os, n.agent.OS)
 	e.derive(d.device, n.agent.Device)
@@ -197,10 +197,11 @@ func (n *enriching) filterBot(*event) filter {
 
 // readPlace takes the event's own address, else that of the page that sent it.
 func (n *enriching) readPlace(e *event) filter {
-	if text := ownOr(e, slotAddress, n.sender.address); len(text) > 0 {
+	d := n.derived
+	if text := ownOr(e, slotAddress, n.sender.address); len(text) > 0 && (e.lacks(d.country) || e.lacks(d.city)) {
 		p := n.cache.Place(text)
-		e.derive(n.derived.country, p.Country)
-		e.derive(n.derived.city, p.City)
+		e.derive(d.country, p.Country)
+		e.derive(d.city, p.City)
 	}
 	return notFiltered
 }
@@ -212,3 +213,6 @@ func ownOr(e *event, slot int, otherwise []byte) []byte {
 	}
 	return otherwise
 }
+
+// lacks reports whether a rule names a field that the event does not have.
+func (e *event) lacks(slot int) bool { return slot > 0 && !e.fields[slot].isScalar() }

@@ -83,6 +83,7 @@ var ga4Layout = &layout{
 	read: readGA4,
 	own:  []string{"session_id", "ga_session_id", "debug_mode"},
 	aliases: append(pageAliases(false, "params", "page_location"), []alias{
+		{name: "ip", path: []string{"ip_override"}},
 		{name: "url", path: []string{"params", "page_location"}},
 		{name: "page", path: []string{"params", "page_path"}},
 		{name: "referrer", path: []string{"params", "page_referrer"}, part: hostOf},

@@ -339,7 +339,7 @@ func TestVerdictsAddUp(t *testing.T) {
 	}
 	// Two tenants have a label; c, d and d's duplicate share one.
 	want := `
-# HELP quipu_ingest_events_total Events received, by the one verdict each ended in and, where that is rejected, the reason.
+# HELP quipu_ingest_events_total Events received, by the one verdict each ended in and, where that is rejected or filtered for another reason than that no rule counts them, the reason.
 # TYPE quipu_ingest_events_total counter
 `
 	for _, tc := range []struct {
@@ -353,7 +353,9 @@ func TestVerdictsAddUp(t *testing.T) {
 		}
 		line("accepted", "", tc.accepted)
 		line("duplicate", "", tc.duplicate)
-		line("filtered", "", 0)
+		for _, reason := range []string{"", "bot", "do_not_track"} {
+			line("filtered", reason, 0)
+		}
 		for r := range reasons {
 			line("rejected", r.String(), counts[r.String()])
 		}

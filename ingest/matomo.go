@@ -94,6 +94,8 @@ var matomoLayout = &layout{
 	read:    readMatomo,
 	queries: true,
 	aliases: append(pageAliases(false, "url"), []alias{
+		{name: "user_agent", path: []string{"ua"}},
+		{name: "ip", path: []string{"cip"}},
 		{name: "title", path: []string{"action_name"}},
 		{name: "referrer", path: []string{"urlref"}, part: hostOf},
 		{name: "utm_campaign", path: []string{"_rcn"}},

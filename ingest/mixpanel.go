@@ -108,6 +108,7 @@ var mixpanelLayout = &layout{
 	read: readMixpanel,
 	own:  []string{"time"},
 	aliases: append(pageAliases(false, "properties", "$current_url"), []alias{
+		{name: "ip", path: []string{"properties", "ip"}},
 		{name: "url", path: []string{"properties", "$current_url"}},
 		{name: "referrer", path: []string{"properties", "$referring_domain"}},
 		{name: "referrer", path: []string{"properties", "$referrer"}, part: hostOf, over: true},

@@ -55,6 +55,8 @@ var snowplowLayout = &layout{
 	queries: true,
 	// page is a title in this format.
 	aliases: append(pageAliases(true, "url"), []alias{
+		{name: "user_agent", path: []string{"ua"}},
+		{name: "ip", path: []string{"ip"}},
 		{name: "title", path: []string{"page"}},
 		{name: "referrer", path: []string{"refr"}, part: hostOf},
 		{name: "app_id", path: []string{"aid"}},

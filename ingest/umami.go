@@ -43,6 +43,8 @@ var umamiLayout = &layout{
 	name: "umami",
 	read: readUmami,
 	aliases: append(pageAliases(false, "payload", "url"), []alias{
+		{name: "user_agent", path: []string{"payload", "userAgent"}},
+		{name: "ip", path: []string{"payload", "ip"}},
 		{name: "url", path: []string{"payload", "url"}},
 		{name: "host", path: []string{"payload", "hostname"}},
 		{name: "referrer", path: []string{"payload", "referrer"}, part: hostOf, over: true},

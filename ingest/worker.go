@@ -207,6 +207,11 @@ func (w *worker) event(raw []byte) *rejection {
 	w.events++
 	e, rejected := w.decoder.decode(raw)
 	if w.hits = w.hits[:0]; rejected == nil && !e.ignored {
+		if by := w.enriching.enrich(e); by != notFiltered {
+			w.result.Filtered++
+			w.filtered[by]++
+			return nil
+		}
 		w.hits, rejected = w.rules.match(e, w.hits)
 	}
 	if rejected != nil {

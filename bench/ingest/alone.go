@@ -51,7 +51,7 @@ func (b *bench) alone() error {
 		return err
 	}
 	for _, of := range []struct{ name, rules string }{{"ingest_alone", rules}, {"ingest_alone_dedup", "dedup: event_id\n" + rules}} {
-		g, err := ingest.New(ingest.Options{Store: nowhere{}, Rules: fixedRules(of.rules), Registerer: prometheus.NewRegistry()})
+		g, err := ingest.New(ingest.Options{Store: nowhere{tenant.DefaultSettings()}, Rules: fixedRules(of.rules), Registerer: prometheus.NewRegistry()})
 		if err != nil {
 			return err
 		}
@@ -155,10 +155,10 @@ func (f fixedRules) EventRules(_ tenant.ID, have string) (ingest.RuleText, bool,
 func (fixedRules) SetEventRules(tenant.ID, []byte) error { return nil }
 
 // nowhere is a store that keeps nothing.
-type nowhere struct{}
+type nowhere struct{ tenant.Settings }
 
-func (nowhere) Tenant(tenant.ID) (tenant.Profile, error) {
-	return tenant.Profile{Settings: tenant.DefaultSettings()}, nil
+func (n nowhere) Tenant(tenant.ID) (tenant.Profile, error) {
+	return tenant.Profile{Settings: n.Settings}, nil
 }
 
 func (nowhere) Reserve([][16]byte) (increment.Reservation, error) { return allNew{}, nil }

@@ -58,6 +58,7 @@ func (b *bench) all(only string) error {
 	}{
 		{"fsync", b.fsync},
 		{"alone", b.alone},
+		{"enriched", b.enriched},
 		{"batches", b.batches},
 		{"singles", b.singles},
 		{"dedup", b.dedup},

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"runtime"
 	"runtime/pprof"
@@ -25,6 +26,7 @@ import (
 
 	"github.com/quipudb/quipu/api"
 	"github.com/quipudb/quipu/ingest"
+	"github.com/quipudb/quipu/ingest/enrich"
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/overload"
 	"github.com/quipudb/quipu/internal/scope"
@@ -57,6 +59,8 @@ type serveCmd struct {
 	WALInterval    model.Duration `name:"wal.fsync-interval" default:"1s" help:"With --wal.fsync=interval: how often."`
 	CPUProfile     string         `name:"debug.cpuprofile" hidden:"" type:"path" help:"File to write a CPU profile of the whole run to."`
 	IngestMemory   sizeFlag       `name:"ingest.memory" default:"256MiB" help:"Memory for the bodies of requests that are under way. What does not fit is refused with 503; no body may be larger than a quarter of it, nor become larger than half when it is decompressed."`
+	Places         string         `name:"enrich.places" type:"path" placeholder:"FILE" help:"Database of MaxMind's form (.mmdb), of cities or countries, by which events get a country and a city; read again when it changes."`
+	Proxies        []netip.Prefix `name:"trusted-proxies" placeholder:"CIDR,..." help:"Addresses of proxies in front of this server, whose X-Forwarded-For says where a request comes from."`
 	QueryCache     cacheFlag      `name:"query.cache" default:"64MiB" help:"Memory for answers of range queries that can no longer change, of all tenants; at least 32MiB. 0: none are kept."`
 	QueryLog       model.Duration `name:"query.log-slower-than" default:"10s" help:"Time past which a query is written to the log, with what it took; 0 writes none."`
 	MetricsTenants int            `name:"metrics.tenants" default:"100" help:"How many tenants, the largest, the process's metrics name; the others are together under (other)."`
@@ -286,7 +290,11 @@ func (c *serveCmd) handler(db *tsdb.DB, guards *guards, logger *slog.Logger, reg
 	book := usage.NewBook(time.Now)
 	reg.MustRegister(usage.NewCollector(book, c.MetricsTenants, storedUsage(db)))
 	slots := overload.NewSlots(2*runtime.GOMAXPROCS(0), slotWaitMax)
-	ingester, err := ingest.New(ingest.Options{Store: db, Rules: &ruleFiles{c.DataDir}, Stored: stored{db}, Registerer: reg, Logger: logger, Slots: slots, Usage: book, TenantLabelsMax: c.MetricsTenants})
+	enricher, err := enrich.New(enrich.Options{Places: c.Places, Registerer: reg, Logger: logger})
+	if err != nil {
+		return nil, nil, fmt.Errorf("--enrich.places: %w", err)
+	}
+	ingester, err := ingest.New(ingest.Options{Store: db, Enricher: enricher, Rules: &ruleFiles{c.DataDir}, Stored: stored{db}, Registerer: reg, Logger: logger, Slots: slots, Usage: book, TenantLabelsMax: c.MetricsTenants})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -321,6 +329,7 @@ func (c *serveCmd) handler(db *tsdb.DB, guards *guards, logger *slog.Logger, reg
 		Reload:       conf.reload,
 		UI:           web.Handler(),
 		Version:      version(),
+		Proxies:      c.Proxies,
 		HeldBytesMax: int64(c.IngestMemory),
 		Slots:        slots,
 	})

@@ -3,7 +3,7 @@ package enrich
 import (
 	"strings"
 
-	"github.com/ua-parser/uap-go/uaparser"
+	"github.com/mileusna/useragent"
 )
 
 // Agent is what a user agent tells, texts that are not to be changed. A field is empty
@@ -15,53 +15,70 @@ type Agent struct {
 	Bot     bool   // a program rather than a person
 }
 
-// browsers are names for what ua-parser tells apart and people who look at statistics
-// do not: forms of one browser, and builds of it under another name.
+// browsers are names for what the parser tells apart and people who look at statistics do
+// not: forms of one browser, and builds of it under another name. "": no browser.
 var browsers = map[string]string{
-	"Chrome Mobile": "Chrome", "Chrome Mobile iOS": "Chrome", "Chrome Mobile WebView": "Chrome", "Iron": "Chrome",
-	"Firefox Mobile": "Firefox", "Firefox iOS": "Firefox", "Iceweasel": "Firefox", "Bon Echo": "Firefox", "Minefield": "Firefox",
-	"Mobile Safari": "Safari", "Mobile Safari UI/WKWebView": "Safari", "MobileSafari": "Safari",
-	"IE": "Internet Explorer", "IE Mobile": "Internet Explorer", "AOL": "Internet Explorer", "Chrome Frame": "Internet Explorer",
-	"Edge Mobile": "Edge", "Opera Mobile": "Opera", "Opera Tablet": "Opera",
-	"Other": "", "Apple Mail": "Safari",
+	"Trident": "Internet Explorer", "Ubuntu Chromium": "Chromium", "Headless Chrome": "Chrome", "Iron": "Chrome", "CoolNovo": "Chrome",
+	"Android browser": "Android Browser", "iPhone": "Safari", "iPad": "Safari", "MobileSafari": "Safari", "Opera Mini": "Opera", "Opera Touch": "Opera",
+	"Gecko": "Firefox", "Dalvik": "", "Windows": "", "X11": "", "Linux": "",
 }
 
-// systems are the same for operating systems.
-var systems = map[string]string{
-	"Mac OS X": "macOS", "Mac OS": "macOS", "Chrome OS": "ChromeOS", "Other": "",
-	"Ubuntu": "Linux", "Debian": "Linux", "Fedora": "Linux", "Red Hat": "Linux", "CentOS": "Linux", "SUSE": "Linux",
-	"Gentoo": "Linux", "Arch Linux": "Linux", "Linux Mint": "Linux", "Mageia": "Linux", "Slackware": "Linux", "Kubuntu": "Linux",
+// namesakes are browsers that call themselves another one as well: what only they have,
+// and their name. The parser sees the other.
+var namesakes = []struct{ part, name string }{
+	{"GSA/", "Google"}, {"Silk/", "Amazon Silk"}, {"UCBrowser/", "UC Browser"}, {"SeaMonkey/", "SeaMonkey"}, {"PaleMoon/", "Pale Moon"},
+	{"Epiphany/", "Epiphany"}, {"MAXTHON", "Maxthon"}, {"MetaSr", "Sogou Explorer"}, {") Opera ", "Opera"}, {"rekonq/", "Rekonq"},
+	{"Midori/", "Midori"}, {"conkeror/", "Conkeror"}, {"Thunderbird/", "Thunderbird"}, {" chrome/", "Chrome"},
 }
 
-func newAgent(p *uaparser.Parser, text string) Agent {
-	c := p.Parse(text)
-	browser, system, device := c.UserAgent.Family, c.Os.Family, ""
-	if name, ok := browsers[browser]; ok {
-		browser = name
+// systems are parts of user agents by which the system is known where the parser knows
+// none; the first that is there counts.
+var systems = []struct{ part, name string }{
+	{"Windows Phone", "Windows Phone"}, {"Windows Mobile", "Windows Mobile"}, {"Windows CE", "Windows Mobile"}, {"Android", "Android"},
+	{"iPhone", "iOS"}, {"iPad", "iOS"}, {"iPod", "iOS"}, {"Darwin/", "iOS"}, {"Windows", "Windows"}, {"Macintosh", "macOS"}, {"CrOS", "ChromeOS"},
+	{"FreeBSD", "FreeBSD"}, {"OpenBSD", "OpenBSD"}, {"NetBSD", "NetBSD"}, {"SunOS", "Solaris"}, {"Linux", "Linux"},
+}
+
+func newAgent(text string) Agent {
+	c := useragent.Parse(text)
+	system := c.OS
+	for i := 0; system == "" && i < len(systems); i++ {
+		if strings.Contains(text, systems[i].part) {
+			system = systems[i].name
+		}
 	}
-	if name, ok := systems[system]; ok {
-		system = name
+	browser := browserOf(text, c.Name, system)
+	if c.Bot || isBot(text, system) {
+		return Agent{Browser: []byte(browser), OS: []byte(system), Bot: true}
 	}
-	if strings.HasPrefix(text, "Dalvik/") {
-		browser = "" // an app on Android
+	return Agent{Browser: []byte(browser), OS: []byte(system), Device: []byte(deviceOf(text, system))}
+}
+
+func browserOf(text, parsed, system string) string {
+	for _, n := range namesakes {
+		if strings.Contains(text, n.part) {
+			return n.name
+		}
 	}
-	bot := c.Device.Family == "Spider" || isBot(text, system)
-	if !bot {
-		device = deviceOf(text, system, c.Device.Family)
+	if name, ok := browsers[parsed]; ok {
+		return name
 	}
-	return Agent{Browser: []byte(browser), OS: []byte(system), Device: []byte(device), Bot: bot}
+	if parsed == "Safari" && system == "Android" {
+		return "Android Browser"
+	}
+	return parsed
 }
 
 // deviceOf is the kind of device. Tablets of Android are those that do not say Mobile.
-func deviceOf(text, system, family string) string {
+func deviceOf(text, system string) string {
 	switch system {
 	case "Windows", "macOS", "Linux", "ChromeOS", "FreeBSD", "OpenBSD", "NetBSD", "Solaris":
 		if strings.Contains(text, "Mobile") {
 			return "mobile"
 		}
 		return "desktop"
-	case "iOS", "iPadOS":
-		if family == "iPad" {
+	case "iOS":
+		if strings.Contains(text, "iPad") {
 			return "tablet"
 		}
 		return "mobile"

@@ -5,7 +5,7 @@
 // Files:
 //
 //	enrich.go   Enricher, what all workers share, and Cache, what one has found
-//	agent.go    user agents, by the regular expressions of ua-parser
+//	agent.go    user agents, by a parser and what it takes for another
 //	bot.go      which of them are programs
 //	place.go    addresses, by a database file of MaxMind's form
 //	source.go   referrers

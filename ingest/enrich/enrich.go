@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/ua-parser/uap-go/uaparser"
 )
 
 const (
@@ -41,8 +40,6 @@ type Enricher struct {
 	looked   atomic.Int64             // when the file was, in milliseconds since 1970
 	loading  sync.Mutex
 
-	agents func() *uaparser.Parser // made when it is first needed
-
 	lookups *prometheus.CounterVec // by step and result
 	seconds *prometheus.CounterVec // by step
 }
@@ -59,13 +56,6 @@ func New(o Options) (*Enricher, error) {
 	if e.now == nil {
 		e.now = time.Now
 	}
-	e.agents = sync.OnceValue(func() *uaparser.Parser {
-		p, err := uaparser.New(uaparser.WithCacheSize(1)) // Caches are ours
-		if err != nil {
-			panic(fmt.Sprintf("enrich: the regular expressions that came with ua-parser: %v", err))
-		}
-		return p
-	})
 	e.lookups = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "quipu_ingest_enrich_lookups_total", Help: "What was looked up for events by the step that did, and whether it was known already: cached or computed.",
 	}, []string{"step", "result"})
@@ -148,7 +138,7 @@ func (e *Enricher) NewCache() *Cache {
 
 // Agent is what a user agent tells.
 func (c *Cache) Agent(text []byte) Agent {
-	return cached(&c.counts[stepAgent], c.agents, text, func(text string) Agent { return newAgent(c.of.agents(), text) })
+	return cached(&c.counts[stepAgent], c.agents, text, newAgent)
 }
 
 // Place is where an address is; the zero Place where there is no database.

@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
@@ -62,27 +63,37 @@ func TestDerivedFieldsOfTrackers(t *testing.T) {
 }
 
 func TestChannels(t *testing.T) {
-	for _, tc := range []struct{ source, medium, referrer, want string }{
-		{"", "", "", "direct"},
-		{"", "", "own.example", "internal"},
-		{"", "", "WWW.own.example", "internal"},
-		{"", "", "duckduckgo.com", "search"},
-		{"", "", "news.google.com", "search"},
-		{"", "", "l.facebook.com", "social"},
-		{"", "", "t.co", "social"},
-		{"", "", "xt.co", "referral"},
-		{"", "", "mail.google.com", "email"},
-		{"", "", "blog.example", "referral"},
-		{"google", "cpc", "google.com", "paid"},
-		{"", "paid_social", "", "paid"},
-		{"", "Social", "", "social"},
-		{"google", "organic", "", "search"},
-		{"", "affiliate", "", "affiliate"},
-		{"partner", "", "google.com", "campaign"},
-		{"", "banner", "", "campaign"},
+	const rules = `metrics: [{name: visits, type: counter, labels: {channel: channel, name: source, how: medium}}]`
+	for _, tc := range []struct{ source, medium, referrer, channel, name, how string }{
+		{"", "", "", "direct", "(direct)", "(none)"},
+		{"", "", "own.example", "internal", "(direct)", "(none)"},
+		{"", "", "WWW.own.example", "internal", "(direct)", "(none)"},
+		{"", "", "duckduckgo.com", "search", "duckduckgo", "organic"},
+		{"", "", "news.google.com", "search", "google", "organic"},
+		{"", "", "l.facebook.com", "social", "facebook", "social"},
+		{"", "", "t.co", "social", "twitter", "social"},
+		{"", "", "xt.co", "referral", "xt.co", "referral"},
+		{"", "", "mail.google.com", "email", "mail.google.com", "email"},
+		{"", "", "www.blog.example", "referral", "blog.example", "referral"},
+		{"google", "cpc", "google.com", "paid", "google", "cpc"},
+		{"", "paid_social", "", "paid", "", "paid_social"},
+		{"", "Social", "", "social", "", "Social"},
+		{"google", "organic", "", "search", "google", "organic"},
+		{"", "affiliate", "", "affiliate", "", "affiliate"},
+		{"partner", "", "google.com", "campaign", "partner", ""},
+		{"", "banner", "", "campaign", "", "banner"},
 	} {
-		if got := channelOf([]byte(tc.source), []byte(tc.medium), []byte(tc.referrer), []byte("own.example")); got != tc.want {
-			t.Errorf("%+v: %s", tc, got)
+		m := newMemory()
+		g, _ := newTestIngesterWith(t, m, &memoryRules{text: rules})
+		post(t, g, fmt.Sprintf(`{"host":"own.example","utm_source":%q,"utm_medium":%q,"referrer":%q}`, tc.source, tc.medium, tc.referrer), "", "")
+		want := fmt.Sprintf(`{__name__="visits", channel=%q`, tc.channel)
+		for _, l := range [][2]string{{"how", tc.how}, {"name", tc.name}} {
+			if l[1] != "" {
+				want += fmt.Sprintf(`, %s=%q`, l[0], l[1])
+			}
+		}
+		if got := m.lines(); !slices.Equal(got, []string{want + "} @-5000 +1"}) {
+			t.Errorf("%+v: %q", tc, got)
 		}
 	}
 }
