@@ -179,12 +179,13 @@ func (s *classicSeries) Iterator(chunkenc.Iterator) chunkenc.Iterator {
 // after the other by bound. They may have no labels but those to keep, unless that is
 // nil.
 func (q *querier) classic(ctx context.Context, v *version, params viewParams, mint, maxt int64, matchers []*labels.Matcher, keep []string) (out classicSet, err error) {
-	win := windowFor(params, mint, maxt)
-	from, to := win.read(increment.Buckets)
 	for _, cq := range classicQueries(matchers, q.store.admission.withBuckets()) {
 		if cq.part != classicBucket && !allMatch(cq.le, "") {
 			continue
 		}
+		view := params.selecting(cq.matchers)
+		win := windowFor(view, mint, maxt)
+		from, to := win.read(increment.Buckets)
 		sels, err := selectSeries(ctx, v, &q.blocks, win, cq.matchers)
 		if err != nil {
 			return classicSet{}, err
@@ -194,7 +195,7 @@ func (q *querier) classic(ctx context.Context, v *version, params viewParams, mi
 		b := classicBuilder{query: &cq, keep: keep, lb: labels.NewBuilder(labels.EmptyLabels())}
 		for _, sel := range sels {
 			h := &classicHistogram{blocks: &q.blocks, sel: sel, from: from, to: to + 1, cut: q.cut}
-			series := classicSeries{of: h, part: cq.part, view: params, mint: mint, maxt: maxt}
+			series := classicSeries{of: h, part: cq.part, view: view, mint: mint, maxt: maxt}
 			if out.series, err = b.appendSeries(out.series, series); err != nil {
 				return classicSet{}, err
 			}

@@ -22,16 +22,21 @@ func (q *querier) Columns(ctx context.Context, hints *storage.SelectHints, match
 		return &columnSet{}, nil, err
 	}
 	params.evalEnd = hints.End
-	win := windowFor(params, hints.Start, hints.End)
+	view := params.selecting(matchers)
+	win := windowFor(view, hints.Start, hints.End)
 	var keep []string
 	if hints.ProjectionInclude {
 		keep = hints.ProjectionLabels
 	}
-	sels, sorted, err := selectSorted(ctx, v, &q.blocks, win, matchers, keep)
+	kept := keep
+	if view.own != nil {
+		kept = nil // a series' name says its idle timeout
+	}
+	sels, sorted, err := selectSorted(ctx, v, &q.blocks, win, matchers, kept)
 	if err != nil {
 		return nil, nil, err
 	}
-	set := &columnSet{q: q, params: params, win: win, mint: hints.Start, maxt: hints.End, series: sels}
+	set := &columnSet{q: q, params: view, win: win, mint: hints.Start, maxt: hints.End, series: sels}
 	classic, err := q.classic(ctx, v, params, hints.Start, hints.End, matchers, keep)
 	if err != nil {
 		return nil, nil, err
@@ -126,16 +131,16 @@ func (s *columnSet) Read(i int, c *column.Column) error {
 		return err
 	}
 	c.Chunks, c.Bytes = len(sel.chunks), p.bytes
-	return c.AppendSamples(s.view(sel.kind, &p))
+	return c.AppendSamples(s.view(sel, &p))
 }
 
 // view is the iterator over points that Select hands out.
-func (s *columnSet) view(k increment.Kind, p *points) chunkenc.Iterator {
-	switch k {
+func (s *columnSet) view(sel *selection, p *points) chunkenc.Iterator {
+	switch sel.kind {
 	case increment.Distinct:
 		return newDistinctView(p, s.params, s.mint, s.maxt)
 	}
-	return newView(p, s.params, s.mint, s.maxt)
+	return newView(p, s.params.of(sel.labels), s.mint, s.maxt)
 }
 
 // readCounter sets c to the runs of a counter.
@@ -150,7 +155,7 @@ func (s *columnSet) readCounter(sel *selection, from, to int64, c *column.Column
 	n := s.params.visible(p.win)
 	c.Win, c.Inc, c.Step = p.win[:n], p.value[:n], s.params.grid
 	c.Whole = decoded && !p.fractions || whole(c.Inc)
-	scratch.appendRuns(c)
+	scratch.appendRuns(c, s.params.of(sel.labels))
 	return nil
 }
 
@@ -158,10 +163,11 @@ func (s *columnSet) readCounter(sel *selection, from, to int64, c *column.Column
 type columnScratch struct {
 	set *columnSet
 	p   points
-	// run is that of n windows without a gap from first on, if n is not 0: series that
-	// are counted all the time have the same one.
+	// run is that of n windows without a gap from first on with an idle timeout, if n is
+	// not 0: series that are counted all the time have the same one.
 	run   column.Run
 	first int64
+	idle  int64
 	n     int
 	// buckets are those of the histogram bucketsOf.
 	buckets   bucketCounts
@@ -179,16 +185,16 @@ func (s *columnSet) scratch(c *column.Column) *columnScratch {
 }
 
 // appendRuns appends the runs of c's windows.
-func (s *columnScratch) appendRuns(c *column.Column) {
+func (s *columnScratch) appendRuns(c *column.Column, v viewParams) {
 	n := len(c.Win)
 	dense := n > 0 && c.Win[n-1]-c.Win[0] == int64(n-1)*c.Step
-	if dense && n == s.n && c.Win[0] == s.first {
+	if dense && n == s.n && c.Win[0] == s.first && v.idle == s.idle {
 		c.Runs = append(c.Runs, s.run)
 		return
 	}
-	c.Runs = appendColumnRuns(c.Runs, c.Win, s.set.params)
+	c.Runs = appendColumnRuns(c.Runs, c.Win, v)
 	if s.n = 0; dense && len(c.Runs) == 1 {
-		s.run, s.first, s.n = c.Runs[0], c.Win[0], n
+		s.run, s.first, s.idle, s.n = c.Runs[0], c.Win[0], v.idle, n
 	}
 }
 

@@ -21,7 +21,7 @@ func (s *columnSet) readGauge(sel *selection, from, to int64, c *column.Column) 
 	grid := s.params.grid
 	c.Stale = slices.ContainsFunc(values, value.IsStaleNaN)
 	next := 0 // the first window that has not ended
-	for _, st := range s.params.stretches(win, grid+s.params.idle) {
+	for _, st := range s.params.stretches(win, grid+s.params.of(sel.labels).idle) {
 		if st.end() < s.mint {
 			continue
 		}

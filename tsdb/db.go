@@ -86,7 +86,7 @@ func (o *Options) fill() error {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.Defaults == (tenant.Settings{}) {
+	if o.Defaults.Equal(&tenant.Settings{}) {
 		o.Defaults = tenant.DefaultSettings()
 	}
 	o.DedupWindow = orDefault(o.DedupWindow, 24*time.Hour)

@@ -88,7 +88,7 @@
 //	    taking appends; the reader sees them as they were at its cut, a point
 //	    between two batches.
 //	I5: The view is a function of a series' merged increments, the tenant's grid
-//	    and idle timeout, and the pinned present; of neither the query's range nor
+//	    and the metric's idle timeout, and the pinned present; of neither the query's range nor
 //	    how data is stored. Samples are shown as they are. Totals begin at a midnight UTC, so a read begins there.
 //	    Deletions come with the version: it leaves out, of a block or memtable that is
 //	    clean up to some number, what those with a higher one select.

@@ -117,7 +117,7 @@ func (l *lateLog) since(seq uint64) []past.Interval {
 func (s *store) shownBy(from, to int64) past.Interval {
 	g := s.grid()
 	run := dayStart(to) + dayMillis + g
-	span := to + 2*g + max(s.idle(), distinctSpan)
+	span := to + 2*g + max(s.settings().IdleTimeoutMost().Milliseconds(), distinctSpan)
 	return past.Interval{From: from, To: max(run, span)}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
@@ -37,7 +38,7 @@ type querier struct {
 	version *version
 	blocks  openBlocks
 	cut     cut
-	idle    int64 // the idle timeout, one for all that is read
+	view    viewParams // of all that is read
 }
 
 // pin resolves the tenant and the version. version is nil where there is no such
@@ -56,7 +57,12 @@ func (q *querier) pin(ctx context.Context) (*version, viewParams, error) {
 		}
 		q.scope, q.pinned = sc, true
 		if s != nil {
-			q.store, q.idle = s, s.idle()
+			settings := s.settings()
+			q.store = s
+			q.view = viewParams{
+				grid: s.grid(), idle: time.Duration(settings.IdleTimeout).Milliseconds(), own: settings.IdleTimeouts,
+				now: sc.Now, evalEnd: q.maxt,
+			}
 			q.cut, q.version = s.cuts.take(s.versions)
 		}
 	}
@@ -66,9 +72,7 @@ func (q *querier) pin(ctx context.Context) (*version, viewParams, error) {
 	if q.store == nil { // nor will there be for this query
 		return nil, viewParams{}, nil
 	}
-	return q.version, viewParams{
-		grid: q.store.grid(), idle: q.idle, now: sc.Now, evalEnd: q.maxt,
-	}, nil
+	return q.version, q.view, nil
 }
 
 // Close gives back the version and the blocks that were read; what is read after it
@@ -103,7 +107,8 @@ func (q *querier) Select(ctx context.Context, _ bool, hints *storage.SelectHints
 		mint, maxt = hints.Start, hints.End
 	}
 	params.evalEnd = maxt
-	win := windowFor(params, mint, maxt)
+	view := params.selecting(matchers)
+	win := windowFor(view, mint, maxt)
 	sels, err := selectSeries(ctx, v, &q.blocks, win, matchers)
 	if err != nil {
 		return storage.ErrSeriesSet(because(ctx, err))
@@ -113,7 +118,7 @@ func (q *querier) Select(ctx context.Context, _ bool, hints *storage.SelectHints
 	}
 	set := &seriesSet{i: -1, warnings: coarseWarnings(sels, params)}
 	for _, sel := range sels {
-		set.series = append(set.series, &viewSeries{sel: sel, blocks: &q.blocks, at: q.cut, v: params, win: win, mint: mint, maxt: maxt})
+		set.series = append(set.series, &viewSeries{sel: sel, blocks: &q.blocks, at: q.cut, v: view.of(sel.labels), win: win, mint: mint, maxt: maxt})
 	}
 	if err := q.addClassic(ctx, set, v, params, mint, maxt, matchers); err != nil {
 		return storage.ErrSeriesSet(because(ctx, err))
@@ -152,7 +157,7 @@ func (q *querier) LabelValues(ctx context.Context, name string, hints *storage.L
 	if err != nil || v == nil {
 		return nil, nil, err
 	}
-	out, err := collectLabelValues(ctx, v, &q.blocks, windowFor(params, q.mint, q.maxt), name, matchers)
+	out, err := collectLabelValues(ctx, v, &q.blocks, windowFor(params.selecting(matchers), q.mint, q.maxt), name, matchers)
 	if err == nil {
 		out, err = q.addClassicStrings(ctx, v, params, name, matchers, out)
 	}
@@ -164,7 +169,7 @@ func (q *querier) LabelNames(ctx context.Context, hints *storage.LabelHints, mat
 	if err != nil || v == nil {
 		return nil, nil, err
 	}
-	out, err := collectLabelNames(ctx, v, &q.blocks, windowFor(params, q.mint, q.maxt), matchers)
+	out, err := collectLabelNames(ctx, v, &q.blocks, windowFor(params.selecting(matchers), q.mint, q.maxt), matchers)
 	if err == nil {
 		out, err = q.addClassicStrings(ctx, v, params, "", matchers, out)
 	}

@@ -55,6 +55,15 @@ func (c *blockChunk) chunk() (chunkenc.Chunk, error) {
 type window struct {
 	readMin, showMin, showMax int64
 	sampleMin, sampleMax      int64
+	view                      viewParams
+}
+
+// of returns the window of a series, which may show for less time than others do.
+func (w window) of(series labels.Labels) window {
+	if w.view.own == nil {
+		return w
+	}
+	return windowFor(w.view.of(series), w.sampleMin, w.sampleMax)
 }
 
 // shown is where a series of a kind needs increments to be selected.
@@ -74,10 +83,10 @@ func (w window) read(k increment.Kind) (mint, maxt int64) {
 }
 
 // windowFor returns what a view of [mint, maxt] depends on: a view begins a step
-// before its data and outlives it by the idle timeout.
+// before its data and outlives it by the idle timeout, the longest of those in question.
 func windowFor(v viewParams, mint, maxt int64) window {
-	show := mint - max(v.idle, distinctSpan) - v.grid
-	return window{readMin: dayStart(show), showMin: show, showMax: maxt + v.grid, sampleMin: mint, sampleMax: maxt}
+	show := mint - max(v.idleMost(), distinctSpan) - v.grid
+	return window{readMin: dayStart(show), showMin: show, showMax: maxt + v.grid, sampleMin: mint, sampleMax: maxt, view: v}
 }
 
 // selector gathers the series of one version that matchers select.
@@ -275,7 +284,7 @@ func sortSelections(ctx context.Context, sels []*selection) error {
 }
 
 func (sel *selection) shows(win window) (bool, error) {
-	mint, maxt := win.shown(sel.kind)
+	mint, maxt := win.of(sel.labels).shown(sel.kind)
 	for i := range sel.chunks {
 		c := &sel.chunks[i]
 		if c.meta.MaxTime < mint || c.meta.MinTime > maxt {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -49,7 +50,7 @@ func (s *store) use(settings tenant.Settings) {
 		s.cuts.applying.Lock()
 		defer s.cuts.applying.Unlock()
 		s.profile.Store(next)
-		if settings.IdleTimeout != had.IdleTimeout {
+		if settings.IdleTimeout != had.IdleTimeout || !maps.Equal(settings.IdleTimeouts, had.IdleTimeouts) {
 			// Quarters, so that lengths of unions fit.
 			s.late.note(past.Interval{From: math.MinInt64 / 4, To: math.MaxInt64 / 4})
 		}
@@ -77,7 +78,7 @@ func (db *DB) SetPolicy(p *tenant.Policy) error {
 	return db.withPolicy(p, func(stores []*store, next []tenant.Settings) {
 		db.policy.Store(p)
 		for i, s := range stores {
-			if next[i] != s.settings().Settings {
+			if !next[i].Equal(&s.settings().Settings) {
 				s.use(next[i])
 			}
 		}
@@ -129,7 +130,7 @@ func (s *store) reloadSettings() error {
 		return fmt.Errorf("%s: %w", filepath.Join(s.dir, settingsName), err)
 	}
 	s.own = own
-	if next != s.settings().Settings {
+	if !next.Equal(&s.settings().Settings) {
 		s.use(next)
 	}
 	return nil

@@ -175,17 +175,19 @@ func TestIdleTimeoutChangesThePast(t *testing.T) {
 	}
 	now := time.Unix(1_700_000_000, 0)
 	ctx := scope.With(context.Background(), scope.Scope{Tenant: settingsTenant, Now: now.UnixMilli()})
-	mark, err := db.Settle(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, step := range []struct {
 		object  string
 		changed bool
 	}{
 		{`{"limits": {"series": 100}}`, false},
 		{`{"idle_timeout": "5m"}`, true},
+		{`{"idle_timeouts": {"orders_total": "3h"}}`, true},
+		{`{"idle_timeouts": {"orders_total": "3h"}}`, false},
 	} {
+		mark, err := db.Settle(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
 		if _, err := db.ChangeSettings(settingsTenant, setting(step.object)); err != nil {
 			t.Fatal(err)
 		}

@@ -503,6 +503,3 @@ func (s *store) memBytes() int64 {
 	}
 	return n
 }
-
-// idle is the idle timeout in milliseconds.
-func (s *store) idle() int64 { return time.Duration(s.settings().IdleTimeout).Milliseconds() }

@@ -2,16 +2,64 @@ package tsdb
 
 import (
 	"slices"
+	"time"
+
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/quipudb/quipu/internal/tenant"
 )
 
 // viewParams are what a view depends on besides the increments.
 type viewParams struct {
 	grid int64 // ms
 	idle int64 // T, ms, a multiple of grid
-	now  int64 // the pinned present
+	// own are the idle timeouts of metrics that have one of their own; nil: of what is
+	// viewed none has.
+	own tenant.IdleTimeouts
+	now int64 // the pinned present
 	// evalEnd is the last time the query evaluates at: the open window shows at
 	// min(now, evalEnd).
 	evalEnd int64
+}
+
+// of returns v of a series, whose labels have its name where v.own is not nil.
+func (v viewParams) of(series labels.Labels) viewParams {
+	if v.own == nil {
+		return v
+	}
+	return v.ofMetric(series.Get(model.MetricNameLabel))
+}
+
+// ofMetric returns v of the series of one metric.
+func (v viewParams) ofMetric(name string) viewParams {
+	if idle, ok := v.own[name]; ok {
+		v.idle = time.Duration(idle).Milliseconds()
+	}
+	v.own = nil
+	return v
+}
+
+// selecting returns v of the series that matchers select, where their name is one.
+func (v viewParams) selecting(matchers []*labels.Matcher) viewParams {
+	if v.own == nil {
+		return v
+	}
+	for _, m := range matchers {
+		if m.Name == model.MetricNameLabel && m.Type == labels.MatchEqual {
+			return v.ofMetric(m.Value)
+		}
+	}
+	return v
+}
+
+// idleMost is the longest idle timeout of what is viewed.
+func (v viewParams) idleMost() int64 {
+	most := v.idle
+	for _, idle := range v.own {
+		most = max(most, time.Duration(idle).Milliseconds())
+	}
+	return most
 }
 
 // run is a stretch of increments of one day with no gap longer than the idle

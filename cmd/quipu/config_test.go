@@ -34,6 +34,8 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 		{"tenants:\n  a:\n    plan: gold\n", `q.yaml:3: tenants.a.plan is "gold", there is none of this name`},
 		{"plans:\n  gold:\n    grid: 1m\n", "q.yaml:3: plans.gold.grid: it is decided for each tenant"},
 		{"tenants:\n  a:\n    idle_timeout: 20s\n", "q.yaml:3: tenants.a.idle_timeout is 20s, it must be a multiple of the grid (15s)"},
+		{"tenants:\n  a:\n    idle_timeouts:\n      orders_total: 3h\n      logins_total: 20s\n", "q.yaml:5: tenants.a.idle_timeouts.logins_total is 20s, it must be a multiple of the grid (15s)"},
+		{"defaults:\n  idle_timeouts: {orders_total: 2d}\n", "q.yaml:2: defaults.idle_timeouts.orders_total is 2d"},
 		{"\ncreate_tenants: never\n", `q.yaml:2: create_tenants is "never", it must be on_first_event or by_admin`},
 		{"tenants: {}\n---\ntenants: {}\n", "q.yaml: there is more than one document in it"},
 		{"tenants: {}\ntenants: {}\n", `q.yaml: line 2: mapping key "tenants" already defined at line 1`},

@@ -87,7 +87,7 @@ func (r *tenantsRemote) with(con *console, id string, do func(context.Context, *
 
 // settingsObject is the JSON of settings that were written as "limits.series=100".
 func settingsObject(args []string) (json.RawMessage, error) {
-	top, limits := map[string]json.RawMessage{}, map[string]json.RawMessage{}
+	top, inside := map[string]json.RawMessage{}, map[string]map[string]json.RawMessage{}
 	for _, arg := range args {
 		name, text, ok := strings.Cut(arg, "=")
 		if !ok {
@@ -97,18 +97,22 @@ func settingsObject(args []string) (json.RawMessage, error) {
 		if err != nil {
 			return nil, err
 		}
-		if inside, ok := strings.CutPrefix(name, "limits."); ok {
-			limits[inside] = value
-		} else {
+		object, field, ok := strings.Cut(name, ".")
+		if !ok {
 			top[name] = value
+			continue
 		}
+		if inside[object] == nil {
+			inside[object] = map[string]json.RawMessage{}
+		}
+		inside[object][field] = value
 	}
-	if len(limits) > 0 {
-		text, err := json.Marshal(limits)
+	for object, fields := range inside {
+		text, err := json.Marshal(fields)
 		if err != nil {
 			return nil, err
 		}
-		top["limits"] = text
+		top[object] = text
 	}
 	return json.Marshal(top)
 }
@@ -182,7 +186,7 @@ type tenantsSetCmd struct {
 	tenantsRemote `embed:""`
 
 	ID       string   `arg:"" help:"The tenant."`
-	Settings []string `arg:"" name:"field=value" help:"As retention=30d or limits.series=200000; with nothing after the = the default is in force again."`
+	Settings []string `arg:"" name:"field=value" help:"As retention=30d, limits.series=200000 or idle_timeouts.orders_total=3h; with nothing after the = the default is in force again."`
 }
 
 func (c *tenantsSetCmd) Run(con *console) error {

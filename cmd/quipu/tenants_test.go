@@ -344,7 +344,9 @@ func TestSettingsChangeAnswersThatAreKept(t *testing.T) {
 	for _, step := range []struct {
 		settings string
 		samples  int // of an hour or of five minutes, and the one at the start
-	}{{`{}`, 61}, {`{}`, 61}, {`{"idle_timeout": "5m"}`, 6}, {`{}`, 6}, {`{"idle_timeout": "1h"}`, 61}} {
+	}{{`{}`, 61}, {`{}`, 61}, {`{"idle_timeout": "5m"}`, 6}, {`{}`, 6}, {`{"idle_timeout": "1h"}`, 61},
+		{`{"idle_timeouts": {"events_total": "10m"}}`, 11}, {`{"idle_timeouts": {"events_total": "2h"}}`, 121},
+		{`{"idle_timeouts": {"other_total": "10m", "events_total": null}}`, 61}} {
 		s.expect(200, "", "", "PATCH", "/api/v1/admin/tenants/a", step.settings)
 		if got := len(values("events_total")); got != step.samples {
 			t.Errorf("after %s there are %d samples, want %d", step.settings, got, step.samples)

@@ -51,6 +51,12 @@ func newTwin(t *testing.T, r *rand.Rand) *twin {
 	tw := &twin{t: t, r: r, dataEnd: twinStart + twinSpan + 7*twinGrid, theirs: teststorage.New(t)}
 	tw.now = tw.dataEnd
 	settings := tenant.DefaultSettings()
+	if r.IntN(2) == 0 { // shorter and longer than what the others have
+		settings.IdleTimeouts = tenant.IdleTimeouts{
+			"clicks": tenant.Duration(3 * time.Minute), "temperature": tenant.Duration(2 * time.Minute), "size": tenant.Duration(150 * time.Second),
+			"views_total": tenant.Duration(3 * time.Hour), "latency": tenant.Duration(24 * time.Hour),
+		}
+	}
 	db, err := tsdb.Open(tsdb.Options{
 		Dir: t.TempDir(), Logger: slog.New(slog.DiscardHandler), Defaults: settings, MaintainInterval: time.Hour,
 		Now: func() time.Time { return time.UnixMilli(tw.dataEnd) }, WALSyncEvery: time.Hour,

@@ -17,15 +17,16 @@ import (
 // Patch is a part of Settings: what is nil says nothing. Its fields are those of
 // Settings, by name.
 type Patch struct {
-	Plan             *string     `yaml:"plan,omitempty" json:"plan,omitempty"`
-	Grid             *Duration   `yaml:"grid,omitempty" json:"grid,omitempty"`
-	IdleTimeout      *Duration   `yaml:"idle_timeout,omitempty" json:"idle_timeout,omitempty"`
-	Retention        *Duration   `yaml:"retention,omitempty" json:"retention,omitempty"`
-	ExactCounts      *bool       `yaml:"exact_counts,omitempty" json:"exact_counts,omitempty"`
-	FilterBots       *bool       `yaml:"filter_bots,omitempty" json:"filter_bots,omitempty"`
-	HonourDoNotTrack *bool       `yaml:"honour_do_not_track,omitempty" json:"honour_do_not_track,omitempty"`
-	Suspended        *bool       `yaml:"suspended,omitempty" json:"suspended,omitempty"`
-	Limits           LimitsPatch `yaml:"limits,omitempty" json:"limits,omitzero"`
+	Plan             *string       `yaml:"plan,omitempty" json:"plan,omitempty"`
+	Grid             *Duration     `yaml:"grid,omitempty" json:"grid,omitempty"`
+	IdleTimeout      *Duration     `yaml:"idle_timeout,omitempty" json:"idle_timeout,omitempty"`
+	IdleTimeouts     *IdleTimeouts `yaml:"idle_timeouts,omitempty" json:"idle_timeouts,omitempty"`
+	Retention        *Duration     `yaml:"retention,omitempty" json:"retention,omitempty"`
+	ExactCounts      *bool         `yaml:"exact_counts,omitempty" json:"exact_counts,omitempty"`
+	FilterBots       *bool         `yaml:"filter_bots,omitempty" json:"filter_bots,omitempty"`
+	HonourDoNotTrack *bool         `yaml:"honour_do_not_track,omitempty" json:"honour_do_not_track,omitempty"`
+	Suspended        *bool         `yaml:"suspended,omitempty" json:"suspended,omitempty"`
+	Limits           LimitsPatch   `yaml:"limits,omitempty" json:"limits,omitzero"`
 }
 
 // LimitsPatch is a part of Limits, whose fields it has by name.
@@ -103,6 +104,9 @@ func (p *Patch) over(s Settings) Settings {
 			field := to.FieldByIndex(f.inSettings)
 			field.Set(said.Elem().Convert(field.Type()))
 		}
+	}
+	if len(s.IdleTimeouts) == 0 {
+		s.IdleTimeouts = nil // one way to say none
 	}
 	return s
 }
@@ -228,6 +232,10 @@ func merge(fields map[string]reflect.Value, prefix string, object []byte) (named
 			return nil, fmt.Errorf("%s is no setting", name)
 		case bytes.Equal(value, []byte("null")):
 			field.SetZero()
+		case field.Type() == reflect.TypeFor[*IdleTimeouts]():
+			if err := mergeTimeouts(field, value); err != nil {
+				return nil, fmt.Errorf("%s: %s is not right: %w", name, value, err)
+			}
 		default:
 			to := reflect.New(field.Type().Elem())
 			if err := json.Unmarshal(value, to.Interface()); err != nil {
@@ -238,6 +246,24 @@ func merge(fields map[string]reflect.Value, prefix string, object []byte) (named
 		named = append(named, name)
 	}
 	return named, nil
+}
+
+// mergeTimeouts changes a field by what an object says of single metrics.
+func mergeTimeouts(field reflect.Value, object []byte) error {
+	var had IdleTimeouts
+	if p := field.Interface().(*IdleTimeouts); p != nil {
+		had = *p
+	}
+	out, err := had.merge(object)
+	switch {
+	case err != nil:
+		return err
+	case len(out) == 0:
+		field.SetZero()
+	default:
+		field.Set(reflect.ValueOf(&out))
+	}
+	return nil
 }
 
 type member struct {
@@ -275,6 +301,9 @@ func membersOf(object []byte) ([]member, error) {
 // FieldJSON is the value of a field, as Merge takes it, that a person wrote as text: "" is
 // said no longer.
 func FieldJSON(name, text string) (json.RawMessage, error) {
+	if metric, ok := strings.CutPrefix(name, "idle_timeouts."); ok && metric != "" {
+		name = "idle_timeout" // one of them is written as that is
+	}
 	var p Patch
 	var kind reflect.Type
 	p.each(func(have string, field reflect.Value) {

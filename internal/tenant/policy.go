@@ -51,7 +51,8 @@ func (p Patch) Validate() error {
 	s := p.over(DefaultSettings())
 	if p.IdleTimeout == nil {
 		s.IdleTimeout = IdleTimeoutFor(s.Grid)
-	} else if p.Grid == nil {
+	}
+	if (p.IdleTimeout != nil || p.IdleTimeouts != nil) && p.Grid == nil {
 		s.Grid = model.Duration(time.Second)
 	}
 	return s.Validate()
@@ -151,6 +152,9 @@ func (p *Policy) Settings(id ID, own *Patch, grid model.Duration) (Settings, err
 	if own.IdleTimeout == nil && pinned.IdleTimeout == nil && plan.IdleTimeout == nil {
 		s.IdleTimeout = p.idleTimeout(s.Grid)
 	}
+	if own.IdleTimeouts == nil && pinned.IdleTimeouts == nil && plan.IdleTimeouts == nil {
+		s.IdleTimeouts = p.Defaults.IdleTimeouts.on(s.Grid)
+	}
 	return s, s.Validate()
 }
 
@@ -160,11 +164,7 @@ func (p *Policy) idleTimeout(grid model.Duration) model.Duration {
 	if p.Defaults.IdleTimeout == IdleTimeoutFor(p.Defaults.Grid) {
 		return IdleTimeoutFor(grid)
 	}
-	idle := p.Defaults.IdleTimeout
-	if rest := idle % max(1, grid); rest > 0 {
-		idle += grid - rest
-	}
-	return idle
+	return roundUp(p.Defaults.IdleTimeout, grid)
 }
 
 // Pinned are the names of the fields that a tenant's own settings cannot change.

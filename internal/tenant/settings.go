@@ -2,6 +2,7 @@ package tenant
 
 import (
 	"fmt"
+	"reflect"
 	"time"
 
 	"github.com/prometheus/common/model"
@@ -30,6 +31,8 @@ type Settings struct {
 	// IdleTimeout ends a run of a counter or histogram: its view goes stale
 	// that long after its last increment. A multiple of Grid.
 	IdleTimeout model.Duration `yaml:"idle_timeout" json:"idle_timeout"`
+	// IdleTimeouts are those of metrics that have one of their own.
+	IdleTimeouts IdleTimeouts `yaml:"idle_timeouts" json:"idle_timeouts,omitempty"`
 	// Retention is the age past which data is dropped; 0 keeps all.
 	Retention model.Duration `yaml:"retention" json:"retention"`
 	// ExactCounts: increase and rate of counts mean their anchored form.
@@ -55,7 +58,7 @@ func DefaultSettings() Settings {
 
 // Validate says which field is out of range, and what it may be.
 func (s Settings) Validate() error {
-	grid, idle := time.Duration(s.Grid), time.Duration(s.IdleTimeout)
+	grid := time.Duration(s.Grid)
 	switch {
 	case grid < time.Second || BlockRange%grid != 0:
 		return fmt.Errorf("grid is %s, it must be at least 1s and divide %s", s.Grid, model.Duration(BlockRange))
@@ -63,22 +66,33 @@ func (s Settings) Validate() error {
 		return fmt.Errorf("grid is %s, it must be whole seconds", s.Grid)
 	case 5*time.Minute%grid != 0 && grid%(5*time.Minute) != 0:
 		return fmt.Errorf("grid is %s, it must divide 5m or be a multiple of it", s.Grid)
-	case idle < grid || idle%grid != 0 || idle > 24*time.Hour:
-		return fmt.Errorf("idle_timeout is %s, it must be a multiple of the grid (%s) and at most 1d", s.IdleTimeout, s.Grid)
 	case s.Retention < 0:
 		return fmt.Errorf("retention is %s, it must not be negative", s.Retention)
+	}
+	if err := checkIdle("idle_timeout", time.Duration(s.IdleTimeout), grid); err != nil {
+		return err
+	}
+	if err := s.IdleTimeouts.validate(grid); err != nil {
+		return err
 	}
 	return s.Limits.validate()
 }
 
+// Equal reports whether all settings are the same.
+func (s *Settings) Equal(o *Settings) bool { return reflect.DeepEqual(s, o) }
+
 // IdleTimeoutFor is the idle timeout where nothing is said: an hour, rounded up to a
 // multiple of the grid.
 func IdleTimeoutFor(grid model.Duration) model.Duration {
-	hour := model.Duration(time.Hour)
-	if rest := hour % max(1, grid); rest > 0 {
-		return hour + grid - rest
+	return roundUp(model.Duration(time.Hour), grid)
+}
+
+// roundUp raises d to a multiple of the grid.
+func roundUp(d, grid model.Duration) model.Duration {
+	if rest := d % max(1, grid); rest > 0 {
+		d += grid - rest
 	}
-	return hour
+	return d
 }
 
 // ParseSettings decodes YAML over the given defaults; unknown fields are errors
@@ -107,13 +121,14 @@ func (p *Patch) File(s Settings) []byte {
 #
 #   suspended: false           # true: reads and writes are refused
 #   idle_timeout: %s          # a series without increments goes stale after this
+#   idle_timeouts: %s          # the same of single metrics, as {orders_total: 3h}
 #   retention: %s             # age at which data is dropped; 0s keeps all
 #   exact_counts: %t        # increase and rate of counts mean their anchored form
 #   filter_bots: %t         # events of programs are not counted
 #   honour_do_not_track: %t # nor of visitors who ask not to be tracked
 %s
 # The grid, the width of a window, is fixed since the tenant was made.
-`, s.IdleTimeout, s.Retention, s.ExactCounts, s.FilterBots, s.HonourDoNotTrack, s.Limits.newFile()), p.yaml()...)
+`, s.IdleTimeout, s.IdleTimeouts, s.Retention, s.ExactCounts, s.FilterBots, s.HonourDoNotTrack, s.Limits.newFile()), p.yaml()...)
 }
 
 // Profile is what the write path needs to know of a tenant.

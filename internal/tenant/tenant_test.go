@@ -36,10 +36,10 @@ func TestSettingsFile(t *testing.T) {
 	}
 	want := defaults
 	want.Grid = made.Grid
-	if got != want {
+	if !got.Equal(&want) {
 		t.Errorf("settings are %+v, want %+v", got, want)
 	}
-	if got, err := ParseSettings([]byte("# nothing\n"), defaults); err != nil || got != defaults {
+	if got, err := ParseSettings([]byte("# nothing\n"), defaults); err != nil || !got.Equal(&defaults) {
 		t.Errorf("an empty file: %+v, %v", got, err)
 	}
 }
@@ -68,6 +68,11 @@ func TestSettingsErrorsNameTheField(t *testing.T) {
 		"grid: 7s":                           "grid is 7s",
 		"grid: 500ms":                        "grid is 500ms",
 		"grid: 15s\nidle_timeout: 20s":       "idle_timeout is 20s",
+		"grid: 15s\nidle_timeouts: {a: 20s}": "idle_timeouts.a is 20s, it must be a multiple of the grid (15s) and at most 1d",
+		"idle_timeouts: {a: 0s}":             "idle_timeouts.a is 0s",
+		"idle_timeouts: {a: 1d15s}":          "idle_timeouts.a is 1d15s",
+		"idle_timeouts: {a: soon}":           `line 1: not a valid duration string: "soon"`,
+		"idle_timeouts: {\"\": 1h}":          `idle_timeouts has "", which is no name of a metric`,
 		"gird: 15s":                          "gird",
 		"limits: {series_per_metric: 1}":     "limits.series_per_metric is 1",
 		"retention: tomorrow":                "tomorrow",
@@ -99,6 +104,7 @@ func TestSettingsErrorsNameTheField(t *testing.T) {
 func TestSettingsFileShowsEveryLimit(t *testing.T) {
 	made := DefaultSettings()
 	made.Limits.EventsPerSecond, made.Limits.EventAge = 123, model.Duration(36*time.Hour)
+	made.IdleTimeouts = IdleTimeouts{"orders_total": Duration(3 * time.Hour), "app:logins_total": Duration(24 * time.Hour)}
 	var shown strings.Builder
 	for line := range strings.Lines(string(made.NewFile())) {
 		if text, ok := strings.CutPrefix(line, "#   "); ok {
@@ -107,7 +113,7 @@ func TestSettingsFileShowsEveryLimit(t *testing.T) {
 		shown.WriteString(line)
 	}
 	got, err := ParseSettings([]byte(shown.String()), Settings{})
-	if err != nil || got != made {
+	if err != nil || !got.Equal(&made) {
 		t.Errorf("%v: the file shows %+v, want %+v:\n%s", err, got, made, shown.String())
 	}
 }
@@ -127,10 +133,10 @@ func TestPatchHasEverySetting(t *testing.T) {
 // What a patch says it says again after it was written to a file.
 func TestPatchFile(t *testing.T) {
 	var p Patch
-	object := `{"plan": "gold", "grid": "30s", "idle_timeout": "2h", "retention": "30d", "exact_counts": true, "suspended": true,
+	object := `{"plan": "gold", "grid": "30s", "idle_timeout": "2h", "idle_timeouts": {"a:b": "3h"}, "retention": "30d", "exact_counts": true, "suspended": true,
 		"limits": {"series": 100, "event_age": "1d", "query_samples": 5}}`
 	fields, err := p.Merge([]byte(object))
-	if err != nil || !slices.Equal(fields, []string{"plan", "grid", "idle_timeout", "retention", "exact_counts", "suspended", "limits.series", "limits.event_age", "limits.query_samples"}) {
+	if err != nil || !slices.Equal(fields, []string{"plan", "grid", "idle_timeout", "idle_timeouts", "retention", "exact_counts", "suspended", "limits.series", "limits.event_age", "limits.query_samples"}) {
 		t.Errorf("merged %q, %v", fields, err)
 	}
 	got, err := ParsePatch(p.File(DefaultSettings()))
@@ -155,6 +161,8 @@ func TestPatchMerge(t *testing.T) {
 		{`{"limits": {"series": 1.5}}`, "", "limits.series: 1.5 is not right"},
 		{`{"retention": "soon"}`, "", `retention: "soon" is not right`},
 		{`[]`, "", "settings: a JSON object is needed"},
+		{`{"idle_timeouts": {"a": "soon"}}`, "", `idle_timeouts: {"a": "soon"} is not right`},
+		{`{"idle_timeouts": "3h"}`, "", `idle_timeouts: "3h" is not right: a JSON object is needed`},
 		{`{} {}`, "", "there is more after the JSON object"},
 	} {
 		var p Patch
