@@ -30,7 +30,7 @@ const snapshotDirName = "@snapshots"
 func (db *DB) Snapshot(ctx context.Context, id tenant.ID, skipHead bool) (name string, err error) {
 	s, err := db.store(id, false)
 	if err == nil && s == nil {
-		err = errNoTenant
+		err = errUnknown(id)
 	}
 	if err == nil && !skipHead {
 		err = s.flush(ctx)
@@ -102,7 +102,7 @@ func (s *store) linkSmall(dir string) (*manifest, *version, error) {
 	s.flushMu.Lock()
 	defer s.flushMu.Unlock()
 	if s.dropped {
-		return nil, nil, errNoTenant
+		return nil, nil, errUnknown(s.id)
 	}
 	fsys := s.db.opts.FS
 	man := *s.man

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/prometheus/model/labels"
+
 	"github.com/quipudb/quipu/api"
 	"github.com/quipudb/quipu/ingest"
 	"github.com/quipudb/quipu/internal/tenant"
@@ -156,6 +158,17 @@ func (t *tenantAdmin) Delete(ctx context.Context, id tenant.ID) (api.DeletedTena
 		ID: id.String(), Series: status.Series, DiskBytes: bytes, MemoryBytes: status.MemoryBytes,
 		DirectoryGone: errors.Is(left, fs.ErrNotExist),
 	}, nil
+}
+
+// storageAdmin changes what is stored of a tenant, with errors as the API knows them.
+type storageAdmin struct{ *tsdb.DB }
+
+func (s storageAdmin) Delete(ctx context.Context, id tenant.ID, mint, maxt int64, matchers ...*labels.Matcher) error {
+	err := s.DB.Delete(ctx, id, mint, maxt, matchers...)
+	if wrong := (*tsdb.SelectorError)(nil); errors.As(err, &wrong) {
+		return fmt.Errorf("%w: %w", api.ErrBadSelector, err)
+	}
+	return err
 }
 
 // diskBytes is what the files of a directory have. Files that go meanwhile count nothing.
