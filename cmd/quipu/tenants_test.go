@@ -383,12 +383,14 @@ func TestTenantDeleted(t *testing.T) {
 	post := func() {
 		t.Helper()
 		s.expect(200, "", "acme", "PUT", "/api/v1/event-rules", "metrics: [{name: hits_total, type: counter}]")
+		s.expect(202, "", "acme", "POST", "/config/v1/rules/n", "{name: g, rules: [{record: r, expr: up}, {alert: secret-alert, expr: up}]}")
+		s.expect(200, "secret-alert", "acme", "GET", "/api/v1/rules", "")
 		s.expect(200, `"accepted":1`, "acme", "POST", "/api/v1/events", fmt.Sprintf(`{"event": "e", "timestamp": %d, "correlation_id": "secret-trace"}`, at.Unix()))
 	}
 	empty := func(what string) {
 		t.Helper()
-		for path, want := range map[string]string{asked: `"result":[]`, "/api/v1/labels": `"data":[]`, exemplars: `"data":[]`, "/api/v1/event-rules": `"default":true`} {
-			if code, got := s.ask("acme", "GET", path, ""); code != 200 || !strings.Contains(got, want) || strings.Contains(got, "secret-trace") {
+		for path, want := range map[string]string{asked: `"result":[]`, "/api/v1/labels": `"data":[]`, exemplars: `"data":[]`, "/api/v1/event-rules": `"default":true`, "/api/v1/rules": `"groups":[]`, "/config/v1/rules": "{}"} {
+			if code, got := s.ask("acme", "GET", path, ""); code != 200 || !strings.Contains(got, want) || strings.Contains(got, "secret") {
 				t.Errorf("%s: %s: %d %s", what, path, code, got)
 			}
 		}
