@@ -14,11 +14,13 @@ import (
 	"github.com/prometheus/prometheus/model/timestamp"
 	v1 "github.com/prometheus/prometheus/web/api/v1"
 
+	"github.com/quipudb/quipu/api/auth"
 	"github.com/quipudb/quipu/internal/overload"
 	"github.com/quipudb/quipu/internal/tenant"
 )
 
-// Admin changes what is stored of a tenant.
+// Admin changes what is stored of a tenant. Errors are ErrBadSelector, tenant.ErrUnknown,
+// an *overload.Error, or what has failed.
 type Admin interface {
 	// Delete deletes what the matchers select between mint and maxt, in milliseconds
 	// since 1970 and both included.
@@ -29,6 +31,9 @@ type Admin interface {
 	// skipHead is set, and returns its name.
 	Snapshot(ctx context.Context, id tenant.ID, skipHead bool) (name string, err error)
 }
+
+// ErrBadSelector says that what is to be deleted cannot be.
+var ErrBadSelector = errors.New("this cannot be deleted")
 
 // deleteSeries answers POST and PUT of /api/v1/admin/tsdb/delete_series. All selectors
 // are understood before anything is deleted.
@@ -60,11 +65,17 @@ func (a *api) deleteSeries(w http.ResponseWriter, r *http.Request) {
 		}
 		selectors = append(selectors, matchers)
 	}
-	for _, matchers := range selectors {
-		if err := a.admin.Delete(r.Context(), tenantOf(r), start, end, matchers...); err != nil {
-			a.respondAdminError(w, err)
-			return
+	done := 0
+	for err = nil; err == nil && done < len(selectors); done++ {
+		err = a.admin.Delete(r.Context(), tenantOf(r), start, end, selectors[done]...)
+	}
+	auth.Audit(r.Context(), "delete series", fmt.Sprintf("%d selectors, from %s to %s", len(selectors), timeText(start), timeText(end)), err)
+	if err != nil {
+		if done > 1 {
+			err = fmt.Errorf("match[] number %d, those before it are deleted: %w", done, err)
 		}
+		a.respondAdminError(w, err)
+		return
 	}
 	w.WriteHeader(http.StatusNoContent)
 }
@@ -76,7 +87,9 @@ func allMatchEmpty(matchers []*labels.Matcher) bool {
 
 // cleanTombstones answers POST and PUT of /api/v1/admin/tsdb/clean_tombstones.
 func (a *api) cleanTombstones(w http.ResponseWriter, r *http.Request) {
-	if err := a.admin.CleanTombstones(r.Context(), tenantOf(r)); err != nil {
+	err := a.admin.CleanTombstones(r.Context(), tenantOf(r))
+	auth.Audit(r.Context(), "clean tombstones", "", err)
+	if err != nil {
 		a.respondAdminError(w, err)
 		return
 	}
@@ -94,6 +107,7 @@ func (a *api) snapshot(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	name, err := a.admin.Snapshot(r.Context(), tenantOf(r), skipHead)
+	auth.Audit(r.Context(), "make snapshot", name, err)
 	if err != nil {
 		a.respondAdminError(w, fmt.Errorf("create snapshot: %w", err))
 		return
@@ -104,12 +118,29 @@ func (a *api) snapshot(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *api) respondAdminError(w http.ResponseWriter, err error) {
-	if _, ok := errors.AsType[*overload.Error](err); ok {
-		w.Header().Set("Retry-After", retryAfterSeconds)
-		respondError(w, a.logger, http.StatusServiceUnavailable, errorUnavailable, err.Error())
-		return
+	_, overloaded := errors.AsType[*overload.Error](err)
+	switch {
+	case overloaded:
+		a.respondUnavailable(w, err)
+	case tenant.IsRefusal(err):
+		a.respondTenantError(w, err)
+	case errors.Is(err, ErrBadSelector):
+		respondError(w, a.logger, http.StatusBadRequest, errorBadData, err.Error())
+	default:
+		respondError(w, a.logger, http.StatusInternalServerError, errorInternal, err.Error())
 	}
-	respondError(w, a.logger, http.StatusInternalServerError, errorInternal, err.Error())
+}
+
+// timeText is a time in milliseconds since 1970 as the audit log says it: the first and
+// the last that there are have years that nobody reads.
+func timeText(ms int64) string {
+	switch ms {
+	case timestamp.FromTime(v1.MinTime):
+		return "the first"
+	case timestamp.FromTime(v1.MaxTime):
+		return "the last"
+	}
+	return timestamp.Time(ms).UTC().Format(time.RFC3339)
 }
 
 // absent answers where nothing can change what is stored.

@@ -127,24 +127,24 @@ func (a *api) unlessRefused(h http.Handler) http.Handler {
 
 // respondTenantError answers an error of what is done with a tenant.
 func (a *api) respondTenantError(w http.ResponseWriter, err error) {
-	code, kind := http.StatusServiceUnavailable, errorUnavailable
+	code, kind := tenantStatus(err)
+	respondError(w, a.logger, code, kind, err.Error())
+}
+
+// tenantStatus is the status of an error of what is done with a tenant, and its type.
+func tenantStatus(err error) (code int, kind string) {
+	code, kind = http.StatusServiceUnavailable, errorUnavailable
 	switch {
 	case errors.Is(err, tenant.ErrSuspended):
 		code, kind = http.StatusForbidden, errorForbidden
 	case errors.Is(err, tenant.ErrUnknown):
 		code, kind = http.StatusNotFound, errorNotFound
-	case errors.Is(err, tenant.ErrExists), errors.Is(err, ErrPinned):
+	case errors.Is(err, tenant.ErrExists), errors.Is(err, ErrPinned), errors.Is(err, tenant.ErrDropped):
 		code, kind = http.StatusConflict, errorConflict
 	case errors.Is(err, ErrBadSettings):
 		code, kind = http.StatusBadRequest, errorBadData
 	}
-	respondError(w, a.logger, code, kind, err.Error())
-}
-
-// isTenantError reports whether an error is one of the tenant's state, which no retry
-// mends.
-func isTenantError(err error) bool {
-	return errors.Is(err, tenant.ErrSuspended) || errors.Is(err, tenant.ErrUnknown)
+	return code, kind
 }
 
 const (

@@ -97,7 +97,7 @@ func (a *api) respondRules(w http.ResponseWriter, data any, err error) {
 		// The client knows that the request is bad; what it needs are the lines.
 		message := strings.TrimPrefix(err.Error(), ingest.ErrBadRequest.Error()+": ")
 		respondError(w, a.logger, http.StatusBadRequest, errorBadData, message)
-	case isTenantError(err):
+	case tenant.IsRefusal(err):
 		a.respondTenantError(w, err)
 	case err != nil:
 		respondError(w, a.logger, http.StatusServiceUnavailable, errorUnavailable, err.Error())

@@ -242,7 +242,7 @@ func (a *api) respondNotTaken(w http.ResponseWriter, r *http.Request, err error)
 	case errors.As(err, &rate):
 		w.Header().Set("Retry-After", strconv.FormatInt(rate.RetryAfter(), 10))
 		respondError(w, a.logger, http.StatusTooManyRequests, errorTooMany, err.Error())
-	case isTenantError(err):
+	case tenant.IsRefusal(err):
 		a.respondTenantError(w, err)
 	case r.Context().Err() != nil:
 		respondError(w, a.logger, statusClientClosed, errorUnavailable, err.Error())

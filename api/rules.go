@@ -187,6 +187,9 @@ func (a *api) respondRuleChange(w http.ResponseWriter, err error) {
 		respondJSON(w, a.logger, http.StatusAccepted, ruleChange{Status: "success"})
 	case errors.Is(err, ruler.ErrNoGroup), errors.Is(err, ruler.ErrNoNamespace):
 		http.Error(w, err.Error(), http.StatusNotFound)
+	case tenant.IsRefusal(err):
+		code, _ := tenantStatus(err)
+		http.Error(w, err.Error(), code)
 	case errors.Is(err, ruler.ErrBadRules):
 		http.Error(w, strings.TrimPrefix(err.Error(), ruler.ErrBadRules.Error()+": "), http.StatusBadRequest)
 	default:

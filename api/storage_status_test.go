@@ -111,20 +111,29 @@ func TestErrorsOfStorage(t *testing.T) {
 	for _, tc := range []struct {
 		err   error
 		code  int
-		types string // of errors of reads and of changes
+		types string // of errors
 	}{
 		{errors.New("a block is torn"), 500, "internal"},
-		{&overload.Error{Reason: overload.ReasonLog}, 503, "unavailable"},
+		{&overload.Error{Reason: overload.ReasonDeletions}, 503, "unavailable"},
+		{fmt.Errorf("tenant a %w", tenant.ErrUnknown), 404, "not_found"},
+		{fmt.Errorf("tenant a %w", tenant.ErrDropped), 409, "conflict"},
+		{fmt.Errorf("%w: the range ends before it begins", ErrBadSelector), 400, "bad_data"},
 	} {
 		w.broken = tc.err
 		for _, request := range []string{"POST delete_series?match[]=x", "POST clean_tombstones", "PUT snapshot"} {
 			method, path, _ := strings.Cut(request, " ")
-			code, got, _ := call(t, srv, method, "/api/v1/admin/tsdb/"+path, "")
+			code, got, header := call(t, srv, method, "/api/v1/admin/tsdb/"+path, "")
+			if again := header.Get("Retry-After") != ""; again != (tc.code == 503) {
+				t.Errorf("%s with %v: Retry-After is %q", request, tc.err, header.Get("Retry-After"))
+			}
 			var f failure
 			if err := json.Unmarshal([]byte(got), &f); err != nil || code != tc.code || f.ErrorType != tc.types || !strings.Contains(f.Error, tc.err.Error()) {
 				t.Errorf("%s with %v: %d %s", request, tc.err, code, got)
 			}
 		}
+	}
+	if _, got, _ := call(t, srv, "GET", "/metrics", ""); !strings.Contains(got, `quipu_ingest_shed_requests_total{reason="deletions"} 3`) {
+		t.Error("what is refused for want of room for deletions is not counted")
 	}
 	w.broken = context.Canceled
 	for _, path := range []string{"/api/v1/status/tsdb", "/api/v1/status/tsdb/blocks"} {

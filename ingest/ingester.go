@@ -184,7 +184,7 @@ func (g *Ingester) Events(ctx context.Context, id tenant.ID, post *Post, idempot
 		copy(batch.Key[:], sum[:])
 	}
 	switch err = g.append(ctx, id, &batch, w); {
-	case errors.Is(err, tenant.ErrSuspended), errors.Is(err, tenant.ErrUnknown):
+	case tenant.IsRefusal(err):
 		return Result{}, g.refuse(&c, m, err) // since the profile was looked up
 	case isOverload(err):
 		return Result{}, g.refuse(&c, m, err)
@@ -218,7 +218,7 @@ func (g *Ingester) append(ctx context.Context, id tenant.ID, b *increment.Batch,
 	}
 	duplicate, err := g.store.Append(ctx, id, b)
 	switch {
-	case isOverload(err), errors.Is(err, increment.ErrTooLarge), errors.Is(err, tenant.ErrSuspended), errors.Is(err, tenant.ErrUnknown):
+	case isOverload(err), errors.Is(err, increment.ErrTooLarge), tenant.IsRefusal(err):
 		return err // no verdict: the client is to send the batch again, or smaller ones
 	case err != nil:
 		v.result.Rejected += v.good

@@ -18,10 +18,6 @@ import (
 // dropped. An open removes what is left of it.
 const droppedPrefix = "@dropped."
 
-// ErrTenantDropped refuses a batch whose tenant was dropped while it was on its way.
-// Sent again, it makes the tenant anew.
-var ErrTenantDropped = errors.New("the tenant was deleted while the batch was on its way")
-
 // home is the directory of a tenant's blocks. It moves when the tenant is dropped,
 // and readers go on with what they have pinned; the last one removes it.
 type home struct {
@@ -67,8 +63,8 @@ func (h *home) move(to string) error {
 // a crash leaves all of it or nothing. Queries that run go on with what they have
 // pinned, and the disk has its space back when the last of them is done. What the log
 // has of the tenant carries its generation, and is passed over from here on; its
-// event ids, hashed under a key that no longer exists, expire like all others.
-// Snapshots stay.
+// event ids, hashed under a key that no longer exists, expire like all others. A batch
+// that was on its way is refused with tenant.ErrDropped. Snapshots stay.
 //
 // A tenant that there is not, or that cannot be opened, is dropped all the same. One
 // that is made under the name later has none of its data. After an error with

@@ -213,7 +213,7 @@ func TestDropTenantBesideAppends(t *testing.T) {
 		wg.Go(func() {
 			for range 200 {
 				b := &increment.Batch{Increments: []increment.Increment{counterInc("events_total", testStart, 1)}}
-				if _, err := db.Append(ctx, id, b); err != nil && !errors.Is(err, ErrTenantDropped) {
+				if _, err := db.Append(ctx, id, b); err != nil && !errors.Is(err, tenant.ErrDropped) {
 					t.Error(err)
 				}
 			}

@@ -165,7 +165,7 @@ func (db *DB) ChangeSettings(id tenant.ID, change func(own *tenant.Patch) (field
 	now := db.stores[id]
 	db.mu.RUnlock()
 	if now != s {
-		return tenant.Settings{}, fmt.Errorf("tenant %s %w", id, tenant.ErrUnknown)
+		return tenant.Settings{}, errUnknown(id)
 	}
 	s.settingsMu.Lock()
 	defer s.settingsMu.Unlock()
@@ -234,7 +234,7 @@ func (db *DB) CreateTenant(id tenant.ID, own tenant.Patch) error {
 func (db *DB) existing(id tenant.ID) (*store, error) {
 	s, err := db.store(id, false)
 	if err == nil && s == nil {
-		err = fmt.Errorf("tenant %s %w", id, tenant.ErrUnknown)
+		err = errUnknown(id)
 	}
 	return s, err
 }

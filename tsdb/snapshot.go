@@ -30,7 +30,7 @@ const snapshotDirName = "@snapshots"
 func (db *DB) Snapshot(ctx context.Context, id tenant.ID, skipHead bool) (name string, err error) {
 	s, err := db.store(id, false)
 	if err == nil && s == nil {
-		err = errNoTenant
+		err = errUnknown(id)
 	}
 	if err == nil && !skipHead {
 		err = s.flush(ctx)
@@ -102,7 +102,7 @@ func (s *store) linkSmall(dir string) (*manifest, *version, error) {
 	s.flushMu.Lock()
 	defer s.flushMu.Unlock()
 	if s.dropped {
-		return nil, nil, errNoTenant
+		return nil, nil, errUnknown(s.id)
 	}
 	fsys := s.db.opts.FS
 	man := *s.man
@@ -111,25 +111,43 @@ func (s *store) linkSmall(dir string) (*manifest, *version, error) {
 			return nil, nil, err
 		}
 	}
-	entries, err := fsys.ReadDir(s.dir)
-	if err != nil {
+	if err := copyFiles(fsys, s.dir, dir, func(name string) bool { return name != manifestName && !isOurs(name) }); err != nil {
 		return nil, nil, err
 	}
-	for _, e := range entries {
-		name := e.Name()
-		if e.IsDir() || name == manifestName || isOurs(name) {
-			continue
-		}
-		// Settings and rules are changed where they are: a link would change too.
-		src, err := fsys.ReadFile(filepath.Join(s.dir, name))
-		if err != nil {
-			return nil, nil, err
-		}
-		if err := vfs.WriteFile(fsys, filepath.Join(dir, name), src); err != nil {
-			return nil, nil, err
-		}
+	err := copyFiles(fsys, filepath.Join(s.dir, tenant.RulesDir), filepath.Join(dir, tenant.RulesDir), func(name string) bool { return !strings.HasSuffix(name, ".tmp") })
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, err
 	}
 	return &man, s.versions.pin(), nil
+}
+
+// copyFiles copies the files of a directory, whose names are to be taken, to another, which
+// it makes durable. Settings and rules are changed where they are: a link would change too.
+// The error is fs.ErrNotExist where there is no such directory.
+func copyFiles(fsys vfs.FS, from, to string, take func(name string) bool) error {
+	entries, err := fsys.ReadDir(from)
+	if err != nil {
+		return err
+	}
+	if err := fsys.MkdirAll(to); err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.IsDir() || !take(e.Name()) {
+			continue
+		}
+		src, err := fsys.ReadFile(filepath.Join(from, e.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // rules may go meanwhile
+		}
+		if err == nil {
+			err = vfs.WriteFile(fsys, filepath.Join(to, e.Name()), src)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return fsys.SyncDir(to)
 }
 
 // isOurs reports whether a file of a tenant's directory has a name of those that a

@@ -37,6 +37,10 @@ func TestSnapshot(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(db.dir, "default", tenant.EventRulesFile), []byte("metrics: []\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	recording := filepath.Join("default", tenant.RulesDir, "shop.yaml")
+	if err := errors.Join(os.Mkdir(filepath.Join(db.dir, filepath.Dir(recording)), 0o700), os.WriteFile(filepath.Join(db.dir, recording), []byte("groups: []\n"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
 	all, err := db.ask(tenant.Default)
 	if err != nil {
 		t.Fatal(err)
@@ -53,6 +57,9 @@ func TestSnapshot(t *testing.T) {
 	rules := filepath.Join("default", tenant.EventRulesFile)
 	if src, err := os.ReadFile(filepath.Join(whole, rules)); err != nil || string(src) != "metrics: []\n" {
 		t.Errorf("event rules: %q, %v", src, err)
+	}
+	if src, err := os.ReadFile(filepath.Join(whole, recording)); err != nil || string(src) != "groups: []\n" {
+		t.Errorf("recording rules: %q, %v", src, err)
 	}
 	// What is changed where it is must not change there.
 	if err := os.WriteFile(filepath.Join(db.dir, rules), []byte("other"), 0o600); err != nil {

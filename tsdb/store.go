@@ -201,6 +201,9 @@ func onlyPreparation(fsys vfs.FS, dir string) error {
 // errNoTenant says that a tenant has no manifest.
 var errNoTenant = errors.New("no such tenant")
 
+// errUnknown is what whoever names a tenant that there is not is told.
+func errUnknown(id tenant.ID) error { return fmt.Errorf("tenant %s %w", id, tenant.ErrUnknown) }
+
 // openStore opens an existing tenant; the error is errNoTenant where there is
 // none.
 func openStore(db *DB, id tenant.ID) (*store, error) {
@@ -344,7 +347,7 @@ func (s *store) append(ctx context.Context, b *increment.Batch) (duplicate, logg
 	s.barrier.RLock()
 	defer s.barrier.RUnlock()
 	if s.dropped {
-		return false, false, fmt.Errorf("append to tenant %s: %w", s.id, ErrTenantDropped)
+		return false, false, fmt.Errorf("tenant %s %w", s.id, tenant.ErrDropped)
 	}
 	// The key is settled under the barrier too: a flush that covers the batch then
 	// writes the key (I2).

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -127,27 +128,30 @@ func TestRefusalsAreSuppressed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer a.Close()
-	refuse := func(client string) {
+	refuseFor := func(client, credential string) {
 		r, _ := http.NewRequest("GET", "/", nil)
 		r.RemoteAddr = client + ":99"
-		r.Header.Set("Authorization", "Bearer nothing")
+		r.Header.Set("Authorization", credential)
 		identify(a, r, MetricsRead)
 	}
+	refuse := func(client string) { refuseFor(client, "Bearer nothing") }
 	for range 100 {
 		refuse("192.0.2.1")
 	}
+	refuseFor("192.0.2.1", "Bearer "+keyPrefix+strings.Repeat("a", keyLen-len(keyPrefix))) // behind the same proxy
 	refuse("192.0.2.2")
 	c.now = c.now.Add(gateWindow)
 	a.flushGate()
 	refuse("192.0.2.1")
-	written := map[string]int{}
+	written, reasons := map[string]int{}, map[string]int{}
 	suppressed := 0
 	for _, line := range auditLines(t, l.name) {
 		written[line.Client]++
+		reasons[line.Detail]++
 		suppressed += line.Suppressed
 	}
-	if written["192.0.2.1"] != gateLines+2 || written["192.0.2.2"] != 1 || suppressed != 100-gateLines {
-		t.Errorf("written are %v, %d suppressed", written, suppressed)
+	if written["192.0.2.1"] != gateLines+3 || reasons[reasonKey] != 1 || reasons[reasonUnknown] != gateLines+3 || written["192.0.2.2"] != 1 || suppressed != 100-gateLines {
+		t.Errorf("written are %v, for %v, %d suppressed", written, reasons, suppressed)
 	}
 	for i := range 2 * gateSourcesMax {
 		refuse(fmt.Sprintf("198.51.%d.%d", i/256, i%256))

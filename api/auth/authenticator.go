@@ -52,7 +52,8 @@ type Options struct {
 type Authenticator struct {
 	now          func() time.Time
 	logger       *slog.Logger
-	tenantHeader string // as net/http spells it
+	tenantHeader string // as it was given
+	tenantValues string // the same, as net/http spells it
 	planOfTenant func(tenant.ID) string
 	audit        *AuditLog
 	webConfig    string
@@ -117,8 +118,8 @@ func New(o Options) (*Authenticator, error) {
 		return nil, err
 	}
 	a := &Authenticator{
-		now: o.Now, logger: o.Logger, tenantHeader: http.CanonicalHeaderKey(o.TenantHeader), planOfTenant: o.PlanOf,
-		audit: o.Audit, webConfig: o.WebConfig, gate: &gate{sources: map[string]*source{}}, store: store, ledger: ledger,
+		now: o.Now, logger: o.Logger, tenantHeader: o.TenantHeader, tenantValues: http.CanonicalHeaderKey(o.TenantHeader), planOfTenant: o.PlanOf,
+		audit: o.Audit, webConfig: o.WebConfig, gate: &gate{sources: map[source]*lines{}}, store: store, ledger: ledger,
 	}
 	if a.metrics, err = newMetrics(o.Registerer, a); err != nil {
 		return nil, err
@@ -377,7 +378,7 @@ func (a *Authenticator) key(text string, now time.Time) (*Subject, *Refusal) {
 // tenantOf is the tenant that a request is about: a header may name the credential's own,
 // or any where it is the operator's.
 func (a *Authenticator) tenantOf(h http.Header, s *Subject) (tenant.ID, *Refusal) {
-	values := h[a.tenantHeader]
+	values := h[a.tenantValues]
 	switch {
 	case len(values) > 1:
 		return tenant.ID{}, &Refusal{Status: http.StatusBadRequest, reason: reasonHeader, Message: fmt.Sprintf("the request has %d headers %s, it may have one", len(values), a.tenantHeader)}
@@ -426,10 +427,10 @@ func (a *Authenticator) Charge(s *Subject, events int) {
 	}
 }
 
-// refused counts and writes a refusal; of one source only a few a minute.
+// refused counts and writes a refusal; of one address and reason only a few a minute.
 func (a *Authenticator) refused(r *http.Request, s *Subject, refusal *Refusal, now time.Time) {
 	a.metrics.refused.WithLabelValues(refusal.reason).Inc()
-	client, ok := a.gate.pass(hostOf(r.RemoteAddr), now)
+	client, ok := a.gate.pass(source{hostOf(r.RemoteAddr), refusal.reason}, now)
 	if !ok {
 		return
 	}
@@ -444,8 +445,8 @@ func (a *Authenticator) refused(r *http.Request, s *Subject, refusal *Refusal, n
 // flushGate writes how many refusals were not.
 func (a *Authenticator) flushGate() {
 	for _, s := range a.gate.ended(a.now()) {
-		a.audit.write(&auditLine{Act: "refuse", Client: s.source, Outcome: "suppressed", Suppressed: s.count}, false)
-		a.logger.Warn("more requests were refused", "client", s.source, "count", s.count)
+		a.audit.write(&auditLine{Act: "refuse", Client: s.client, Outcome: "suppressed", Detail: s.reason, Suppressed: s.count}, false)
+		a.logger.Warn("more requests were refused", "client", s.client, "reason", s.reason, "count", s.count)
 	}
 }
 

@@ -6,53 +6,58 @@ import (
 )
 
 const (
-	// gateWindow is how long a source's refusals are counted together, of which
+	// gateWindow is how long refusals of one source are counted together, of which
 	// gateLines are written.
 	gateWindow = time.Minute
 	gateLines  = 5
 	// gateSourcesMax bounds the sources that are told apart; the rest are one.
 	gateSourcesMax = 1_000
-	// otherSources is the name of the rest.
-	otherSources = "(others)"
+	// otherClients is the address of the rest.
+	otherClients = "(others)"
 )
+
+// source is who is refused for one reason: behind a proxy all have one address, and keys
+// that are past their quota must not hide those that somebody guesses.
+type source struct{ client, reason string }
 
 // gate bounds what one source makes the logs say. Safe for concurrent use.
 type gate struct {
 	mu      sync.Mutex
-	sources map[string]*source
+	sources map[source]*lines
 }
 
-type source struct {
+// lines are those of a source since a time.
+type lines struct {
 	began      time.Time
-	lines      int
+	written    int
 	suppressed int
 }
 
 // suppression is what a gate held back of a source.
 type suppression struct {
-	source string
-	count  int
+	source
+	count int
 }
 
-// pass reports whether a refusal of a source is written, and under which name.
-func (g *gate) pass(name string, now time.Time) (as string, ok bool) {
+// pass reports whether a refusal of a source is written, and as which client's.
+func (g *gate) pass(from source, now time.Time) (client string, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	s := g.sources[name]
+	s := g.sources[from]
 	if s == nil && len(g.sources) >= gateSourcesMax {
-		name = otherSources
-		s = g.sources[name]
+		from.client = otherClients
+		s = g.sources[from]
 	}
 	if s == nil {
-		s = &source{began: now}
-		g.sources[name] = s
+		s = &lines{began: now}
+		g.sources[from] = s
 	}
-	if s.lines < gateLines {
-		s.lines++
-		return name, true
+	if s.written < gateLines {
+		s.written++
+		return from.client, true
 	}
 	s.suppressed++
-	return name, false
+	return from.client, false
 }
 
 // ended forgets the sources whose window is over and returns what was held back of them.
@@ -60,14 +65,14 @@ func (g *gate) ended(now time.Time) []suppression {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var out []suppression
-	for name, s := range g.sources {
+	for from, s := range g.sources {
 		if now.Sub(s.began) < gateWindow {
 			continue
 		}
 		if s.suppressed > 0 {
-			out = append(out, suppression{name, s.suppressed})
+			out = append(out, suppression{from, s.suppressed})
 		}
-		delete(g.sources, name)
+		delete(g.sources, from)
 	}
 	return out
 }

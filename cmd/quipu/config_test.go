@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -9,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -80,6 +80,8 @@ func TestConfigsReload(t *testing.T) {
 			told = append(told, fmt.Sprintf("%d: %q to %q", i, old.CreateTenants, now.CreateTenants))
 		})
 	}
+	var unasked []string
+	c.unasked = func(why string, err error) { unasked = append(unasked, fmt.Sprintf("%s: %v", why, err != nil)) }
 	refuse := false
 	c.check(func(*configFile) error {
 		if refuse {
@@ -138,6 +140,10 @@ func TestConfigsReload(t *testing.T) {
 	expect("all is right again", 2, 1, `0: "on_first_event" to "by_admin"`, `1: "on_first_event" to "by_admin"`)
 	stop()
 	<-stopped
+	// Who asked for the others has its answer.
+	if want := []string{"the file has changed: false", "SIGHUP: false", "the file has changed: true", "the file has changed: true"}; !slices.Equal(unasked, want) {
+		t.Errorf("reloads that nobody asked for are %q, want %q", unasked, want)
+	}
 }
 
 func gaugeOf(t *testing.T, reg *prometheus.Registry, name string) float64 {
@@ -185,35 +191,68 @@ func TestConfigOfARunningServer(t *testing.T) {
 	if code, body := reload(); code != http.StatusInternalServerError || !strings.Contains(body, "q.yaml: line 1: not a valid duration") {
 		t.Errorf("a wrong file: %d %s", code, body)
 	}
+	if err := server.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	var audit []byte
+	var err error
+	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(string(audit), `"SIGHUP"`) && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if audit, err = os.ReadFile(filepath.Join(server.DataDir, "@audit", "audit.log")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, want := range []string{
+		`"act":"POST /-/reload","client":"127.0.0.1","route":"/-/reload","outcome":"done"`, `"outcome":"failed with 500"`,
+		`"act":"reload configuration","who":"quipu","issuer":"process","outcome":"failed","detail":"SIGHUP"`,
+	} {
+		if strings.Count(string(audit), want) != 1 {
+			t.Errorf("the audit log is\n%swant once %s", audit, want)
+		}
+	}
 	if code := run([]string{"serve", "--listen=" + freeAddress(t), "--data.dir=" + t.TempDir(), "--config.file=" + name},
 		&console{ctx: t.Context(), out: io.Discard, err: io.Discard, now: time.Now}); code != 1 {
 		t.Errorf("a server that starts with a wrong file ends with %d", code)
 	}
 }
 
-// The configuration that the documentation shows is one.
+// configsOf are the configurations that a page of the documentation shows: blocks that
+// begin with a section of one.
+func configsOf(t *testing.T, page string) (out []*configFile) {
+	t.Helper()
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begins := regexp.MustCompile(`(?m)^(?:(?:#.*)?\n)*(\w+):`)
+	for _, block := range regexp.MustCompile(`(?m)(?:^(?:    .*)?\n)+`).FindAllString(string(text), -1) {
+		block = strings.TrimLeft(regexp.MustCompile(`(?m)^    `).ReplaceAllString(block, ""), "\n")
+		first := begins.FindStringSubmatch(block)
+		if first == nil || !slices.ContainsFunc((&configFile{}).sections(), func(s section) bool { return s.name == first[1] }) {
+			continue
+		}
+		c, err := parseConfig(page, []byte(block))
+		if err != nil {
+			t.Errorf("%v\nin\n%s", err, block)
+			continue
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+// The configurations that the documentation shows are some.
 func TestConfigOfTheDocumentation(t *testing.T) {
-	text, err := os.ReadFile("../../docs/tenants.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, text, found := bytes.Cut(text, []byte("## The configuration file\n"))
-	if !found {
-		t.Fatal("docs/tenants.md has no configuration file")
-	}
-	var shown strings.Builder
-	for line := range strings.Lines(string(text)) {
-		if strings.HasPrefix(line, "## ") {
-			break
-		}
-		if code, ok := strings.CutPrefix(line, "    "); ok {
-			shown.WriteString(code)
+	for page, want := range map[string]int{"auth": 2, "limits": 1, "rules": 1, "tenants": 1} {
+		if got := len(configsOf(t, "../../docs/"+page+".md")); got != want {
+			t.Errorf("docs/%s.md shows %d configurations, want %d", page, got, want)
 		}
 	}
-	c, err := parseConfig("docs/tenants.md", []byte(shown.String()))
-	if err != nil {
-		t.Fatal(err)
+	for _, c := range configsOf(t, "../../docs/auth.md") {
+		if len(c.Auth.Issuers)+len(c.Auth.Plans) == 0 {
+			t.Errorf("docs/auth.md shows a configuration without issuers and plans: %+v", c.Auth)
+		}
 	}
+	c := configsOf(t, "../../docs/tenants.md")[0]
 	flags, err := (&serveDefaults{Grid: model.Duration(15 * time.Second)}).settings()
 	if err != nil {
 		t.Fatal(err)

@@ -27,6 +27,8 @@ type configs struct {
 
 	checks      []func(*configFile) error
 	subscribers []func(old, new *configFile)
+	// unasked is told of every reload that no request asked for: why, and how it failed.
+	unasked func(why string, err error)
 
 	mu    sync.Mutex // one reload at a time
 	stamp string     // of the file that was read last, right or wrong
@@ -38,7 +40,7 @@ type configs struct {
 // newConfigs reads the file: a server does not start with one that is wrong.
 func newConfigs(path string, logger *slog.Logger, now func() time.Time, reg prometheus.Registerer) (*configs, error) {
 	c := &configs{
-		path: path, logger: logger, now: now,
+		path: path, logger: logger, now: now, unasked: func(string, error) {},
 		good: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "quipu_config_last_reload_successful", Help: "Whether the configuration was right when it was read last.",
 		}),
@@ -119,7 +121,7 @@ func (c *configs) reloadChanged() {
 	if c.path == "" || c.fileStamp() == c.stamp {
 		return
 	}
-	_ = c.read() // it has said what is wrong
+	c.unasked("the file has changed", c.read())
 }
 
 // fileStamp is another when the file has changed. One that cannot be read has one of its
@@ -143,7 +145,7 @@ func (c *configs) watch(ctx context.Context, signals <-chan os.Signal, ticks <-c
 		case <-ctx.Done():
 			return
 		case <-signals:
-			_ = c.reload() // it has said what is wrong
+			c.unasked("SIGHUP", c.reload())
 		case <-ticks:
 			c.reloadChanged()
 		}

@@ -317,11 +317,14 @@ func (c *serveCmd) handler(db *tsdb.DB, guards *guards, logger *slog.Logger, reg
 		Storage: db, Exemplars: db,
 		Tenants:   &catalog{db: db, rules: ingester},
 		Inventory: inventory{db},
-		Admin:     db,
+		Admin:     storageAdmin{db},
 		Features:  languageFeatures,
 		Admission: queries,
-		Operator:  &tenantAdmin{db: db, dir: c.DataDir, rules: ingester, usage: book, now: time.Now, dropped: []func(context.Context, tenant.ID) error{guards.dropTenant}},
-
+		Operator: &tenantAdmin{
+			db: db, dir: c.DataDir, usage: book, now: time.Now,
+			dropped: []func(context.Context, tenant.ID) error{guards.dropTenant},
+			forget:  []func(tenant.ID){ingester.Forget, book.Forget, rules.Forget},
+		},
 		Auth:         guards.auth,
 		Audit:        guards.audit,
 		TenantHeader: c.TenantHeader,

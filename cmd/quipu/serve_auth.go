@@ -123,9 +123,9 @@ func (c *serveCmd) openGuards(db *tsdb.DB, logger *slog.Logger, reg *prometheus.
 		return nil, err
 	}
 	g := &guards{audit: log, dataDir: c.DataDir}
-	conf.subscribe(func(_, _ *configFile) {
-		auth.Audit(log.Context(context.Background()), "reload configuration", "", nil)
-	})
+	conf.unasked = func(why string, err error) {
+		auth.Audit(log.Context(context.Background()), "reload configuration", why, err)
+	}
 	if c.Auth != "required" {
 		return g, nil
 	}

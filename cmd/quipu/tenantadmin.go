@@ -11,24 +11,25 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/prometheus/model/labels"
+
 	"github.com/quipudb/quipu/api"
-	"github.com/quipudb/quipu/ingest"
 	"github.com/quipudb/quipu/internal/tenant"
 	"github.com/quipudb/quipu/internal/usage"
 	"github.com/quipudb/quipu/tsdb"
 )
 
-// tenantAdmin is what the API does with tenants: storage has them, ingest and usage know
-// something of them.
+// tenantAdmin is what the API does with tenants: storage has them, ingest, usage and ruler
+// know something of them.
 type tenantAdmin struct {
 	db    *tsdb.DB
 	dir   string
-	rules *ingest.Ingester
 	usage *usage.Book
 	now   func() time.Time
-	// dropped is told of a tenant that is deleted, by what keeps something of tenants
-	// elsewhere than in storage.
+	// dropped is told of a tenant that is to be deleted, by what keeps something of
+	// tenants elsewhere than in storage; forget of one that was, by what remembers it.
 	dropped []func(ctx context.Context, id tenant.ID) error
+	forget  []func(id tenant.ID)
 }
 
 func (t *tenantAdmin) Refused(id tenant.ID) error {
@@ -149,13 +150,25 @@ func (t *tenantAdmin) Delete(ctx context.Context, id tenant.ID) (api.DeletedTena
 	if err := t.db.DropTenant(ctx, id); err != nil {
 		return api.DeletedTenant{}, err
 	}
-	t.rules.Forget(id)
-	t.usage.Forget(id)
+	for _, forget := range t.forget {
+		forget(id)
+	}
 	_, left := os.Stat(dir)
 	return api.DeletedTenant{
 		ID: id.String(), Series: status.Series, DiskBytes: bytes, MemoryBytes: status.MemoryBytes,
 		DirectoryGone: errors.Is(left, fs.ErrNotExist),
 	}, nil
+}
+
+// storageAdmin changes what is stored of a tenant, with errors as the API knows them.
+type storageAdmin struct{ *tsdb.DB }
+
+func (s storageAdmin) Delete(ctx context.Context, id tenant.ID, mint, maxt int64, matchers ...*labels.Matcher) error {
+	err := s.DB.Delete(ctx, id, mint, maxt, matchers...)
+	if wrong := (*tsdb.SelectorError)(nil); errors.As(err, &wrong) {
+		return fmt.Errorf("%w: %w", api.ErrBadSelector, err)
+	}
+	return err
 }
 
 // diskBytes is what the files of a directory have. Files that go meanwhile count nothing.

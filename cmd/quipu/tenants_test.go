@@ -199,6 +199,7 @@ func TestTenantsByAdmin(t *testing.T) {
 	s := newTenantServer(t, "--config.file="+name)
 	s.expect(404, "tenants made by an administrator only", "new", "POST", "/api/v1/events", oneEvent)
 	s.expect(404, "tenants made by an administrator only", "new", "PUT", "/api/v1/event-rules", "metrics: []")
+	s.expect(404, "tenants made by an administrator only", "new", "POST", "/config/v1/rules/n", "{name: g, rules: [{record: r, expr: up}]}")
 	if _, err := os.Stat(filepath.Join(s.DataDir, "new")); !os.IsNotExist(err) {
 		t.Errorf("a directory was made: %v", err)
 	}
@@ -207,6 +208,18 @@ func TestTenantsByAdmin(t *testing.T) {
 	write("create_tenants: on_first_event\n")
 	s.expect(200, "", "", "POST", "/-/reload", "")
 	s.expect(200, `"accepted":1`, "newer", "POST", "/api/v1/events", oneEvent)
+}
+
+// What cannot be deleted or copied is the client's mistake, and says why.
+func TestAdminOfStorageSaysWhatIsWrong(t *testing.T) {
+	s := newTenantServer(t)
+	s.expect(200, "", "a", "PUT", "/api/v1/event-rules", "metrics: [{name: h, type: histogram, value: v, buckets: [1, 2]}]")
+	s.expect(200, `"accepted":1`, "a", "POST", "/api/v1/events", `{"event": "e", "further_data": {"v": 1.5}}`)
+	const admin = "/api/v1/admin/tsdb/"
+	s.expect(400, "part of the histogram", "a", "POST", admin+"delete_series?match[]=h_bucket", "")
+	s.expect(400, "before it begins", "a", "POST", admin+"delete_series?match[]=h&start=10&end=5", "")
+	s.expect(400, "number 2, those before it are deleted", "a", "POST", admin+"delete_series?match[]=other&match[]=h_sum", "")
+	s.expect(404, "tenant nobody does not exist", "nobody", "POST", admin+"snapshot", "")
 }
 
 // A lower limit that comes while batches do refuses some of them and loses none: what was
@@ -372,12 +385,14 @@ func TestTenantDeleted(t *testing.T) {
 	post := func() {
 		t.Helper()
 		s.expect(200, "", "acme", "PUT", "/api/v1/event-rules", "metrics: [{name: hits_total, type: counter}]")
+		s.expect(202, "", "acme", "POST", "/config/v1/rules/n", "{name: g, rules: [{record: r, expr: up}, {alert: secret-alert, expr: up}]}")
+		s.expect(200, "secret-alert", "acme", "GET", "/api/v1/rules", "")
 		s.expect(200, `"accepted":1`, "acme", "POST", "/api/v1/events", fmt.Sprintf(`{"event": "e", "timestamp": %d, "correlation_id": "secret-trace"}`, at.Unix()))
 	}
 	empty := func(what string) {
 		t.Helper()
-		for path, want := range map[string]string{asked: `"result":[]`, "/api/v1/labels": `"data":[]`, exemplars: `"data":[]`, "/api/v1/event-rules": `"default":true`} {
-			if code, got := s.ask("acme", "GET", path, ""); code != 200 || !strings.Contains(got, want) || strings.Contains(got, "secret-trace") {
+		for path, want := range map[string]string{asked: `"result":[]`, "/api/v1/labels": `"data":[]`, exemplars: `"data":[]`, "/api/v1/event-rules": `"default":true`, "/api/v1/rules": `"groups":[]`, "/config/v1/rules": "{}"} {
+			if code, got := s.ask("acme", "GET", path, ""); code != 200 || !strings.Contains(got, want) || strings.Contains(got, "secret") {
 				t.Errorf("%s: %s: %d %s", what, path, code, got)
 			}
 		}

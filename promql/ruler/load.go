@@ -59,6 +59,21 @@ func (r *Ruler) Scan(start bool) {
 	}
 }
 
+// Forget ends the rules of a tenant that was deleted, and the state of its alerts: none of
+// it is of one that is made again under the name.
+func (r *Ruler) Forget(id tenant.ID) {
+	r.mu.Lock()
+	t := r.tenants[id]
+	r.mu.Unlock()
+	if t == nil {
+		return
+	}
+	t.replacing.Lock()
+	defer t.replacing.Unlock()
+	t.bad, t.stamp = nil, ""
+	r.replace(t, nil, loadChange)
+}
+
 // tenant returns the rules of a tenant, of which there may be none.
 func (r *Ruler) tenant(id tenant.ID) *tenantRules {
 	r.mu.Lock()
