@@ -278,18 +278,3 @@ func (it *chunkIterator) AtFloatHistogram(fh *histogram.FloatHistogram) (int64, 
 func (it *chunkIterator) AtT() int64  { return it.p.win[it.i] + it.step }
 func (it *chunkIterator) AtST() int64 { return it.p.win[it.i] }
 func (it *chunkIterator) Err() error  { return it.err }
-
-// chunkPool hands our encodings to upstream's chunk reader.
-type chunkPool struct{}
-
-func (chunkPool) Put(chunkenc.Chunk) error { return nil }
-
-func (chunkPool) Get(e chunkenc.Encoding, b []byte) (chunkenc.Chunk, error) {
-	if _, err := kindOf(e); err != nil {
-		return nil, err
-	}
-	if isSampleEncoding(e) {
-		return chunkenc.FromData(e, b)
-	}
-	return &chunk{enc: e, bytes: b}, nil
-}

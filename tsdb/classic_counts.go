@@ -75,13 +75,12 @@ func (sel *selection) decodeBucketCounts(from, to int64) (*bucketCounts, error) 
 		if at.meta.MaxTime < from || at.meta.MinTime >= to {
 			continue
 		}
-		ch, err := at.chunk()
+		_, src, err := at.chunk()
 		if err != nil {
 			return nil, err
 		}
 		var h chunkHeader
-		src, err := h.decode(ch.Bytes())
-		if err != nil {
+		if src, err = h.decode(src); err != nil {
 			return nil, err
 		}
 		d := decoder{src: src}

@@ -25,6 +25,14 @@ type Set interface {
 	Read(i int, c *Column) error
 }
 
+// Alike is a Set that may know which of its series have the same labels.
+type Alike interface {
+	// LabelSets is how many different labels there are; 0: it is not known. LabelSet
+	// numbers those of a series.
+	LabelSets() int
+	LabelSet(i int) int
+}
+
 // Column is one series. Times are milliseconds since 1970, ascending. A series has
 // float samples or histograms or, where it is Prometheus's own, both at different
 // times; or it has Runs, and then neither.
