@@ -26,15 +26,20 @@ func (c *bucketCounts) width() int { return len(c.bounds) + 1 }
 func (c *bucketCounts) appendRow(win int64, buckets []increment.Bucket) bool {
 	c.win = append(c.win, win)
 	n := len(c.upTo)
-	c.upTo = slices.Grow(c.upTo, c.width())[:n+c.width()]
+	if cap(c.upTo)-n < c.width() {
+		c.upTo = slices.Grow(c.upTo, c.width())
+	}
+	c.upTo = c.upTo[:n+c.width()]
 	row := c.upTo[n:]
-	sum := uint64(0)
-	for i := range row {
-		for len(buckets) > 0 && int(buckets[0].Index) <= i {
-			sum += buckets[0].Count
-			buckets = buckets[1:]
+	sum, at := uint64(0), 0
+	for _, b := range buckets {
+		for ; at < int(b.Index); at++ {
+			row[at] = uint32(sum)
 		}
-		row[i] = uint32(sum)
+		sum += b.Count
+	}
+	for ; at < len(row); at++ {
+		row[at] = uint32(sum)
 	}
 	return sum <= math.MaxUint32
 }
