@@ -36,6 +36,8 @@ type accumulation struct {
 	// owner is the goroutine that has all series of a group; nil: groups are shared and
 	// added up at the end.
 	owner []int32
+	// order is that in which series are read; nil: their own.
+	order []int32
 }
 
 // newAccumulation returns nil where d's first aggregation is none of these, or is not of
@@ -63,6 +65,9 @@ func newAccumulation(ctx context.Context, d *direct, set column.Set) (*accumulat
 		return nil, err
 	}
 	a.divide(sizes)
+	if s, ok := set.(column.Scattered); ok {
+		a.order = s.Neighbours()
+	}
 	return a, nil
 }
 
@@ -213,18 +218,23 @@ func (a *accumulation) work(ctx context.Context, set column.Set, w int, e *evalu
 			continue
 		}
 		err := set.Reading(func() error {
-			for i, g := range a.groupOf[lo:min(lo+strip, len(a.groupOf))] {
+			for i := lo; i < min(lo+strip, len(a.groupOf)); i++ {
+				at := i
+				if a.order != nil {
+					at = int(a.order[i])
+				}
+				g := a.groupOf[at]
 				if a.owner != nil && a.owner[g] != int32(w) {
 					continue
 				}
-				if err := e.checked(ctx, set, lo+i, &r); err != nil {
+				if err := e.checked(ctx, set, at, &r); err != nil {
 					return err
 				}
 				if r.h != nil {
 					return errNotSimple
 				}
 				if r.some {
-					s.add(int(g), lo+i, &r)
+					s.add(int(g), at, &r)
 				}
 			}
 			return nil
@@ -242,6 +252,7 @@ func (s *sums) add(g, series int, r *row) {
 		to = &group{first: series}
 		s.groups[g] = to
 	}
+	to.first = min(to.first, series)
 	if to.sum == nil && s.op != parser.COUNT && s.op != parser.GROUP {
 		to.sum = make([]float64, s.n)
 		switch s.op {

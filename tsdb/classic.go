@@ -115,7 +115,8 @@ type classicHistogram struct {
 	p      points
 	err    error
 
-	count     func() (*bucketCounts, error) // in blocks.read
+	count     func(*bucketCounts) (bool, error) // in blocks.read; see selection.bucketCounts
+	justOne   func() ([]float64, error)         // see selection.chunkBounds
 	countOnce sync.Once
 	counts    *bucketCounts
 	countErr  error
@@ -124,19 +125,24 @@ type classicHistogram struct {
 // bucketCounts returns nil where there are none for the histogram; where the blocks are
 // held open.
 func (h *classicHistogram) bucketCounts() (*bucketCounts, error) {
-	h.countOnce.Do(func() { h.counts, h.countErr = h.count() })
+	h.countOnce.Do(func() {
+		c := &bucketCounts{}
+		var ok bool
+		if ok, h.countErr = h.count(c); ok {
+			h.counts = c
+		}
+	})
 	return h.counts, h.countErr
 }
 
 // bounds are all that the histogram has had, and that of the last bucket, ascending.
 func (h *classicHistogram) bounds() (out []float64, err error) {
 	err = h.blocks.read(func() error {
-		c, err := h.bucketCounts()
-		if err != nil || c == nil {
-			return err
+		found, err := h.justOne()
+		if err == nil && found != nil {
+			out = append(found, math.Inf(1))
 		}
-		out = append(slices.Clone(c.bounds), math.Inf(1))
-		return nil
+		return err
 	})
 	if err != nil || out != nil {
 		return out, err
@@ -186,9 +192,10 @@ func (q *querier) classic(ctx context.Context, v *version, params viewParams, mi
 		}
 		for _, sel := range sels {
 			h := &classicHistogram{
-				blocks: &q.blocks,
-				read:   func() (points, error) { return sel.read(from, to+1, q.cut) },
-				count:  func() (*bucketCounts, error) { return sel.bucketCounts(from, to+1, q.cut) },
+				blocks:  &q.blocks,
+				read:    func() (points, error) { return sel.read(from, to+1, q.cut) },
+				count:   func(c *bucketCounts) (bool, error) { return sel.bucketCounts(c, from, to+1, q.cut) },
+				justOne: func() ([]float64, error) { return sel.chunkBounds(from, to+1) },
 			}
 			series := classicSeries{of: h, part: cq.part, view: params, mint: mint, maxt: maxt}
 			if out, err = cq.appendSeries(out, sel, series); err != nil {

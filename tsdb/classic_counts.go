@@ -18,6 +18,8 @@ type bucketCounts struct {
 	// upTo has a row for each window: the observations up to each bound, the last of
 	// all.
 	upTo []uint32
+
+	row []increment.Bucket // of the window that is decoded
 }
 
 func (c *bucketCounts) width() int { return len(c.bounds) + 1 }
@@ -44,37 +46,62 @@ func (c *bucketCounts) appendRow(win int64, buckets []increment.Bucket) bool {
 	return sum <= math.MaxUint32
 }
 
-// bucketCounts returns nil where a histogram is not of one set of bounds, or too large.
-func (sel *selection) bucketCounts(from, to int64, at cut) (*bucketCounts, error) {
+// reset empties c; it keeps capacity.
+func (c *bucketCounts) reset() { c.bounds, c.win, c.upTo = nil, c.win[:0], c.upTo[:0] }
+
+// bucketCounts sets c to the counts of a histogram; false where it is not of one set of
+// bounds, too large, or empty.
+func (sel *selection) bucketCounts(c *bucketCounts, from, to int64, at cut) (ok bool, err error) {
+	c.reset()
 	if len(sel.mems) == 0 && sel.oneBlock() {
-		var c *bucketCounts
 		err := readMapped(func() (err error) {
-			c, err = sel.decodeBucketCounts(from, to)
+			ok, err = sel.decodeBucketCounts(c, from, to)
 			return err
 		})
 		if err != nil {
-			return nil, fmt.Errorf("read chunk of %s: %w", sel.labels, sel.chunks[0].block.readError(err))
+			return false, fmt.Errorf("read chunk of %s: %w", sel.labels, sel.chunks[0].block.readError(err))
 		}
-		return c, nil
+		return ok, nil
 	}
 	p, err := sel.read(from, to, at)
 	if err != nil || p.len() == 0 {
-		return nil, err
+		return false, err
 	}
-	c := &bucketCounts{bounds: p.hist[0].Bounds}
+	c.bounds = p.hist[0].Bounds
 	for i, h := range p.hist {
 		if !increment.SameBounds(h.Bounds, c.bounds) || !c.appendRow(p.win[i], h.Pos) {
-			return nil, nil
+			return false, nil
 		}
 	}
-	return c, nil
+	return true, nil
 }
 
-// decodeBucketCounts reads what decodeBucketHists would, without a histogram for each
-// window.
-func (sel *selection) decodeBucketCounts(from, to int64) (*bucketCounts, error) {
-	var c *bucketCounts
-	var row []increment.Bucket
+// chunkBounds returns the bounds of a histogram that is in the chunks of one block and has
+// one set of them, without decoding more; nil: it may have others.
+func (sel *selection) chunkBounds(from, to int64) (bounds []float64, err error) {
+	if len(sel.mems) > 0 || !sel.oneBlock() {
+		return nil, nil
+	}
+	same := true
+	err = readMapped(func() error {
+		return sel.eachBucketChunk(from, to, func(_ chunkHeader, found []float64, _ *decoder) (bool, error) {
+			same = bounds == nil || slices.Equal(found, bounds)
+			bounds = found
+			return same, nil
+		})
+	})
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("read chunk of %s: %w", sel.labels, sel.chunks[0].block.readError(err))
+	case !same:
+		return nil, nil
+	}
+	return bounds, nil
+}
+
+// eachBucketChunk calls f with the header and the bounds of every chunk that has windows
+// in [from, to), and what follows them, until it returns false.
+func (sel *selection) eachBucketChunk(from, to int64, f func(h chunkHeader, bounds []float64, rest *decoder) (bool, error)) error {
 	for i := range sel.chunks {
 		at := &sel.chunks[i]
 		if at.meta.MaxTime < from || at.meta.MinTime >= to {
@@ -82,44 +109,63 @@ func (sel *selection) decodeBucketCounts(from, to int64) (*bucketCounts, error) 
 		}
 		_, src, err := at.chunk()
 		if err != nil {
-			return nil, err
+			return err
 		}
 		var h chunkHeader
 		if src, err = h.decode(src); err != nil {
-			return nil, err
+			return err
 		}
 		d := decoder{src: src}
 		bounds, err := d.readBounds()
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if c == nil {
-			c = &bucketCounts{bounds: bounds}
-		} else if !slices.Equal(bounds, c.bounds) {
-			return nil, nil
-		}
-		if h.n > len(d.src) { // a window takes a byte and more
-			return nil, errChunkShort
-		}
-		c.win, c.upTo = slices.Grow(c.win, h.n), slices.Grow(c.upTo, h.n*c.width())
-		win := h.first
-		for k := range h.n {
-			if k > 0 {
-				gap := d.uvarint()
-				if gap > 1<<40 {
-					return nil, fmt.Errorf("histogram chunk has a gap of %d windows", gap)
-				}
-				win += int64(gap) + 1
-			}
-			if row, err = d.positive(row[:0], len(bounds)); err != nil {
-				return nil, err
-			}
-			if t := win * h.step; t >= from && t < to && !c.appendRow(t, row) {
-				return nil, nil
-			}
+		if more, err := f(h, bounds, &d); err != nil || !more {
+			return err
 		}
 	}
-	return c, nil
+	return nil
+}
+
+// decodeBucketCounts reads what decodeBucketHists would, without a histogram for each
+// window.
+func (sel *selection) decodeBucketCounts(c *bucketCounts, from, to int64) (ok bool, err error) {
+	err = sel.eachBucketChunk(from, to, func(h chunkHeader, bounds []float64, d *decoder) (bool, error) {
+		if ok = c.bounds == nil || slices.Equal(bounds, c.bounds); !ok {
+			return false, nil
+		}
+		c.bounds = bounds
+		ok, err = c.decode(h, d, from, to)
+		return ok, err
+	})
+	return ok, err
+}
+
+// decode appends the windows of a chunk that start in [from, to); false where there are
+// more observations than can be counted here.
+func (c *bucketCounts) decode(h chunkHeader, d *decoder, from, to int64) (bool, error) {
+	if h.n > len(d.src) { // a window takes a byte and more
+		return false, errChunkShort
+	}
+	c.win, c.upTo = slices.Grow(c.win, h.n), slices.Grow(c.upTo, h.n*c.width())
+	win := h.first
+	for k := range h.n {
+		if k > 0 {
+			gap := d.uvarint()
+			if gap > 1<<40 {
+				return false, fmt.Errorf("histogram chunk has a gap of %d windows", gap)
+			}
+			win += int64(gap) + 1
+		}
+		var err error
+		if c.row, err = d.positive(c.row[:0], len(c.bounds)); err != nil {
+			return false, err
+		}
+		if t := win * h.step; t >= from && t < to && !c.appendRow(t, c.row) {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // positive appends the buckets of a histogram with bounds and skips all else of it.
@@ -142,8 +188,8 @@ func (d *decoder) positive(dst []increment.Bucket, bounds int) ([]increment.Buck
 }
 
 // readClassic sets c to a classic series.
-func (s *columnSet) readClassic(one *classicSeries, c *column.Column) error {
-	counts, err := one.of.bucketCounts()
+func (s *columnSet) readClassic(one *classicSeries, c *column.Column, scratch *columnScratch) error {
+	counts, err := s.counts(one.of, scratch)
 	if err != nil {
 		return err
 	}
@@ -166,6 +212,24 @@ func (s *columnSet) readClassic(one *classicSeries, c *column.Column) error {
 	c.Step, c.Whole = one.view.grid, true
 	appendColumnRuns(c, one.view)
 	return nil
+}
+
+// counts returns the counts of a histogram, nil where there are none: kept for its other
+// series, unless those are read next.
+func (s *columnSet) counts(of *classicHistogram, scratch *columnScratch) (*bucketCounts, error) {
+	if !s.byHistogram {
+		return of.bucketCounts()
+	}
+	if scratch.of == of {
+		return &scratch.counts, nil
+	}
+	scratch.of = nil
+	ok, err := of.count(&scratch.counts)
+	if err != nil || !ok {
+		return nil, err
+	}
+	scratch.of = of
+	return &scratch.counts, nil
 }
 
 // appendColumnRuns appends the runs of c's windows.

@@ -57,6 +57,22 @@ type columnSet struct {
 	// the latter.
 	order []int32
 	limit int // 0: none
+	// byHistogram: the classic series of a histogram are read one after the other.
+	byHistogram bool
+}
+
+// Neighbours implements column.Scattered: the buckets of a histogram are decoded once,
+// and then need not be kept.
+func (s *columnSet) Neighbours() []int32 {
+	if s.order == nil || s.limit > 0 {
+		return nil
+	}
+	s.byHistogram = true
+	out := make([]int32, len(s.order))
+	for i, at := range s.order {
+		out[at] = int32(i)
+	}
+	return out
 }
 
 func (s *columnSet) sortBoth() {
@@ -144,13 +160,9 @@ func (s *columnSet) Reading(f func() error) error {
 func (s *columnSet) Read(i int, c *column.Column) error {
 	c.Reset()
 	if i = s.at(i); i >= s.stored() {
-		return s.readClassic(s.classic[i-s.stored()], c)
+		return s.readClassic(s.classic[i-s.stored()], c, s.scratch(c))
 	}
-	scratch, ok := c.Scratch.(*columnScratch)
-	if !ok || scratch.set != s {
-		scratch = &columnScratch{set: s}
-		c.Scratch = scratch
-	}
+	scratch := s.scratch(c)
 	sel := &scratch.sel
 	if s.inBlock != nil {
 		s.inBlock.selection(i, sel)
@@ -198,11 +210,25 @@ func (s *columnSet) readCounter(sel *selection, from, to int64, c *column.Column
 	return nil
 }
 
+// scratch is what c has for reading series of s.
+func (s *columnSet) scratch(c *column.Column) *columnScratch {
+	scratch, ok := c.Scratch.(*columnScratch)
+	if !ok || scratch.set != s {
+		scratch = &columnScratch{set: s}
+		c.Scratch = scratch
+	}
+	return scratch
+}
+
 // columnScratch is what reading a set's series uses again.
 type columnScratch struct {
 	set *columnSet
 	sel selection // the series that is read, where all are in one block
 	p   points
+	// counts are those of the histogram that was read last, where classic series are read
+	// by histogram.
+	counts bucketCounts
+	of     *classicHistogram // nil: none
 	// run is that of n windows without a gap from first on, if n is not 0: series that
 	// are counted all the time have the same one.
 	run   column.Run

@@ -33,6 +33,14 @@ type Alike interface {
 	LabelSet(i int) int
 }
 
+// Scattered is a Set whose neighbours by labels may not be neighbours in storage.
+type Scattered interface {
+	// Neighbours returns an order in which series that share what is read follow one
+	// another, for a caller that reads all of them so; nil: that of the set. It is
+	// called before the first Read.
+	Neighbours() []int32
+}
+
 // Column is one series. Times are milliseconds since 1970, ascending. A series has
 // float samples or histograms or, where it is Prometheus's own, both at different
 // times; or it has Runs, and then neither.
