@@ -33,8 +33,13 @@ type results struct {
 // measureQuery runs a query over the directory of e.
 func measureQuery(e env) (err error) {
 	q, d := queries[e.query], datasets[e.data]
+	again := q.again != ""
+	if again {
+		q = queries[q.again]
+	}
 	var store storage.Queryable
 	var engine upstream.QueryEngine
+	var history promql.History
 	if e.storage == "upstream" {
 		db, err := openUpstream(e)
 		if err != nil {
@@ -51,7 +56,7 @@ func measureQuery(e env) (err error) {
 			return err
 		}
 		defer func() { err = errors.Join(err, db.Close()) }()
-		store = db
+		store, history = db, db
 		engine = promql.NewEngine(promql.EngineOptions{Distinct: db, MaxSamples: 1 << 40, Timeout: time.Hour})
 	}
 	ctx := scope.With(context.Background(), scope.Scope{Tenant: tenant.Default, Now: d.end().UnixMilli()})
@@ -68,6 +73,17 @@ func measureQuery(e env) (err error) {
 				return err
 			}
 			defer pprof.StopCPUProfile()
+		}
+		engine := engine
+		if again { // of a cache that has it until one step before
+			if engine, err = promql.NewCache(engine, promql.CacheOptions{Bytes: 64 << 20, History: history, MaxSamples: 1 << 40, Now: d.end}); err != nil {
+				return err
+			}
+			before := d
+			before.windows -= int(q.step.Milliseconds() / step)
+			if _, err := once(ctx, engine, store, q, before, false); err != nil {
+				return err
+			}
 		}
 		r, err := once(ctx, engine, store, q, d, i == 0)
 		if err != nil {
