@@ -60,25 +60,49 @@ func newAccumulation(ctx context.Context, d *direct, set column.Set) (*accumulat
 		g.names = slices.DeleteFunc(g.names, func(name string) bool { return !g.a.Without && isMetadata(name) })
 	}
 	a.groups, a.groupOf = &g, make([]int32, set.Len())
-	sizes := []int{}
-	for i := range a.groupOf {
-		if i%1024 == 0 {
-			if err := stopped(ctx); err != nil {
-				return nil, err
-			}
-		}
-		k, isNew := g.of(set.Labels(i))
-		if isNew {
-			sizes = append(sizes, 0)
-		}
-		sizes[k]++
-		a.groupOf[i] = int32(k)
+	sizes, err := a.assign(ctx, set)
+	if err != nil {
+		return nil, err
 	}
 	if o, ok := set.(column.Ordered); ok {
 		a.order = o.Order()
 	}
 	a.divide(sizes)
 	return a, nil
+}
+
+// assign sets the groups of all series and returns how many each has.
+func (a *accumulation) assign(ctx context.Context, set column.Set) (sizes []int, err error) {
+	var known []int32 // the group of each label set, plus 1
+	alike, ok := set.(column.Alike)
+	if ok {
+		known = make([]int32, alike.LabelSets())
+	}
+	for i := range a.groupOf {
+		if i%1024 == 0 {
+			if err := stopped(ctx); err != nil {
+				return nil, err
+			}
+		}
+		var of *int32
+		if len(known) > 0 {
+			if of = &known[alike.LabelSet(i)]; *of > 0 {
+				a.groupOf[i] = *of - 1
+				sizes[*of-1]++
+				continue
+			}
+		}
+		k, isNew := a.groups.of(set.Labels(i))
+		if isNew {
+			sizes = append(sizes, 0)
+		}
+		sizes[k]++
+		a.groupOf[i] = int32(k)
+		if of != nil {
+			*of = int32(k) + 1
+		}
+	}
+	return sizes, nil
 }
 
 // divide gives each goroutine its share. Shares do not depend on how goroutines are

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"os"
 	"path/filepath"
 	"sync/atomic"
 	"syscall"
@@ -131,27 +130,6 @@ func (b *block) unionsError(err error) {
 		b.cache.logger.Error("the unions of a block are damaged, distinct counts read its windows instead, which takes longer; restore the block from a backup, or run \"quipu check\"", "block", b.dir(), "err", err)
 	}
 }
-
-// openChunks maps chunk files. Upstream's reader numbers them as they come: with one
-// missing the references of those after it would lead into the wrong file.
-func openChunks(dir string) (*chunks.Reader, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	for i, e := range entries {
-		if want := chunkFileName(i); e.Name() != want {
-			return nil, fmt.Errorf("%s is missing, %s is there", filepath.Join(dir, want), e.Name())
-		}
-	}
-	if len(entries) == 0 {
-		return nil, fmt.Errorf("%s is missing", filepath.Join(dir, chunkFileName(0)))
-	}
-	return chunks.NewDirReader(dir, chunkPool{})
-}
-
-// chunkFileName is the name of the chunk file to which references say n.
-func chunkFileName(n int) string { return fmt.Sprintf("%06d", n+1) }
 
 // release drops one version's hold; the last one closes the files and, where the
 // block was superseded, removes them.
@@ -283,7 +261,7 @@ func (b *block) readSeries(ctx context.Context, files *blockFiles) (out []*selec
 		}
 		sel := &selection{labels: builder.Labels()}
 		for _, m := range metas {
-			sel.chunks = append(sel.chunks, blockChunk{b, files.chunks, m})
+			sel.chunks = append(sel.chunks, blockChunk{b, files.chunks, chunkAt{m.Ref, m.MinTime, m.MaxTime}})
 		}
 		if sel.kind, err = sel.kindOfFirst(); err != nil {
 			return nil, err

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
-
-	"github.com/prometheus/prometheus/tsdb/chunks"
 )
 
 // blockFiles are the files of a block while they are mapped. Strings and chunk
@@ -14,7 +12,7 @@ import (
 // Series builds, which are copies.
 type blockFiles struct {
 	index  *mappedIndex
-	chunks *chunks.Reader
+	chunks *chunkFiles
 	unions *unionsFile // nil: none, or none that can be read
 }
 

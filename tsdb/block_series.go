@@ -1,6 +1,7 @@
 package tsdb
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -62,103 +63,131 @@ const seriesAlign = 16
 type seriesDecoder struct {
 	ix      *mappedIndex
 	builder labels.ScratchBuilder
-	metas   []chunks.Meta
-	// keep, where it is not nil, are the only labels that are wanted;
-	// last and lastLabels are the values of the last series that had others.
-	keep       []string
-	last, key  []uint32
-	lastLabels labels.Labels
-	// name is the symbol of the last series' metric, of those that have one as their
-	// first label.
-	name uint32
+	// Of the last series: its chunks, the symbols of its labels, of name and value, and
+	// that of its metric plus 1; 0: it has none.
+	metas []chunkAt
+	key   []uint32
+	name  uint32
+	// keep, where it is not nil, are the only labels that are wanted.
+	keep []string
+	// labelSets are the labels that series had, places where each is by its key.
+	labelSets []labels.Labels
+	places    map[string]uint32
+	last      []byte // the key of the last series, and its place
+	lastPlace uint32
+	keyBytes  []byte
 	// symbols are the last that were looked up, by their low bits. They are in the
 	// mapped file.
-	symbols [symbolsKept]struct {
-		n uint32 // plus 1
-		s string
-	}
+	symbols [symbolsKept]symbol
 }
 
 const symbolsKept = 1 << 12
 
-func newSeriesDecoder(ix *mappedIndex) *seriesDecoder {
-	return &seriesDecoder{ix: ix, builder: labels.NewScratchBuilder(8)}
+type symbol struct {
+	n        uint32 // plus 1
+	wanted   bool   // as the name of a label
+	isMetric bool
+	s        string
 }
 
-func (d *seriesDecoder) symbol(n uint32) (string, error) {
+func newSeriesDecoder(ix *mappedIndex) *seriesDecoder {
+	return &seriesDecoder{ix: ix, builder: labels.NewScratchBuilder(8), places: map[string]uint32{}}
+}
+
+func (d *seriesDecoder) symbol(n uint32) (*symbol, error) {
 	kept := &d.symbols[n%symbolsKept]
 	if kept.n == n+1 {
-		return kept.s, nil
+		return kept, nil
 	}
 	s, err := d.ix.symbols.Lookup(n)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	kept.n, kept.s = n+1, s
-	return s, nil
+	*kept = symbol{n: n + 1, wanted: d.keep == nil || slices.Contains(d.keep, s), isMetric: s == model.MetricNameLabel, s: s}
+	return kept, nil
 }
 
 var errSeriesShort = errors.New("index entry of a series is cut short")
 
-// decode reads a series. d.metas and d.name are its until the next.
-func (d *seriesDecoder) decode(ref storage.SeriesRef) (labels.Labels, error) {
+// decode reads a series, up to its labels.
+func (d *seriesDecoder) decode(ref storage.SeriesRef) error {
 	at := int(ref) * seriesAlign
 	if at < 0 || at >= len(d.ix.bytes) {
-		return labels.Labels{}, fmt.Errorf("series %d is not in the index", ref)
+		return fmt.Errorf("series %d is not in the index", ref)
 	}
 	src := d.ix.bytes[at:]
 	size, n := binary.Uvarint(src)
 	if n <= 0 || size > uint64(len(src)) || uint64(len(src)-n)-size < crc32.Size || int(size)+n+crc32.Size > len(src) {
-		return labels.Labels{}, errSeriesShort
+		return errSeriesShort
 	}
 	src = src[n:]
 	if crc32.Checksum(src[:size], castagnoli) != binary.BigEndian.Uint32(src[size:]) {
-		return labels.Labels{}, fmt.Errorf("series %d has a wrong checksum", ref)
+		return fmt.Errorf("series %d has a wrong checksum", ref)
 	}
 	r := decoder{src: src[:size]}
 	d.name, d.key = 0, d.key[:0]
 	for range r.uvarint() {
 		name, value := uint32(r.uvarint()), uint32(r.uvarint())
 		if r.err != nil {
-			return labels.Labels{}, errSeriesShort
+			return errSeriesShort
 		}
 		ln, err := d.symbol(name)
 		if err != nil {
-			return labels.Labels{}, err
+			return err
 		}
-		if ln == model.MetricNameLabel {
+		if ln.isMetric {
 			d.name = value + 1
 		}
-		if d.keep == nil || slices.Contains(d.keep, ln) {
+		if ln.wanted {
 			d.key = append(d.key, name, value)
 		}
 	}
-	if err := d.decodeMetas(&r); err != nil {
-		return labels.Labels{}, err
-	}
-	return d.labels()
+	return d.decodeMetas(&r)
 }
 
-// labels returns those of d.key. Neighbours often have the same ones.
+// labels returns the wanted labels of the last series.
 func (d *seriesDecoder) labels() (labels.Labels, error) {
-	if d.keep != nil && len(d.last) > 0 && slices.Equal(d.key, d.last) {
-		return d.lastLabels, nil
-	}
 	d.builder.Reset()
 	for i := 0; i < len(d.key); i += 2 {
 		ln, err := d.symbol(d.key[i])
 		if err != nil {
 			return labels.Labels{}, err
 		}
+		name := ln.s // its place may be the value's
 		lv, err := d.symbol(d.key[i+1])
 		if err != nil {
 			return labels.Labels{}, err
 		}
-		d.builder.Add(ln, lv)
+		d.builder.Add(name, lv.s)
 	}
-	d.last = append(d.last[:0], d.key...)
-	d.lastLabels = d.builder.Labels()
-	return d.lastLabels, nil
+	return d.builder.Labels(), nil
+}
+
+// labelSet returns the place in labelSets of the last series' labels.
+func (d *seriesDecoder) labelSet() (uint32, error) {
+	d.keyBytes = d.keyBytes[:0]
+	for _, n := range d.key {
+		d.keyBytes = binary.LittleEndian.AppendUint32(d.keyBytes, n)
+	}
+	if len(d.labelSets) > 0 && bytes.Equal(d.keyBytes, d.last) { // neighbours often have the same
+		return d.lastPlace, nil
+	}
+	place, ok := uint32(0), false
+	if d.keep != nil { // else no two have the same
+		place, ok = d.places[string(d.keyBytes)]
+	}
+	if !ok {
+		ls, err := d.labels()
+		if err != nil {
+			return 0, err
+		}
+		place = uint32(len(d.labelSets))
+		if d.labelSets = append(d.labelSets, ls); d.keep != nil {
+			d.places[string(d.keyBytes)] = place
+		}
+	}
+	d.last, d.lastPlace = append(d.last[:0], d.keyBytes...), place
+	return place, nil
 }
 
 // decodeMetas reads where a series' chunks are.
@@ -167,7 +196,7 @@ func (d *seriesDecoder) decodeMetas(r *decoder) error {
 	count := r.uvarint()
 	var ref, at int64
 	for i := range count {
-		var m chunks.Meta
+		var m chunkAt
 		if i == 0 {
 			m.MinTime = r.varint()
 			m.MaxTime = m.MinTime + int64(r.uvarint())
@@ -180,7 +209,7 @@ func (d *seriesDecoder) decodeMetas(r *decoder) error {
 		if r.err != nil {
 			return errSeriesShort
 		}
-		m.Ref, at = chunks.ChunkRef(ref), m.MaxTime
+		m.ref, at = chunks.ChunkRef(ref), m.MaxTime
 		d.metas = append(d.metas, m)
 	}
 	return r.err

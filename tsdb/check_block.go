@@ -215,14 +215,14 @@ func (c *blockChecker) checkSeries(ls labels.Labels, ref storage.SeriesRef, meta
 	for i, m := range metas {
 		n, _ := chunks.BlockChunkRef(m.Ref).Unpack()
 		file := filepath.Join(blockChunks, chunkFileName(n))
-		ch, _, err := c.blockFiles.chunks.ChunkOrIterable(m)
+		e, src, err := c.blockFiles.chunks.chunk(m.Ref)
 		if err != nil {
 			c.bad(file, "chunk %d of %s: %v", i, ls, err)
 			continue
 		}
-		c.bytes += int64(len(ch.Bytes()))
+		c.bytes += int64(len(src))
 		var p points
-		step, err := decodeChunk(ch.Encoding(), ch.Bytes(), &p)
+		step, err := decodeChunk(e, src, &p)
 		if err != nil {
 			c.bad(file, "chunk %d of %s: %v", i, ls, err)
 			continue

@@ -138,6 +138,15 @@ type decoder struct {
 var errCutShort = errors.New("data is cut short")
 
 func (d *decoder) uvarint() uint64 {
+	if len(d.src) > 0 && d.src[0] < 0x80 { // most are a byte
+		v := d.src[0]
+		d.src = d.src[1:]
+		return uint64(v)
+	}
+	return d.longUvarint()
+}
+
+func (d *decoder) longUvarint() uint64 {
 	v, n := binary.Uvarint(d.src)
 	if n <= 0 {
 		d.err, d.src = errCutShort, nil
@@ -148,13 +157,8 @@ func (d *decoder) uvarint() uint64 {
 }
 
 func (d *decoder) varint() int64 {
-	v, n := binary.Varint(d.src)
-	if n <= 0 {
-		d.err, d.src = errCutShort, nil
-		return 0
-	}
-	d.src = d.src[n:]
-	return v
+	v := d.uvarint()
+	return int64(v>>1) ^ -int64(v&1) // as encoding/binary has it
 }
 
 func (d *decoder) bytes(n uint64) []byte {
@@ -278,18 +282,3 @@ func (it *chunkIterator) AtFloatHistogram(fh *histogram.FloatHistogram) (int64, 
 func (it *chunkIterator) AtT() int64  { return it.p.win[it.i] + it.step }
 func (it *chunkIterator) AtST() int64 { return it.p.win[it.i] }
 func (it *chunkIterator) Err() error  { return it.err }
-
-// chunkPool hands our encodings to upstream's chunk reader.
-type chunkPool struct{}
-
-func (chunkPool) Put(chunkenc.Chunk) error { return nil }
-
-func (chunkPool) Get(e chunkenc.Encoding, b []byte) (chunkenc.Chunk, error) {
-	if _, err := kindOf(e); err != nil {
-		return nil, err
-	}
-	if isSampleEncoding(e) {
-		return chunkenc.FromData(e, b)
-	}
-	return &chunk{enc: e, bytes: b}, nil
-}

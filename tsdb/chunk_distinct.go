@@ -60,12 +60,12 @@ type encodedWindow struct {
 
 // appendEncodedWindows appends the windows of a chunk, which stay in it. To decode
 // them into sketches takes ten times as long as to find them.
-func appendEncodedWindows(dst []encodedWindow, c chunkenc.Chunk) ([]encodedWindow, error) {
-	if c.Encoding() != encodingOf(increment.Distinct) {
-		return dst, fmt.Errorf("chunk encoding %#x among those of a distinct series", byte(c.Encoding()))
+func appendEncodedWindows(dst []encodedWindow, e chunkenc.Encoding, src []byte) ([]encodedWindow, error) {
+	if e != encodingOf(increment.Distinct) {
+		return dst, fmt.Errorf("chunk encoding %#x among those of a distinct series", byte(e))
 	}
 	var h chunkHeader
-	src, err := h.decode(c.Bytes())
+	src, err := h.decode(src)
 	if err != nil {
 		return dst, err
 	}

@@ -119,11 +119,10 @@ func (sel *selection) eachBuckets(from, to int64, f func(h *chunkHeader, src []b
 		if at.meta.MaxTime < from || at.meta.MinTime >= to {
 			continue
 		}
-		ch, err := at.chunk()
+		_, src, err := at.chunk()
 		var h chunkHeader
-		var src []byte
 		if err == nil {
-			src, err = h.decode(ch.Bytes())
+			src, err = h.decode(src)
 		}
 		if err == nil {
 			err = f(&h, src)

@@ -10,7 +10,6 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/tsdb"
-	"github.com/prometheus/prometheus/tsdb/chunks"
 
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/tenant"
@@ -193,7 +192,7 @@ func (sel *selection) removeDeleted(b *block, pending []*deletion, step int64) b
 }
 
 // coversChunk reports whether one of the deletions deletes a chunk whole.
-func coversChunk(some []*deletion, m *chunks.Meta) bool {
+func coversChunk(some []*deletion, m *chunkAt) bool {
 	return slices.ContainsFunc(some, func(d *deletion) bool { return m.MinTime >= d.MinTime && m.MaxTime <= d.MaxTime })
 }
 

@@ -32,28 +32,24 @@ func (q *querier) Columns(ctx context.Context, hints *storage.SelectHints, match
 	if view.own != nil {
 		kept = nil // a series' name says its idle timeout
 	}
-	sels, sorted, err := selectSorted(ctx, v, &q.blocks, win, matchers, kept)
-	if err != nil {
+	set := &columnSet{q: q, params: view, win: win, mint: hints.Start, maxt: hints.End}
+	if err := set.selectSeries(ctx, v, matchers, kept); err != nil {
 		return nil, nil, err
 	}
-	set := &columnSet{q: q, params: view, win: win, mint: hints.Start, maxt: hints.End, series: sels}
 	classic, err := q.classic(ctx, v, params, hints.Start, hints.End, matchers, keep)
 	if err != nil {
 		return nil, nil, err
 	}
 	set.classic = classic.series
-	if !sorted {
-		slices.SortFunc(sels, func(a, b *selection) int { return labels.Compare(a.labels, b.labels) })
-	}
 	if len(set.classic) > 0 {
-		if set.order = classic.order(); set.order == nil || len(sels) > 0 {
+		if set.order = classic.order(); set.order == nil || set.stored() > 0 {
 			set.sortBoth()
 		}
 	}
 	if hints.Limit > 0 && set.Len() > hints.Limit {
 		set.limit = hints.Limit
 	}
-	return set, coarseWarnings(sels, params), nil
+	return set, set.coarseWarnings(), nil
 }
 
 // columnSet implements column.Set.
@@ -62,8 +58,10 @@ type columnSet struct {
 	params     viewParams
 	win        window
 	mint, maxt int64
-	series     []*selection
-	classic    []*classicSeries
+	// The series are in one block, or in several places.
+	inBlock *blockSelection // nil: in series
+	series  []*selection
+	classic []*classicSeries
 	// order is that of series and then classic by labels; nil where there are none of
 	// the latter.
 	order []int32
@@ -71,20 +69,61 @@ type columnSet struct {
 }
 
 func (s *columnSet) sortBoth() {
-	s.order = make([]int32, len(s.series)+len(s.classic))
+	s.order = make([]int32, s.stored()+len(s.classic))
 	for i := range s.order {
 		s.order[i] = int32(i)
 	}
 	slices.SortFunc(s.order, func(a, b int32) int { return labels.Compare(s.labels(int(a)), s.labels(int(b))) })
 }
 
-// labels are those of a series by its place in series and then classic.
-func (s *columnSet) labels(at int) labels.Labels {
-	if at < len(s.series) {
-		return s.series[at].labels
+// selectSeries selects the series that are stored, by labels.
+func (s *columnSet) selectSeries(ctx context.Context, v *version, matchers []*labels.Matcher, keep []string) (err error) {
+	if s.inBlock, err = selectInBlock(ctx, v, &s.q.blocks, s.win, matchers, keep); err != nil || s.inBlock != nil {
+		return err
 	}
-	return s.classic[at-len(s.series)].labels
+	if s.series, err = selectSeries(ctx, v, &s.q.blocks, s.win, matchers); err != nil {
+		return err
+	}
+	return sortSelections(ctx, s.series)
 }
+
+func (s *columnSet) coarseWarnings() annotations.Annotations {
+	if s.inBlock == nil {
+		return coarseWarnings(s.series, s.params)
+	}
+	return s.inBlock.coarseWarnings(s.params)
+}
+
+// stored is how many series are stored; the others are classic.
+func (s *columnSet) stored() int {
+	if s.inBlock != nil {
+		return s.inBlock.n
+	}
+	return len(s.series)
+}
+
+// labels are those of a series by its place among the stored and then the classic ones.
+func (s *columnSet) labels(at int) labels.Labels {
+	n := s.stored()
+	switch {
+	case at >= n:
+		return s.classic[at-n].labels
+	case s.inBlock != nil:
+		return s.inBlock.labels(at)
+	}
+	return s.series[at].labels
+}
+
+// LabelSets implements column.Alike.
+func (s *columnSet) LabelSets() int {
+	if s.inBlock == nil || len(s.classic) > 0 {
+		return 0
+	}
+	return len(s.inBlock.labelSets)
+}
+
+// LabelSet implements column.Alike.
+func (s *columnSet) LabelSet(i int) int { return s.inBlock.labelSet(i) }
 
 func (s *columnSet) at(i int) int {
 	if s.order != nil {
@@ -97,7 +136,7 @@ func (s *columnSet) Len() int {
 	if s.limit > 0 {
 		return s.limit
 	}
-	return len(s.series) + len(s.classic)
+	return s.stored() + len(s.classic)
 }
 
 func (s *columnSet) Labels(i int) labels.Labels { return s.labels(s.at(i)) }
@@ -113,10 +152,15 @@ func (s *columnSet) Reading(f func() error) error {
 // Read sets c to the i-th series.
 func (s *columnSet) Read(i int, c *column.Column) error {
 	c.Reset()
-	if i = s.at(i); i >= len(s.series) {
-		return s.readClassic(s.classic[i-len(s.series)], c)
+	if i = s.at(i); i >= s.stored() {
+		return s.readClassic(s.classic[i-s.stored()], c)
 	}
-	sel := s.series[i]
+	sel := &s.scratch(c).sel
+	if s.inBlock != nil {
+		s.inBlock.selection(i, sel)
+	} else {
+		sel = s.series[i]
+	}
 	from, to := s.win.read(sel.kind)
 	switch sel.kind {
 	case increment.Counter:
@@ -162,6 +206,7 @@ func (s *columnSet) readCounter(sel *selection, from, to int64, c *column.Column
 // columnScratch is what reading a set's series uses again.
 type columnScratch struct {
 	set *columnSet
+	sel selection // the series that is read, where all are in one block
 	p   points
 	// run is that of n windows without a gap from first on with an idle timeout, if n is
 	// not 0: series that are counted all the time have the same one.
@@ -279,9 +324,9 @@ func (s *columnSet) readSamples(sel *selection, from, to int64, c *column.Column
 		if m := &sel.chunks[i].meta; m.MaxTime < from || m.MinTime > to {
 			continue
 		}
-		ch, err := sel.chunks[i].chunk()
+		e, src, err := sel.chunks[i].chunk()
 		if err == nil {
-			err = appendSamples(ch, c)
+			err = appendSamples(e, src, c)
 		}
 		if err != nil {
 			return fmt.Errorf("read chunk of %s: %w", sel.labels, sel.chunks[i].block.readError(err))
@@ -298,8 +343,8 @@ func (sel *selection) followingFloats() bool {
 		if i > 0 && sel.chunks[i].meta.MinTime <= sel.chunks[i-1].meta.MaxTime {
 			return false
 		}
-		ch, err := sel.chunks[i].chunk()
-		if err != nil || ch.Encoding() != chunkenc.EncXOR && ch.Encoding() != chunkenc.EncXOR2 {
+		e, _, err := sel.chunks[i].chunk()
+		if err != nil || e != chunkenc.EncXOR && e != chunkenc.EncXOR2 {
 			return false
 		}
 	}
@@ -307,14 +352,13 @@ func (sel *selection) followingFloats() bool {
 }
 
 // appendSamples appends the samples of one chunk.
-func appendSamples(ch chunkenc.Chunk, c *column.Column) error {
-	src := ch.Bytes()
+func appendSamples(e chunkenc.Encoding, src []byte, c *column.Column) error {
 	c.Bytes += len(src)
-	if ch.Encoding() == chunkenc.EncXOR {
+	if e == chunkenc.EncXOR {
 		return appendXORChunk(src, c)
 	}
 	p := points{kind: increment.Sample}
-	if err := appendSampleChunk(ch.Encoding(), src, &p); err != nil {
+	if err := appendSampleChunk(e, src, &p); err != nil {
 		return err
 	}
 	return c.AppendSamples(&sampleIterator{p: &p, i: -1})

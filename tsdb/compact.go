@@ -122,11 +122,11 @@ func (sel *selection) kindOfFirst() (increment.Kind, error) {
 		return 0, errors.New("a series has no chunks")
 	}
 	c := sel.chunks[0]
-	ch, err := c.chunk()
+	e, _, err := c.chunk()
 	if err != nil {
 		return 0, fmt.Errorf("read chunk of %s: %w", sel.labels, err)
 	}
-	kind, err := kindOf(ch.Encoding())
+	kind, err := kindOf(e)
 	if err != nil {
 		return 0, fmt.Errorf("read chunk of %s: %w", sel.labels, err)
 	}

@@ -342,11 +342,11 @@ func (p *distinctPart) chunkWindows(from, to int64, of func(w int64) *sketch.Uni
 	for i := p.chunkAt(from); i < len(p.chunks) && p.chunks[i].meta.MinTime < to; i++ {
 		if p.loaded != i+1 {
 			p.loaded = 0
-			c, err := p.chunks[i].chunk()
+			e, src, err := p.chunks[i].chunk()
 			if err != nil {
 				return err
 			}
-			if p.wins, err = appendEncodedWindows(p.wins[:0], c); err != nil {
+			if p.wins, err = appendEncodedWindows(p.wins[:0], e, src); err != nil {
 				return fmt.Errorf("decode: %w", err)
 			}
 			p.loaded = i + 1

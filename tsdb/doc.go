@@ -58,12 +58,14 @@
 //	points.go        increments of one series decoded, the form all others meet in
 //	block.go, block_write.go        blocks in Prometheus's format
 //	block_cache.go, mapped.go       a bounded number of open blocks; reading them
+//	chunk_files.go                  a block's chunk files
 //	chunk*.go, pack.go, bits.go     chunk encodings
 //	wal*.go          the write-ahead log: writer, format, records, replay, and what
 //	                 a tenant needs of it
 //	unions_write.go, unions_read.go the unions of distinct ids in a block
 //	querier.go, select.go           queries
 //	block_series.go                 series of a block's index, one after the other
+//	block_selection.go              those that a selector selects, where all are in one
 //	column.go, column_gauge.go, xor.go   whole series for the planner
 //	distinct.go                     distinct ids by intervals
 //	stats.go                        series by their labels, blocks, for who looks at storage

@@ -145,11 +145,15 @@ func coarseWarnings(sels []*selection, v viewParams) annotations.Annotations {
 	}
 	for _, sel := range sels {
 		if sel.kind == increment.Distinct {
-			out.Add(fmt.Errorf("%w: %q is a distinct metric on a grid coarser than 5m, a bare selector has no value; use distinct_over_time",
-				annotations.PromQLWarning, sel.labels.Get(model.MetricNameLabel)))
+			out.Add(coarseWarning(sel.labels))
 		}
 	}
 	return out
+}
+
+func coarseWarning(ls labels.Labels) error {
+	return fmt.Errorf("%w: %q is a distinct metric on a grid coarser than 5m, a bare selector has no value; use distinct_over_time",
+		annotations.PromQLWarning, ls.Get(model.MetricNameLabel))
 }
 
 func (q *querier) LabelValues(ctx context.Context, name string, hints *storage.LabelHints, matchers ...*labels.Matcher) ([]string, annotations.Annotations, error) {

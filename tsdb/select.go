@@ -10,7 +10,6 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
-	"github.com/prometheus/prometheus/tsdb/chunks"
 
 	"github.com/quipudb/quipu/internal/budget"
 	"github.com/quipudb/quipu/internal/increment"
@@ -32,20 +31,13 @@ type memPart struct {
 }
 
 type blockChunk struct {
-	block  *block
-	reader *chunks.Reader
-	meta   chunks.Meta
+	block *block
+	files *chunkFiles
+	meta  chunkAt
 }
 
-// chunk reads the chunk, whose checksum upstream's reader verifies.
-func (c *blockChunk) chunk() (chunkenc.Chunk, error) {
-	ch, _, err := c.reader.ChunkOrIterable(c.meta)
-	if err != nil {
-		file, _ := chunks.BlockChunkRef(c.meta.Ref).Unpack()
-		return nil, fmt.Errorf("%s/%s: %w", blockChunks, chunkFileName(file), err)
-	}
-	return ch, nil
-}
+// chunk returns the chunk's encoding and bytes, whose checksum it has verified.
+func (c *blockChunk) chunk() (chunkenc.Encoding, []byte, error) { return c.files.chunk(c.meta.ref) }
 
 // window is the part of time a selection reads. A series is selected where it has
 // increments that can show in [showMin, showMax]; its increments are then read
@@ -96,7 +88,6 @@ type selector struct {
 	win      window
 	deleted  *deletions
 	matchers []*labels.Matcher
-	keep     []string // the only labels that are wanted; nil: all
 	// byHash finds a series again; nil where all are in one place.
 	byHash map[uint64][]*selection
 	out    []*selection
@@ -105,34 +96,23 @@ type selector struct {
 	chunks []blockChunk
 }
 
-// selectSeries returns the series in no particular order, unless all are in one block,
-// which has them by labels; the version must stay
-// pinned, and the blocks open, while they are read. Some may have been made after the
+// selectSeries returns the series in no particular order; the version must stay pinned,
+// and the blocks open, while they are read. Some may have been made after the
 // cut: they have no increments at it.
-func selectSeries(ctx context.Context, v *version, blocks *openBlocks, win window, matchers []*labels.Matcher) ([]*selection, error) {
-	out, _, err := selectSorted(ctx, v, blocks, win, matchers, nil)
-	return out, err
-}
-
-// selectSorted is selectSeries, and reports whether the series are by labels. Where all
-// are in one block, they may have no labels but those to keep, unless that is nil.
-func selectSorted(ctx context.Context, v *version, blocks *openBlocks, win window, matchers []*labels.Matcher, keep []string) (found []*selection, sorted bool, err error) {
+func selectSeries(ctx context.Context, v *version, blocks *openBlocks, win window, matchers []*labels.Matcher) (found []*selection, err error) {
 	s := selector{ctx: ctx, blocks: blocks, win: win, deleted: &v.deleted, matchers: matchers}
-	mems := slices.DeleteFunc(slices.Clone(v.mems), func(m *memtable) bool { return m.end <= win.readMin || m.start > win.showMax })
-	inBlocks := slices.DeleteFunc(slices.Clone(v.blocks), func(b *block) bool { return b.MaxTime <= win.readMin || b.MinTime > win.showMax })
+	mems, inBlocks := partsIn(v, win)
 	if len(mems)+len(inBlocks) > 1 {
 		s.byHash = map[uint64][]*selection{}
-	} else if len(v.deleted.list) == 0 { // else all labels say what was deleted
-		s.keep = keep
 	}
 	for _, m := range mems {
 		if err := s.addMemtable(m); err != nil {
-			return nil, false, err
+			return nil, err
 		}
 	}
 	for _, b := range inBlocks {
 		if err := readMapped(func() error { return s.addBlock(b) }); err != nil {
-			return nil, false, fmt.Errorf("select: %w", b.readError(err))
+			return nil, fmt.Errorf("select: %w", b.readError(err))
 		}
 	}
 	// Series with increments only before what can show were taken along for the
@@ -152,7 +132,7 @@ func selectSorted(ctx context.Context, v *version, blocks *openBlocks, win windo
 	if err == nil {
 		err = budget.From(ctx).AddSeries(len(out))
 	}
-	return out, len(mems) == 0 && s.byHash == nil, err
+	return out, err
 }
 
 func (s *selector) addMemtable(m *memtable) error {
@@ -182,7 +162,6 @@ func (s *selector) addBlock(b *block) error {
 		return err
 	}
 	d := newSeriesDecoder(ix)
-	d.keep = s.keep
 	var kind increment.Kind
 	var named uint32 // the metric that kind is of: one name is of one kind
 	pending := s.deleted.pending(b.clean.Load(), b.MinTime, b.MaxTime)
@@ -190,14 +169,19 @@ func (s *selector) addBlock(b *block) error {
 		if n%lookEvery == 0 && s.ctx.Err() != nil {
 			return s.ctx.Err()
 		}
-		ls, err := d.decode(p.At())
+		if err := d.decode(p.At()); err != nil {
+			return err
+		}
+		metas := s.win.cut(d.metas)
+		if len(metas) == 0 {
+			continue
+		}
+		ls, err := d.labels()
 		if err != nil {
 			return err
 		}
 		some := selecting(pending, ls)
-		metas := slices.DeleteFunc(d.metas, func(m chunks.Meta) bool {
-			return m.MaxTime < s.win.readMin || m.MinTime > s.win.showMax || coversChunk(some, &m)
-		})
+		metas = slices.DeleteFunc(metas, func(m chunkAt) bool { return coversChunk(some, &m) })
 		if len(metas) == 0 {
 			continue
 		}
@@ -218,15 +202,15 @@ func (s *selector) addBlock(b *block) error {
 
 // kind is that of the chunk's series.
 func (c *blockChunk) kind() (increment.Kind, error) {
-	ch, err := c.chunk()
+	e, _, err := c.chunk()
 	if err != nil {
 		return 0, err
 	}
-	return kindOf(ch.Encoding())
+	return kindOf(e)
 }
 
 // addChunks notes chunks of one block.
-func (s *selector) addChunks(sel *selection, b *block, cr *chunks.Reader, metas []chunks.Meta) {
+func (s *selector) addChunks(sel *selection, b *block, files *chunkFiles, metas []chunkAt) {
 	if len(sel.chunks) == 0 {
 		if len(metas) > cap(s.chunks)-len(s.chunks) {
 			s.chunks = make([]blockChunk, 0, max(len(metas), min(1024, 2*len(s.out))))
@@ -236,7 +220,7 @@ func (s *selector) addChunks(sel *selection, b *block, cr *chunks.Reader, metas 
 		sel.chunks = s.chunks[n:n:len(s.chunks)]
 	}
 	for _, m := range metas {
-		sel.chunks = append(sel.chunks, blockChunk{b, cr, m})
+		sel.chunks = append(sel.chunks, blockChunk{b, files, m})
 	}
 }
 
@@ -363,14 +347,14 @@ func appendChunks(all []blockChunk, mint, maxt int64, p *points) error {
 		if c.meta.MaxTime < mint || c.meta.MinTime >= maxt {
 			continue
 		}
-		ch, err := c.chunk()
+		e, src, err := c.chunk()
 		if err != nil {
 			return err
 		}
-		if _, err := appendChunk(ch.Encoding(), ch.Bytes(), p); err != nil {
+		if _, err := appendChunk(e, src, p); err != nil {
 			return fmt.Errorf("decode: %w", err)
 		}
-		p.bytes += len(ch.Bytes())
+		p.bytes += len(src)
 	}
 	return nil
 }

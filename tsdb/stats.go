@@ -108,7 +108,10 @@ func (c *seriesCounter) addBlock(b *block) error {
 		if n%lookEvery == 0 && c.ctx.Err() != nil {
 			return c.ctx.Err()
 		}
-		ls, err := d.decode(p.At())
+		if err := d.decode(p.At()); err != nil {
+			return err
+		}
+		ls, err := d.labels()
 		if err != nil {
 			return err
 		}

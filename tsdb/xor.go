@@ -37,7 +37,7 @@ func appendXORChunk(src []byte, c *column.Column) error {
 		if size <= 0 {
 			return errChunkShort
 		}
-		d := xorDecoder{src: src[size:], t: t, delta: int64(delta), bits: bits, leading: 0, width: 64}
+		d := xorDecoder{src: src[size:], t: t, delta: int64(delta), bits: bits, width: 64}
 		if err := d.read(ts[1:], vs[1:]); err != nil {
 			return err
 		}
@@ -74,8 +74,8 @@ type xorDecoder struct {
 	t     int64
 	delta int64
 	bits  uint64 // of the value before
-	// Of the significant bits of the last difference.
-	leading, width uint
+	// Of the significant bits of the last difference, to the right of which are others.
+	width, right uint
 }
 
 // refill makes at least 56 bits unread, or all that are left.
@@ -97,10 +97,22 @@ func refill(src []byte, acc uint64, n uint) ([]byte, uint64, uint) {
 func (d *xorDecoder) read(ts []int64, vs []float64) error {
 	src, acc, n := d.src, d.acc, d.n
 	t, delta, bits := d.t, d.delta, d.bits
+	width, right := d.width, d.right
 	vs = vs[:len(ts)]
 	for i := range ts {
 		if n < 32 {
 			src, acc, n = refill(src, acc, n)
+		}
+		// Most are as far from the one before as that is from the one before it, and have
+		// another value, whose significant bits are where they were: 0, 1, 0.
+		if acc>>61 == 0b010 && i > 0 && n >= width+3 && delta > 0 {
+			acc <<= 3
+			bits ^= acc >> ((64 - width) & 63) << (right & 63)
+			acc <<= width & 63
+			n -= width + 3
+			t += delta
+			ts[i], vs[i] = t, math.Float64frombits(bits)
+			continue
 		}
 		if i > 0 { // the first one's delta is known
 			if acc>>63 == 0 {
@@ -126,31 +138,32 @@ func (d *xorDecoder) read(ts []int64, vs []float64) error {
 			n--
 		} else {
 			if acc>>62 == 0b11 {
-				d.leading, d.width = uint(acc>>57)&31, uint(acc>>51)&63
-				if d.width == 0 {
-					d.width = 64
+				leading := uint(acc>>57) & 31
+				if width = uint(acc>>51) & 63; width == 0 {
+					width = 64
 				}
-				if d.leading+d.width > 64 {
-					return fmt.Errorf("chunk has %d bits after %d", d.width, d.leading)
+				if leading+width > 64 {
+					return fmt.Errorf("chunk has %d bits after %d", width, leading)
 				}
+				right = 64 - leading - width
 				acc <<= 13
 				n -= 13
 			} else {
 				acc <<= 2
 				n -= 2
 			}
-			if int(n) < int(d.width) {
+			if int(n) < int(width) {
 				if int(n) < 0 {
 					return errChunkShort
 				}
 				src, acc, n = refill(src, acc, n)
 			}
-			if n >= d.width {
-				bits ^= acc >> (64 - d.width) << (64 - d.leading - d.width)
-				acc <<= d.width
-				n -= d.width
+			if n >= width && width < 64 {
+				bits ^= acc >> ((64 - width) & 63) << (right & 63)
+				acc <<= width & 63
+				n -= width
 			} else { // more than are unread at once
-				high := d.width - 32
+				high := width - 32
 				x := acc >> (64 - high) << 32
 				acc <<= high
 				if n -= high; int(n) < 0 {
@@ -160,7 +173,7 @@ func (d *xorDecoder) read(ts []int64, vs []float64) error {
 				x |= acc >> 32
 				acc <<= 32
 				n -= 32
-				bits ^= x << (64 - d.leading - d.width)
+				bits ^= x << right
 			}
 		}
 		if int(n) < 0 {

@@ -44,7 +44,7 @@ func (d data) end() time.Time { return start.Add(time.Duration(d.windows) * step
 
 func denseLabels(i int) labels.Labels {
 	return labels.FromStrings(
-		model.MetricNameLabel, "m",
+		model.MetricNameLabel, "m_total",
 		"browser", []string{"chrome", "edge", "firefox", "opera", "safari"}[i%5],
 		"country", fmt.Sprintf("C%d", i/5%20),
 		"page", fmt.Sprintf("/articles/%04d", i/100),
@@ -56,7 +56,7 @@ func histogramLabels(i int) labels.Labels {
 }
 
 func pageLabels(i int) labels.Labels {
-	return labels.FromStrings(model.MetricNameLabel, "m", "page", fmt.Sprintf("/articles/%05d", i))
+	return labels.FromStrings(model.MetricNameLabel, "m_total", "page", fmt.Sprintf("/articles/%05d", i))
 }
 
 // counts yields the increments of the i-th series, by window.

@@ -15,12 +15,16 @@ type query struct {
 	// overSamples and overIncrements are how many times less CPU than upstream a query
 	// must take; 0: it is only reported.
 	overSamples, overIncrements float64
+	// again names a query that is asked once more one step later; times are then less than
+	// that took.
+	again string
 }
 
 // header names the columns of write.
 const header = "query        storage     CPU s    of upstream   must be     judged  wall s   MiB    of upstream  must be   judged\n"
 
-// write prints a line of what one storage took for a query, beside upstream's.
+// write prints a line of what one storage took for a query, beside upstream's or, of a
+// query that was asked again, beside the first time's.
 func write(w io.Writer, name, storage string, r, theirs *results, times float64) {
 	fmt.Fprintf(w, "%-12s %-11s %-8.3g", name, storage, r.CPU)
 	if theirs == nil {
@@ -34,12 +38,15 @@ func write(w io.Writer, name, storage string, r, theirs *results, times float64)
 			judged = "short"
 		}
 	}
-	memory := "ok"
-	if r.MemoryMiB > theirs.MemoryMiB/4 {
+	memory, ofTheirs, mustMemory := "ok", fmt.Sprintf("1/%.3g", theirs.MemoryMiB/r.MemoryMiB), "1/4"
+	switch {
+	case theirs.MemoryMiB == 0: // of the first time
+		memory, ofTheirs, mustMemory = "-", "-", "-"
+	case r.MemoryMiB > theirs.MemoryMiB/4:
 		memory = "short"
 	}
 	fmt.Fprintf(w, " %-13s %-11s %-7s %-8.3g %-6.0f %-12s %-9s %s", fmt.Sprintf("1/%.3g", theirs.CPU/r.CPU), must, judged, r.Wall, r.MemoryMiB,
-		fmt.Sprintf("1/%.3g", theirs.MemoryMiB/r.MemoryMiB), "1/4", memory)
+		ofTheirs, mustMemory, memory)
 	if r.Values != theirs.Values || math.Abs(r.Sum-theirs.Sum) > 1e-9*math.Abs(theirs.Sum) {
 		fmt.Fprintf(w, "  results differ: %d values, sum %g; upstream %d, %g", r.Values, r.Sum, theirs.Values, theirs.Sum)
 	}

@@ -30,7 +30,7 @@ func groupText(d data, scale float64) string {
 	var b strings.Builder
 	b.WriteString("groups:\n- name: pages\n  interval: 15s\n  query_offset: 15s\n  rules:\n")
 	for page := range max(1, int(float64(d.series)*scale)/100) {
-		fmt.Fprintf(&b, "  - {record: \"country:m:rate5m\", labels: {page: \"%04d\"}, expr: 'sum by (country) (rate(m{page=\"/articles/%04d\"}[5m]))'}\n", page, page)
+		fmt.Fprintf(&b, "  - {record: \"country:m:rate5m\", labels: {page: \"%04d\"}, expr: 'sum by (country) (rate(m_total{page=\"/articles/%04d\"}[5m]))'}\n", page, page)
 	}
 	return b.String()
 }

@@ -25,6 +25,14 @@ type Set interface {
 	Read(i int, c *Column) error
 }
 
+// Alike is a Set that may know which of its series have the same labels.
+type Alike interface {
+	// LabelSets is how many different labels there are; 0: it is not known. LabelSet
+	// numbers those of a series.
+	LabelSets() int
+	LabelSet(i int) int
+}
+
 // Ordered is a Set whose series are read faster in another order than their own.
 type Ordered interface {
 	// Order is all series in that order; nil: it is their own.
