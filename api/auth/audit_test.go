@@ -50,7 +50,7 @@ func openTestAudit(t testing.TB, c *clock) *AuditLog {
 
 // A line says when who did what to what, from where, and how it ended.
 func TestAudit(t *testing.T) {
-	l := openTestAudit(t, &clock{testStart})
+	l := openTestAudit(t, newClock())
 	ctx := With(context.Background(), &Request{
 		Subject: &Subject{ID: "abc", Issuer: issuerKey, Tenant: mustTenant(t, "a")}, Client: "192.0.2.1", Route: "/r", Log: l,
 	})
@@ -85,7 +85,7 @@ func TestAudit(t *testing.T) {
 
 // The log takes so much of the disk and no more, and loses the oldest.
 func TestAuditLogIsBounded(t *testing.T) {
-	l := openTestAudit(t, &clock{testStart})
+	l := openTestAudit(t, newClock())
 	l.bytesMax = 1000
 	const lines = 200
 	for i := range lines {
@@ -121,7 +121,7 @@ func TestAuditLogIsBounded(t *testing.T) {
 // Of a source that is refused again and again a few lines are written, then how many more
 // there were; a flood from everywhere takes no more memory than that of many.
 func TestRefusalsAreSuppressed(t *testing.T) {
-	c := &clock{testStart}
+	c := newClock()
 	l := openTestAudit(t, c)
 	a, err := New(Options{DataDir: t.TempDir(), Now: c.time, Registerer: prometheus.NewRegistry(), Audit: l})
 	if err != nil {
@@ -140,7 +140,7 @@ func TestRefusalsAreSuppressed(t *testing.T) {
 	}
 	refuseFor("192.0.2.1", "Bearer "+keyPrefix+strings.Repeat("a", keyLen-len(keyPrefix))) // behind the same proxy
 	refuse("192.0.2.2")
-	c.now = c.now.Add(gateWindow)
+	c.forward(gateWindow)
 	a.flushGate()
 	refuse("192.0.2.1")
 	written, reasons := map[string]int{}, map[string]int{}

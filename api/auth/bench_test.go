@@ -65,7 +65,7 @@ func benched(t testing.TB) (a *Authenticator, key string, s *signer) {
 	s = newSigner(t)
 	config := s.config()
 	config.Plans = map[string]Plan{"p": {EventsPerDay: 1e15, RequestsPerDay: 1e15, RequestsPerSecond: 1e9}}
-	a = newTest(t, t.TempDir(), &clock{testStart}, config)
+	a = newTest(t, t.TempDir(), newClock(), config)
 	a.ReadIssuers(t.Context())
 	_, key, err := a.Keys().Create(NewKey{Tenant: "a", Permissions: []string{"metrics:read"}, Plan: "p"})
 	if err != nil {
@@ -141,7 +141,7 @@ func TestTokenCacheIsBounded(t *testing.T) {
 
 // A kept token is good until it expires, with the leeway that clocks have.
 func TestKeptTokensExpire(t *testing.T) {
-	s, c := newSigner(t), &clock{testStart}
+	s, c := newSigner(t), newClock()
 	a := newTest(t, t.TempDir(), c, s.config())
 	a.ReadIssuers(t.Context())
 	r := withCredential(s.token(t, "me", testStart))
@@ -149,7 +149,7 @@ func TestKeptTokensExpire(t *testing.T) {
 		after time.Duration
 		ok    bool
 	}{{0, true}, {time.Hour, true}, {time.Hour + leeway - time.Second, true}, {time.Hour + leeway, false}, {time.Hour + 2*leeway, false}} {
-		c.now = testStart.Add(at.after)
+		c.set(testStart.Add(at.after))
 		if _, _, err := a.Identify(r, Any(MetricsRead), ""); (err == nil) != at.ok {
 			t.Errorf("after %s: %v", at.after, err)
 		}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,10 +19,18 @@ import (
 
 var testStart = time.Date(2026, 3, 4, 15, 0, 0, 0, time.UTC)
 
-// clock is one that tests move.
-type clock struct{ now time.Time }
+// clock is one that tests move, while others read it.
+type clock struct{ now atomic.Pointer[time.Time] }
 
-func (c *clock) time() time.Time { return c.now }
+func newClock() *clock {
+	c := &clock{}
+	c.set(testStart)
+	return c
+}
+
+func (c *clock) time() time.Time         { return *c.now.Load() }
+func (c *clock) set(t time.Time)         { c.now.Store(&t) }
+func (c *clock) forward(d time.Duration) { c.set(c.time().Add(d)) }
 
 func openTestKeys(t testing.TB, dir string, c *clock) *Keys {
 	t.Helper()
@@ -50,7 +59,7 @@ func newTest(t testing.TB, dir string, c *clock, config Config) *Authenticator {
 // Of a key's text nothing is stored that it could be told from.
 func TestKeysAreStoredAsHashes(t *testing.T) {
 	dir := t.TempDir()
-	keys := openTestKeys(t, dir, &clock{testStart})
+	keys := openTestKeys(t, dir, newClock())
 	k, text, err := keys.Create(NewKey{Tenant: "acme", Name: "tracker", Permissions: []string{"events:write"}})
 	if err != nil {
 		t.Fatal(err)
@@ -71,13 +80,13 @@ func TestKeysAreStoredAsHashes(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the file may be read by others: %v, %v", info.Mode(), err)
 	}
-	if again := openTestKeys(t, dir, &clock{testStart}).List(); len(again) != 1 || again[0].ID != k.ID {
+	if again := openTestKeys(t, dir, newClock()).List(); len(again) != 1 || again[0].ID != k.ID {
 		t.Errorf("opened again there are %v", again)
 	}
 }
 
 func TestKeysThatCannotBeMade(t *testing.T) {
-	keys := openTestKeys(t, t.TempDir(), &clock{testStart})
+	keys := openTestKeys(t, t.TempDir(), newClock())
 	for want, n := range map[string]NewKey{
 		"tenant: tenant id":        {Tenant: "../x", Permissions: []string{"admin"}},
 		"tenant id is empty":       {Permissions: []string{"admin"}},
@@ -98,7 +107,7 @@ func TestKeysThatCannotBeMade(t *testing.T) {
 // Two processes that make keys at the same time lose none.
 func TestKeysOfTwoProcesses(t *testing.T) {
 	dir := t.TempDir()
-	one, two := openTestKeys(t, dir, &clock{testStart}), openTestKeys(t, dir, &clock{testStart})
+	one, two := openTestKeys(t, dir, newClock()), openTestKeys(t, dir, newClock())
 	const each = 20
 	failed := make(chan error, 2)
 	for _, keys := range []*Keys{one, two} {
@@ -117,7 +126,7 @@ func TestKeysOfTwoProcesses(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := len(openTestKeys(t, dir, &clock{testStart}).List()); n != 2*each {
+	if n := len(openTestKeys(t, dir, newClock()).List()); n != 2*each {
 		t.Errorf("there are %d keys, want %d", n, 2*each)
 	}
 }
@@ -142,8 +151,8 @@ func awaitKey(t *testing.T, a *Authenticator, text string, known bool) time.Dura
 // What another process changes is in force without a restart.
 func TestKeysOfAnotherProcessAreSeen(t *testing.T) {
 	dir := t.TempDir()
-	a := newTest(t, dir, &clock{testStart}, Config{})
-	other := openTestKeys(t, dir, &clock{testStart})
+	a := newTest(t, dir, newClock(), Config{})
+	other := openTestKeys(t, dir, newClock())
 	k, text, err := other.Create(NewKey{Tenant: "a", Permissions: []string{"admin"}})
 	if err != nil {
 		t.Fatal(err)
@@ -169,7 +178,7 @@ func TestKeysOfAnotherProcessAreSeen(t *testing.T) {
 }
 
 func TestKeysExpire(t *testing.T) {
-	c := &clock{testStart}
+	c := newClock()
 	a := newTest(t, t.TempDir(), c, Config{})
 	_, text, err := a.Keys().Create(NewKey{Tenant: "a", Permissions: []string{"admin"}, Expires: testStart.Add(time.Hour)})
 	if err != nil {
@@ -186,7 +195,7 @@ func TestKeysExpire(t *testing.T) {
 
 // The keys of a tenant that is deleted are no keys of one that is made again.
 func TestDroppedTenantHasNoKeys(t *testing.T) {
-	a := newTest(t, t.TempDir(), &clock{testStart}, Config{})
+	a := newTest(t, t.TempDir(), newClock(), Config{})
 	texts := map[string]string{}
 	for _, of := range []string{"a", "b"} {
 		_, text, err := a.Keys().Create(NewKey{Tenant: of, Permissions: []string{"admin"}})
@@ -212,7 +221,7 @@ func TestDroppedTenantHasNoKeys(t *testing.T) {
 // A failed write of the file leaves the keys as they were.
 func TestKeysSurviveAFailedWrite(t *testing.T) {
 	dir := t.TempDir()
-	keys := openTestKeys(t, dir, &clock{testStart})
+	keys := openTestKeys(t, dir, newClock())
 	first, _, err := keys.Create(NewKey{Tenant: "a", Permissions: []string{"admin"}})
 	if err != nil {
 		t.Fatal(err)

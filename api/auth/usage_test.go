@@ -34,7 +34,7 @@ func identify(a *Authenticator, r *http.Request, p Permissions) *Refusal {
 
 // A key may make so many requests a second, and as many at once.
 func TestRequestsPerSecond(t *testing.T) {
-	c := &clock{testStart}
+	c := newClock()
 	a := newTest(t, t.TempDir(), c, Config{Plans: map[string]Plan{"p": {RequestsPerSecond: 3}}})
 	_, r := plannedKey(t, a, "p")
 	for i := range 3 {
@@ -45,7 +45,7 @@ func TestRequestsPerSecond(t *testing.T) {
 	if refusal := identify(a, r, MetricsRead); refusal == nil || refusal.Status != 429 || refusal.RetryAfter != time.Second {
 		t.Errorf("the fourth: %+v", refusal)
 	}
-	c.now = c.now.Add(334 * time.Millisecond)
+	c.forward(334 * time.Millisecond)
 	if refusal := identify(a, r, MetricsRead); refusal != nil {
 		t.Errorf("a third of a second later: %v", refusal)
 	}
@@ -56,7 +56,7 @@ func TestRequestsPerSecond(t *testing.T) {
 
 // A quota is of a day of UTC, and a restart does not begin another.
 func TestQuotaOfADay(t *testing.T) {
-	dir, c := t.TempDir(), &clock{testStart}
+	dir, c := t.TempDir(), newClock()
 	plans := Config{Plans: map[string]Plan{"p": {EventsPerDay: 10, RequestsPerDay: 4}}}
 	a, err := New(Options{DataDir: dir, Now: c.time, Registerer: prometheus.NewRegistry(), Config: plans})
 	if err != nil {
@@ -87,7 +87,7 @@ func TestQuotaOfADay(t *testing.T) {
 	if refusal := identify(a, r, MetricsRead); refusal == nil || refusal.Status != 429 {
 		t.Errorf("the fifth request: %v", refusal)
 	}
-	c.now = time.Date(2026, 3, 5, 0, 0, 0, 0, time.UTC)
+	c.set(time.Date(2026, 3, 5, 0, 0, 0, 0, time.UTC))
 	if refusal := identify(a, r, EventsWrite); refusal != nil {
 		t.Errorf("the next day: %v", refusal)
 	}
@@ -95,7 +95,7 @@ func TestQuotaOfADay(t *testing.T) {
 
 // A key of a plan that the configuration no longer has is not one without bounds.
 func TestKeyOfAnUnknownPlan(t *testing.T) {
-	a := newTest(t, t.TempDir(), &clock{testStart}, Config{})
+	a := newTest(t, t.TempDir(), newClock(), Config{})
 	_, r := plannedKey(t, a, "gone")
 	if refusal := identify(a, r, MetricsRead); refusal == nil || refusal.Status != 403 {
 		t.Errorf("%v, want 403", refusal)
@@ -110,7 +110,7 @@ func TestKeyOfAnUnknownPlan(t *testing.T) {
 
 // A tenant's administrator gives no more than it has.
 func TestWhoMakesKeys(t *testing.T) {
-	a := newTest(t, t.TempDir(), &clock{testStart}, Config{Plans: map[string]Plan{"free": {}, "paid": {}}})
+	a := newTest(t, t.TempDir(), newClock(), Config{Plans: map[string]Plan{"free": {}, "paid": {}}})
 	admin := &Subject{Tenant: mustTenant(t, "a"), Permissions: Admin, plan: "free"}
 	operator := &Subject{Operator: true, Permissions: Admin}
 	for _, c := range []struct {
@@ -150,7 +150,7 @@ func TestUsersAreOperators(t *testing.T) {
 	}
 	// "secret", at bcrypt's least cost
 	write("basic_auth_users:\n  ann: " + bcryptOf(t, "secret") + "\n")
-	a, err := New(Options{DataDir: t.TempDir(), Now: (&clock{testStart}).time, Registerer: prometheus.NewRegistry(), WebConfig: file})
+	a, err := New(Options{DataDir: t.TempDir(), Now: newClock().time, Registerer: prometheus.NewRegistry(), WebConfig: file})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -98,7 +98,8 @@ func (c *Collector) settle(totals map[tenant.ID]Counts) {
 			delete(c.own, id)
 		}
 	}
-	for id, n := range totals {
+	for _, id := range bySize(totals) {
+		n := totals[id]
 		more := n.minus(c.seen[id])
 		if more.Accepted < 0 || more.Queries < 0 {
 			more = n // deleted and made again
@@ -109,7 +110,8 @@ func (c *Collector) settle(totals map[tenant.ID]Counts) {
 			c.own[id] = own
 			continue
 		}
-		// The first tenants have their labels from their first event on.
+		// The first tenants, and the largest of them, have their labels from their first
+		// event on.
 		if len(c.own) < c.max {
 			c.own[id] = more
 			continue
@@ -125,6 +127,15 @@ func (c *Collector) choose(totals map[tenant.ID]Counts) {
 	if len(totals) <= c.max {
 		return // all have one
 	}
+	own := make(map[tenant.ID]Counts, c.max)
+	for _, id := range bySize(totals)[:c.max] {
+		own[id] = c.own[id]
+	}
+	c.own = own
+}
+
+// bySize are the tenants, those that did the most first.
+func bySize(totals map[tenant.ID]Counts) []tenant.ID {
 	size := func(id tenant.ID) int64 {
 		n := totals[id]
 		return n.Accepted + n.Duplicate + n.Filtered + n.Rejected + n.Queries
@@ -136,11 +147,7 @@ func (c *Collector) choose(totals map[tenant.ID]Counts) {
 	slices.SortFunc(ids, func(a, b tenant.ID) int {
 		return cmp.Or(cmp.Compare(size(b), size(a)), cmp.Compare(a.String(), b.String()))
 	})
-	own := make(map[tenant.ID]Counts, c.max)
-	for _, id := range ids[:c.max] {
-		own[id] = c.own[id]
-	}
-	c.own = own
+	return ids
 }
 
 func (c *Collector) send(ch chan<- prometheus.Metric, label string, n Counts, s Stored) {
