@@ -437,7 +437,7 @@ func (a *Authenticator) Charge(s *Subject, events int) {
 // refused counts and writes a refusal; of one address and reason only a few a minute.
 func (a *Authenticator) refused(r *http.Request, s *Subject, refusal *Refusal, now time.Time) {
 	a.metrics.refused.WithLabelValues(refusal.reason).Inc()
-	client, ok := a.gate.pass(source{hostOf(r.RemoteAddr), refusal.reason}, now)
+	client, ok := a.gate.pass(source{ClientOf(r), refusal.reason}, now)
 	if !ok {
 		return
 	}
