@@ -196,7 +196,7 @@ func TestTenantHeaderGrantsNothing(t *testing.T) {
 		}
 	}
 	for _, path := range []string{"/api/v1/admin/keys", "/metrics"} {
-		if code, text, _ := call(t, g.srv, "GET", path, "", append(bearer(mine), "X-Scope-OrgID", "b")...); code != 403 {
+		if code, text, _ := call(t, g.srv, "GET", path, "", append(bearer(mine), "X-Scope-OrgID", "b")...); code != 403 || !strings.Contains(text, "that the header X-Scope-OrgID names") {
 			t.Errorf("%s of another tenant: %d %s", path, code, text)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/quipudb/quipu/api/auth"
 	"github.com/quipudb/quipu/ingest"
 	"github.com/quipudb/quipu/internal/scope"
 	"github.com/quipudb/quipu/internal/tenant"
@@ -84,7 +85,7 @@ func (a *api) explainEvent(w http.ResponseWriter, r *http.Request) {
 	format, err := ingest.FormatNamed(name)
 	if err == nil {
 		var post *ingest.Post
-		if post, err = format.Open(&ingest.Request{Header: r.Header, Query: query, Client: clientOf(r), Body: body.bytes}); err == nil {
+		if post, err = format.Open(&ingest.Request{Header: r.Header, Query: query, Client: auth.ClientOf(r), Body: body.bytes}); err == nil {
 			explained, err = a.rules.Explain(r.Context(), tenantOf(r), post)
 		}
 	}

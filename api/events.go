@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -108,7 +107,7 @@ func (a *api) events(w http.ResponseWriter, r *http.Request, route string, forma
 		respondError(w, a.logger, http.StatusBadRequest, errorBadData, "the request has more than one Idempotency-Key")
 		return
 	}
-	request := &ingest.Request{Path: r.URL.Path, Header: r.Header, Query: r.URL.Query(), Client: clientOf(r)}
+	request := &ingest.Request{Path: r.URL.Path, Header: r.Header, Query: r.URL.Query(), Client: auth.ClientOf(r)}
 	r, body, ok := a.received(w, r, route, formats)
 	if !ok {
 		return
@@ -222,15 +221,6 @@ func (a *api) admitted(w http.ResponseWriter, r *http.Request) (*heldBody, bool)
 		return nil, false
 	}
 	return body, true
-}
-
-// clientOf is the address of who sent r, without its port.
-func clientOf(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	return host
 }
 
 // respondNotTaken says why a batch was not taken, and when to send it again.

@@ -190,7 +190,7 @@ func (a *api) identify(r *http.Request, route string, need auth.Need, key string
 	if err != nil {
 		return nil, err
 	}
-	return auth.With(r.Context(), &auth.Request{Subject: who, Client: clientOf(r), Route: route, Log: a.audit}), nil
+	return auth.With(r.Context(), &auth.Request{Subject: who, Client: auth.ClientOf(r), Route: route, Log: a.audit}), nil
 }
 
 // subject is who makes a request and of which tenant, where there are credentials;
@@ -218,7 +218,7 @@ func (a *api) authenticate(r *http.Request, route string, need auth.Need, key st
 			return nil, err
 		}
 	}
-	ctx := auth.With(r.Context(), &auth.Request{Subject: who, Client: clientOf(r), Route: route, Log: a.audit})
+	ctx := auth.With(r.Context(), &auth.Request{Subject: who, Client: auth.ClientOf(r), Route: route, Log: a.audit})
 	return scope.With(ctx, s), nil
 }
 

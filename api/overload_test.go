@@ -61,6 +61,7 @@ func TestWhatIsNotTaken(t *testing.T) {
 		{"rate", "{}", "", cannedSink{fail: rate}, 429, "3", "limits.events_per_second"},
 		{"overload", "{}", "", cannedSink{fail: fmt.Errorf("store: %w", over)}, 503, "1", `"errorType":"unavailable","error":"store: the server is overloaded: no processor came free within 1s: send it again later"`},
 		{"tenant cannot be opened", "{}", "", cannedSink{refuse: errors.New("damaged")}, 503, "1", "damaged"},
+		{"tenant is deleted meanwhile", "{}", "", cannedSink{fail: fmt.Errorf("tenant a %w", tenant.ErrDropped)}, 409, "", `"errorType":"conflict","error":"tenant a was deleted while the request was on its way"`},
 		{"body of a tenant", long, "", cannedSink{limits: bounded(func(l *tenant.Limits) { l.BodyBytes = 599 })}, 413, "", "the body is longer than 599 bytes (limits.body_bytes): send"},
 		{"body of the server", long + long, "", cannedSink{limits: bounded(func(l *tenant.Limits) { l.BodyBytes = 5000 })}, 413, "", "the body is longer than 1000 bytes: send"},
 		{"body of a tenant, decoded", gzipped(t, long), "gzip", cannedSink{limits: bounded(func(l *tenant.Limits) { l.DecodedBytes = 599 })}, 413, "", "the body is longer than 599 bytes after decompression (limits.decoded_bytes): send"},

@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"net/netip"
 	"testing"
+
+	"github.com/quipudb/quipu/api/auth"
 )
 
 // A client is who came to the first proxy that is trusted; what a client writes into the
@@ -30,7 +32,7 @@ func TestForwarded(t *testing.T) {
 		for _, value := range tc.header {
 			r.Header.Add("X-Forwarded-For", value)
 		}
-		if got := clientOf(forwarded(r, proxies)); got != tc.want {
+		if got := auth.ClientOf(forwarded(r, proxies)); got != tc.want {
 			t.Errorf("%s with %q: %s, want %s", tc.remote, tc.header, got, tc.want)
 		}
 	}

@@ -222,6 +222,13 @@ func (a *Authenticator) HasPlan(name string) bool {
 	return name != "" && a.rules.Load().plans[name] != nil
 }
 
+// Empty reports whether nobody can have a credential: there is no live key, no issuer and
+// no user.
+func (a *Authenticator) Empty() bool {
+	u := a.users.Load()
+	return len(*a.keys.Load()) == 0 && len(a.rules.Load().issuers) == 0 && (u == nil || len(u.hashes) == 0)
+}
+
 // DropTenant forgets the keys of a tenant that was deleted, and returns how many there
 // were.
 func (a *Authenticator) DropTenant(id tenant.ID) (int, error) {
@@ -430,7 +437,7 @@ func (a *Authenticator) Charge(s *Subject, events int) {
 // refused counts and writes a refusal; of one address and reason only a few a minute.
 func (a *Authenticator) refused(r *http.Request, s *Subject, refusal *Refusal, now time.Time) {
 	a.metrics.refused.WithLabelValues(refusal.reason).Inc()
-	client, ok := a.gate.pass(source{hostOf(r.RemoteAddr), refusal.reason}, now)
+	client, ok := a.gate.pass(source{ClientOf(r), refusal.reason}, now)
 	if !ok {
 		return
 	}

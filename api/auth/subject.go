@@ -2,6 +2,8 @@ package auth
 
 import (
 	"context"
+	"net"
+	"net/http"
 	"sync/atomic"
 
 	"github.com/quipudb/quipu/internal/tenant"
@@ -58,6 +60,15 @@ type Request struct {
 	Log *AuditLog
 
 	audited atomic.Bool
+}
+
+// ClientOf is the address of who sent r, without its port.
+func ClientOf(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
 }
 
 type requestKey struct{}

@@ -87,6 +87,12 @@ func TestKeysOfAServer(t *testing.T) {
 		}
 		return strings.TrimSpace(out)
 	}
+	if _, errs, err := runQuipu(t, "keys", "list", "--server="+s.URL); err == nil || !strings.Contains(errs, "give one with --token or in QUIPU_TOKEN") {
+		t.Errorf("without a key: %v %s", err, errs)
+	}
+	if hint := "make the first one with"; !strings.Contains(s.log.String(), hint) {
+		t.Errorf("the log does not say how to begin: %q", hint)
+	}
 	operator := key("--data.dir="+s.DataDir, "--of=*", "--permission=admin", "--name=first")
 	took := s.awaitStatus(t, 200, "GET", "/metrics", "", operator)
 	t.Logf("the server took the key after %s", took)

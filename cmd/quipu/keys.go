@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/prometheus/common/model"
@@ -25,14 +24,13 @@ type keysCmd struct {
 }
 
 type keysCreateCmd struct {
-	remote
+	printing    `embed:""`
 	DataDir     string         `name:"data.dir" type:"path" placeholder:"DIR" help:"Directory of the data to make the key in, instead of asking a server: for the first one. A server that runs takes it within a second."`
 	Of          string         `placeholder:"ID" help:"Tenant that the key is of; * for a key of the operator's, which may name any tenant (default: that of the credential)."`
 	Name        string         `placeholder:"TEXT" help:"What the key is for."`
 	Permissions []string       `required:"" name:"permission" short:"p" placeholder:"PERMISSION" help:"events:write, metrics:write, metrics:read, rules:write, admin or process:read; several with commas."`
 	Plan        string         `placeholder:"NAME" help:"Plan of the configuration (auth.plans) that bounds the key (default: the tenant's)."`
 	ExpiresIn   model.Duration `placeholder:"30d" help:"Time after which the key is refused (default: never)."`
-	JSON        bool           `name:"json" help:"Print JSON."`
 }
 
 // Run makes a key. Its text goes to stdout and what else there is to say to stderr, so
@@ -46,7 +44,7 @@ func (c *keysCreateCmd) Run(con *console) error {
 	if err != nil {
 		return err
 	}
-	if c.JSON {
+	if c.Output == "json" {
 		return printJSON(con.out, made)
 	}
 	fmt.Fprintf(con.err, "key %s of tenant %s: %s. It is shown this once:\n", made.ID, made.Tenant, strings.Join(made.Permissions, ", "))
@@ -81,9 +79,8 @@ func (c *keysCreateCmd) create(con *console, expires time.Time) (client.Key, err
 }
 
 type keysListCmd struct {
-	remote
-	Of   string `placeholder:"ID" help:"Tenant whose keys are listed (default: all that the credential may see)."`
-	JSON bool   `name:"json" help:"Print JSON."`
+	printing `embed:""`
+	Of       string `placeholder:"ID" help:"Tenant whose keys are listed (default: all that the credential may see)."`
 }
 
 // Run prints a table.
@@ -96,7 +93,7 @@ func (c *keysListCmd) Run(con *console) error {
 	if err != nil {
 		return err
 	}
-	if c.JSON {
+	if c.Output == "json" {
 		return printJSON(con.out, keys)
 	}
 	date := func(t time.Time) string {
@@ -105,12 +102,12 @@ func (c *keysListCmd) Run(con *console) error {
 		}
 		return t.Format(time.DateOnly)
 	}
-	table := tabwriter.NewWriter(con.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "ID\tTENANT\tSTATE\tPERMISSIONS\tPLAN\tCREATED\tEXPIRES\tLAST USED\tNAME")
-	for _, k := range keys {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", k.ID, k.Tenant, k.State, strings.Join(k.Permissions, ","), k.Plan, date(k.Created), date(k.Expires), date(k.Used.Last), k.Name)
-	}
-	return table.Flush()
+	return printTable(con.out, func(w io.Writer) {
+		fmt.Fprintln(w, "ID\tTENANT\tSTATE\tPERMISSIONS\tPLAN\tCREATED\tEXPIRES\tLAST USED\tNAME")
+		for _, k := range keys {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", k.ID, k.Tenant, k.State, strings.Join(k.Permissions, ","), k.Plan, date(k.Created), date(k.Expires), date(k.Used.Last), k.Name)
+		}
+	})
 }
 
 type keysRevokeCmd struct {

@@ -143,6 +143,9 @@ func (c *serveCmd) openGuards(db *tsdb.DB, logger *slog.Logger, reg *prometheus.
 	if err != nil {
 		return nil, errors.Join(err, log.Close())
 	}
+	if g.auth.Empty() {
+		logger.Warn(fmt.Sprintf(`there is no API key yet, so every request is refused: make the first one with "quipu keys create --data.dir=%s --of='*' --permission=admin"`, c.DataDir))
+	}
 	conf.subscribe(func(old, new *configFile) {
 		if reflect.DeepEqual(old.Auth, new.Auth) {
 			return // what was verified stays so

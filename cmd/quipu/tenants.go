@@ -9,7 +9,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/alecthomas/units"
 
@@ -31,13 +30,6 @@ type tenantsCmd struct {
 	Usage   tenantsUsageCmd   `cmd:"" help:"Show what a tenant has and does."`
 }
 
-// tenantsRemote are the flags of every command about tenants.
-type tenantsRemote struct {
-	remote `embed:""`
-
-	Output string `short:"o" enum:"table,json" default:"table" help:"table or json."`
-}
-
 // showTenant prints the server's answer as JSON, or as a table of what it is decoded into.
 func showTenant[T any](con *console, output string, data json.RawMessage, err error, table func(w io.Writer, of *T)) error {
 	if err != nil {
@@ -50,13 +42,11 @@ func showTenant[T any](con *console, output string, data json.RawMessage, err er
 	if err := json.Unmarshal(data, &of); err != nil {
 		return fmt.Errorf("read the server's answer about tenants: %w", err)
 	}
-	w := tabwriter.NewWriter(con.out, 0, 0, 2, ' ', 0)
-	table(w, &of)
-	return w.Flush()
+	return printTable(con.out, func(w io.Writer) { table(w, &of) })
 }
 
 type tenantsCreateCmd struct {
-	tenantsRemote `embed:""`
+	printing `embed:""`
 
 	ID       string   `arg:"" help:"The tenant: letters, digits, - _ and . ."`
 	Settings []string `arg:"" optional:"" name:"field=value" help:"Settings, as for \"quipu tenants set\"."`
@@ -67,13 +57,13 @@ func (c *tenantsCreateCmd) Run(con *console) error {
 	if err != nil {
 		return err
 	}
-	return c.with(con, c.ID, func(ctx context.Context, server *client.Client) (json.RawMessage, error) {
+	return c.withTenant(con, c.ID, func(ctx context.Context, server *client.Client) (json.RawMessage, error) {
 		return server.CreateTenant(ctx, c.ID, settings)
 	})
 }
 
-// with does something with a tenant and shows it.
-func (r *tenantsRemote) with(con *console, id string, do func(context.Context, *client.Client) (json.RawMessage, error)) error {
+// withTenant does something with a tenant and shows it.
+func (r *printing) withTenant(con *console, id string, do func(context.Context, *client.Client) (json.RawMessage, error)) error {
 	if _, err := tenant.Parse(id); err != nil {
 		return err
 	}
@@ -118,7 +108,7 @@ func settingsObject(args []string) (json.RawMessage, error) {
 }
 
 type tenantsListCmd struct {
-	tenantsRemote `embed:""`
+	printing `embed:""`
 }
 
 func (c *tenantsListCmd) Run(con *console) error {
@@ -150,13 +140,13 @@ func (c *tenantsListCmd) Run(con *console) error {
 func bytesText(n int64) string { return units.Base2Bytes(n).Round(1).String() }
 
 type tenantsShowCmd struct {
-	tenantsRemote `embed:""`
+	printing `embed:""`
 
 	ID string `arg:"" help:"The tenant."`
 }
 
 func (c *tenantsShowCmd) Run(con *console) error {
-	return c.with(con, c.ID, func(ctx context.Context, server *client.Client) (json.RawMessage, error) {
+	return c.withTenant(con, c.ID, func(ctx context.Context, server *client.Client) (json.RawMessage, error) {
 		return server.Tenant(ctx, c.ID)
 	})
 }
@@ -183,7 +173,7 @@ func writeStatus(w io.Writer, s *api.TenantStatus) {
 }
 
 type tenantsSetCmd struct {
-	tenantsRemote `embed:""`
+	printing `embed:""`
 
 	ID       string   `arg:"" help:"The tenant."`
 	Settings []string `arg:"" name:"field=value" help:"As retention=30d, limits.series=200000 or idle_timeouts.orders_total=3h; with nothing after the = the default is in force again."`
@@ -194,37 +184,37 @@ func (c *tenantsSetCmd) Run(con *console) error {
 	if err != nil {
 		return err
 	}
-	return c.with(con, c.ID, func(ctx context.Context, server *client.Client) (json.RawMessage, error) {
+	return c.withTenant(con, c.ID, func(ctx context.Context, server *client.Client) (json.RawMessage, error) {
 		return server.ChangeTenant(ctx, c.ID, settings)
 	})
 }
 
 type tenantsSuspendCmd struct {
-	tenantsRemote `embed:""`
+	printing `embed:""`
 
 	ID string `arg:"" help:"The tenant."`
 }
 
 func (c *tenantsSuspendCmd) Run(con *console) error {
-	return c.with(con, c.ID, func(ctx context.Context, server *client.Client) (json.RawMessage, error) {
+	return c.withTenant(con, c.ID, func(ctx context.Context, server *client.Client) (json.RawMessage, error) {
 		return server.SuspendTenant(ctx, c.ID)
 	})
 }
 
 type tenantsResumeCmd struct {
-	tenantsRemote `embed:""`
+	printing `embed:""`
 
 	ID string `arg:"" help:"The tenant."`
 }
 
 func (c *tenantsResumeCmd) Run(con *console) error {
-	return c.with(con, c.ID, func(ctx context.Context, server *client.Client) (json.RawMessage, error) {
+	return c.withTenant(con, c.ID, func(ctx context.Context, server *client.Client) (json.RawMessage, error) {
 		return server.ResumeTenant(ctx, c.ID)
 	})
 }
 
 type tenantsDeleteCmd struct {
-	tenantsRemote `embed:""`
+	printing `embed:""`
 
 	Yes bool   `help:"Do not ask for the tenant's name again."`
 	ID  string `arg:"" help:"The tenant."`
@@ -260,7 +250,7 @@ func (c *tenantsDeleteCmd) Run(con *console) error {
 }
 
 type tenantsUsageCmd struct {
-	tenantsRemote `embed:""`
+	printing `embed:""`
 
 	ID string `arg:"" help:"The tenant."`
 }

@@ -121,7 +121,11 @@ func (c *Client) do(ctx context.Context, r request) ([]byte, error) {
 		return nil, fmt.Errorf("%s %s: the answer is larger than %d MiB", r.method, r.path, answerBytesMax>>20)
 	}
 	if resp.StatusCode/100 != 2 {
-		return nil, &StatusError{Code: resp.StatusCode, Message: messageOf(body), RetryAfter: retryAfter(resp.Header, time.Now()), body: body}
+		message := messageOf(body)
+		if resp.StatusCode == http.StatusUnauthorized && c.options.Token == "" {
+			message += "; give one with --token or in QUIPU_TOKEN"
+		}
+		return nil, &StatusError{Code: resp.StatusCode, Message: message, RetryAfter: retryAfter(resp.Header, time.Now()), body: body}
 	}
 	return body, nil
 }
