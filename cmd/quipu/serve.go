@@ -312,7 +312,9 @@ func (c *serveCmd) handler(db *tsdb.DB, guards *guards, logger *slog.Logger, reg
 		Admin:     db,
 		Features:  languageFeatures,
 		Admission: queries,
-		Operator:  &tenantAdmin{db: db, dir: c.DataDir, rules: ingester, usage: book, now: time.Now, dropped: []func(context.Context, tenant.ID) error{guards.dropTenant}},
+		Operator: &tenantAdmin{db: db, dir: c.DataDir, rules: ingester, usage: book, now: time.Now, dropped: []func(context.Context, tenant.ID) error{
+			guards.dropTenant, func(_ context.Context, id tenant.ID) error { return rules.Forget(id) },
+		}},
 
 		Auth:         guards.auth,
 		Audit:        guards.audit,
