@@ -36,7 +36,7 @@
 //   - limits.go: a tenant's limits: before a body is read, around it, and of rules
 //   - rates.go: what a tenant may send over time
 //   - depth.go: how deep an event may be
-//   - metrics.go: the process's own metrics of all this
+//   - metrics.go, lag.go: the process's own metrics of all this
 //
 // A new format is one more file, as segment.go is one, and its place in Formats: it
 // opens a request's body, says by a layout where an event has its name, user, time, id

@@ -193,6 +193,7 @@ func (g *Ingester) Events(ctx context.Context, id tenant.ID, post *Post, idempot
 	}
 	m.refused.Add(float64(len(batch.Refused)))
 	w.count(m)
+	w.countLag(m)
 	if r := &w.result; g.usage != nil {
 		g.usage.Events(id, r.Accepted, r.Duplicate, r.Filtered, r.Rejected)
 	}

@@ -29,6 +29,8 @@ type metrics struct {
 // zeros from the tenant's first batch on, so that a first rejection is an
 // increase.
 type tenantMetrics struct {
+	label                         string
+	lag                           lagCounts
 	batches                       *prometheus.CounterVec // by format
 	bytes, refused                prometheus.Counter
 	accepted, duplicate, filtered prometheus.Counter
@@ -62,7 +64,7 @@ func newMetrics(reg prometheus.Registerer, labelsMax int) (*metrics, error) {
 		}, []string{"tenant", "reason"}),
 		tenants: map[tenant.ID]*tenantMetrics{},
 	}
-	for _, c := range []prometheus.Collector{m.events, m.batches, m.bytes, m.refused, m.overRate} {
+	for _, c := range []prometheus.Collector{m.events, m.batches, m.bytes, m.refused, m.overRate, newLagCollector(m)} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics of ingest: %w", err)
 		}
@@ -100,6 +102,7 @@ func (m *metrics) tenant(id tenant.ID) *tenantMetrics {
 
 func (m *metrics) children(label string) *tenantMetrics {
 	t := &tenantMetrics{
+		label:     label,
 		batches:   m.batches.MustCurryWith(prometheus.Labels{"tenant": label}),
 		bytes:     m.bytes.WithLabelValues(label),
 		refused:   m.refused.WithLabelValues(label),

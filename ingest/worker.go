@@ -56,6 +56,13 @@ func (v *verdicts) count(m *tenantMetrics) {
 	}
 }
 
+// countLag counts how old the events were that the store took.
+func (w *worker) countLag(m *tenantMetrics) {
+	if w.result.Accepted > 0 {
+		m.lag.add(w.counted)
+	}
+}
+
 // decoder makes events of the texts of one body. What it returns is good until its next
 // call.
 type decoder interface {
@@ -87,9 +94,10 @@ type worker struct {
 
 // countedEvent is an event that waits for the store.
 type countedEvent struct {
-	index int   // in the body
-	end   int   // in coalescer.touched
-	id    int32 // position of its id in worker.ids, plus one; 0: it has none
+	index int    // in the body
+	end   int    // in coalescer.touched
+	id    int32  // position of its id in worker.ids, plus one; 0: it has none
+	lag   uint32 // how old it was, see lag
 }
 
 func newWorker(e *enrich.Enricher) *worker {
@@ -222,7 +230,7 @@ func (w *worker) event(raw []byte) *rejection {
 		w.result.Filtered++
 		return nil
 	}
-	c := countedEvent{index: index}
+	c := countedEvent{index: index, lag: lag(w.result.at, e.ms)}
 	if id, ok := e.id(w.rules); ok {
 		w.ids = append(w.ids, id)
 		c.id = int32(len(w.ids))

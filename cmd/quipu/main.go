@@ -21,7 +21,7 @@ type commandLine struct {
 	Import  importCmd  `cmd:"" help:"Post existing logs to a running server as events."`
 	Query   queryCmd   `cmd:"" help:"Ask a running server a PromQL question."`
 	Events  eventsCmd  `cmd:"" help:"Check, test and explain event rules."`
-	Rules   rulesCmd   `cmd:"" help:"Check and test recording and alerting rules."`
+	Rules   rulesCmd   `cmd:"" help:"Check, test, load and show recording and alerting rules."`
 	Tenants tenantsCmd `cmd:"" help:"Make, change, suspend and delete tenants of a running server, and show what they use."`
 	Config  configCmd  `cmd:"" help:"Check the configuration of a server."`
 	Bench   benchCmd   `cmd:"" help:"Measure a running server."`

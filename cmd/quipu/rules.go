@@ -13,6 +13,11 @@ import (
 type rulesCmd struct {
 	Check rulesCheckCmd `cmd:"" help:"Say what is wrong with files of recording and alerting rules."`
 	Test  rulesTestCmd  `cmd:"" help:"Run unit tests of recording and alerting rules, in promtool's format."`
+
+	List   rulesListCmd   `cmd:"" help:"List the groups of rules that a server has."`
+	Get    rulesGetCmd    `cmd:"" help:"Print groups of rules of a server, as a file."`
+	Load   rulesLoadCmd   `cmd:"" help:"Load files of rules into a server."`
+	Delete rulesDeleteCmd `cmd:"" help:"Remove groups of rules from a server."`
 }
 
 type rulesCheckCmd struct {

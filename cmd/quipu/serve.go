@@ -322,9 +322,10 @@ func (c *serveCmd) handler(db *tsdb.DB, guards *guards, logger *slog.Logger, reg
 		Admission: queries,
 		Operator: &tenantAdmin{
 			db: db, dir: c.DataDir, usage: book, now: time.Now,
-			dropped: []func(context.Context, tenant.ID) error{guards.dropTenant},
-			forget:  []func(tenant.ID){ingester.Forget, book.Forget, rules.Forget},
+			dropped: []func(context.Context, tenant.ID) error{guards.dropTenant, func(_ context.Context, id tenant.ID) error { return rules.Forget(id) }},
+			forget:  []func(tenant.ID){ingester.Forget, book.Forget},
 		},
+
 		Auth:         guards.auth,
 		Audit:        guards.audit,
 		TenantHeader: c.TenantHeader,

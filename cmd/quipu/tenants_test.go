@@ -433,3 +433,16 @@ func TestTenantDeleted(t *testing.T) {
 		t.Errorf("quipu check ends with %d", status)
 	}
 }
+
+// Settings that are inside of others are written with dots, names of metrics as they are.
+func TestSettingsObject(t *testing.T) {
+	got, err := settingsObject([]string{"retention=30d", "limits.series=20", "idle_timeouts.a:b_total=3h", "idle_timeouts.c.d=", "limits.exemplars="})
+	if want := `{"idle_timeouts":{"a:b_total":"3h","c.d":null},"limits":{"exemplars":null,"series":20},"retention":"30d"}`; err != nil || string(got) != want {
+		t.Errorf("%s, %v; want %s", got, err, want)
+	}
+	for _, wrong := range []string{"idle_timeouts.=3h", "idle_timeout.a=3h", "limits.limits=3"} {
+		if _, err := settingsObject([]string{wrong}); err == nil || !strings.Contains(err.Error(), "is no setting") {
+			t.Errorf("%s: %v", wrong, err)
+		}
+	}
+}

@@ -4,6 +4,7 @@
 //	retry.go    which errors pass, and how long to wait for that
 //	events.go   posting a batch of events
 //	query.go    asking PromQL
+//	rules.go    groups of recording and alerting rules
 //
 // Invariants:
 //

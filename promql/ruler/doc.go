@@ -34,7 +34,8 @@
 //
 // Invariants:
 //
-//	I1: rules read and write only with the tenant whose files they are in.
+//	I1: rules read and write only with the tenant whose files they are in,
+//	    and not at all while it is suspended, or once it was forgotten.
 //	I2: a group is evaluated, replaced, retired or evaluated again by one goroutine at
 //	    a time (group.evaluating).
 //	I3: evaluation times are multiples of the grid, and queries of rules are at least

@@ -27,6 +27,9 @@ func (r *Ruler) evaluate(ctx context.Context, g *group, ts int64) {
 	if g.gone || ctx.Err() != nil || !r.options.Files.exist(g.tenant.id) {
 		return
 	}
+	if r.suspended(g) {
+		return
+	}
 	began := time.Now()
 	e := &evaluation{ruler: r, tenant: g.tenant.id, group: g.rules}
 	ctx = e.context(ctx, max(ts, r.options.Now().UnixMilli()))
@@ -45,6 +48,21 @@ func (r *Ruler) evaluate(ctx context.Context, g *group, ts int64) {
 	g.last = ts
 	r.metrics.count(g, time.Since(began))
 	r.replay(ctx, g, ts-g.offset, mark)
+}
+
+// suspended reports whether the tenant is: then nothing of it is read or stored, and its
+// rules' health says so.
+func (r *Ruler) suspended(g *group) bool {
+	settings, err := r.options.Store.Settings(g.tenant.id)
+	if err != nil || !settings.Suspended {
+		return false // whoever needs a tenant that failed says how
+	}
+	why := fmt.Errorf("not evaluated: tenant %s %w", g.tenant.id, tenant.ErrSuspended)
+	for _, rule := range g.rules.Rules() {
+		rule.SetHealth(rules.HealthBad)
+		rule.SetLastError(why)
+	}
+	return true
 }
 
 // evaluation is one of a group: what its rules give goes to storage in as few batches as

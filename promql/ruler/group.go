@@ -31,8 +31,9 @@ type group struct {
 	late    lateState
 
 	// Guarded by Ruler.mu.
-	next int64
-	slot int // in the schedule, -1: not there
+	next   int64
+	slot   int                // in the schedule, -1: not there
+	cancel context.CancelFunc // of the evaluation under way; nil: there is none
 }
 
 // phaseOf spreads groups over their interval, on the grid: evaluation times are those
@@ -144,9 +145,12 @@ func (r *Ruler) start(ctx context.Context, g *group) {
 	g.next = ts + g.interval
 	r.running++
 	g.tenant.running++
+	ctx, g.cancel = context.WithCancel(ctx)
 	r.active.Go(func() {
 		r.evaluate(ctx, g, ts)
 		r.mu.Lock()
+		g.cancel()
+		g.cancel = nil
 		r.running--
 		g.tenant.running--
 		if r.tenants[g.tenant.id] == g.tenant && g.tenant.groups[g.key()] == g {

@@ -59,21 +59,6 @@ func (r *Ruler) Scan(start bool) {
 	}
 }
 
-// Forget ends the rules of a tenant that was deleted, and the state of its alerts: none of
-// it is of one that is made again under the name.
-func (r *Ruler) Forget(id tenant.ID) {
-	r.mu.Lock()
-	t := r.tenants[id]
-	r.mu.Unlock()
-	if t == nil {
-		return
-	}
-	t.replacing.Lock()
-	defer t.replacing.Unlock()
-	t.bad, t.stamp = nil, ""
-	r.replace(t, nil, loadChange)
-}
-
 // tenant returns the rules of a tenant, of which there may be none.
 func (r *Ruler) tenant(id tenant.ID) *tenantRules {
 	r.mu.Lock()
@@ -105,7 +90,7 @@ func (r *Ruler) load(t *tenantRules, mode loadMode) {
 		log.Error("rules cannot be read: those that were loaded stay", "err", err)
 		return
 	}
-	t.stamp = stamp
+	t.stamp, t.forgotten = stamp, false
 	parsed, bad := groupFiles{}, []string(nil)
 	total := 0
 	for namespace, text := range texts {
@@ -252,7 +237,42 @@ func (r *Ruler) replace(t *tenantRules, made map[string]*group, mode loadMode) {
 	r.wake()
 }
 
+// Forget forgets the rules of a tenant that is about to be deleted. When it returns, none
+// is being evaluated, and none will be before a file of its rules is written.
+func (r *Ruler) Forget(id tenant.ID) error {
+	t := r.tenant(id)
+	t.replacing.Lock()
+	defer t.replacing.Unlock()
+	stamp, err := r.options.Files.stamp(id)
+	if err != nil {
+		return err
+	}
+	// Who looks for rules finds nothing new as long as the files are there.
+	t.stamp, t.bad, t.forgotten = stamp, nil, stamp != ""
+	r.mu.Lock()
+	gone := t.sorted()
+	for _, g := range gone {
+		if g.cancel != nil {
+			g.cancel()
+		}
+	}
+	if t.forgotten {
+		r.tenants[id] = t
+	}
+	r.mu.Unlock()
+	r.schedule(t, nil)
+	for _, g := range gone {
+		g.evaluating.Lock()
+		g.gone = true
+		g.evaluating.Unlock()
+	}
+	r.notify.forget(id)
+	return nil
+}
+
 // schedule replaces the groups of a tenant in the schedule.
+//
+// REQUIRES: t.replacing
 func (r *Ruler) schedule(t *tenantRules, in map[string]*group) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -275,7 +295,7 @@ func (r *Ruler) schedule(t *tenantRules, in map[string]*group) {
 			heap.Push(&r.due, g)
 		}
 	}
-	if t.groups = in; len(in) == 0 {
+	if t.groups = in; len(in) == 0 && !t.forgotten {
 		delete(r.tenants, t.id)
 	}
 }

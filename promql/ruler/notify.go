@@ -192,6 +192,17 @@ func (n *notifiers) configure(c Alerting) {
 	}
 }
 
+// forget ends the notifier of a tenant. What is queued is still sent.
+func (n *notifiers) forget(id tenant.ID) {
+	n.mu.Lock()
+	m := n.tenants[id]
+	delete(n.tenants, id)
+	n.mu.Unlock()
+	if m != nil {
+		m.halt()
+	}
+}
+
 // stopTimeMax bounds how long alerts that wait may hold up a stop.
 const stopTimeMax = 5 * time.Second
 

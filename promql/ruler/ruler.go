@@ -95,6 +95,9 @@ type tenantRules struct {
 	replacing sync.Mutex
 	stamp     string   // of the files that were loaded
 	bad       []string // namespaces that could not be
+	// forgotten: the tenant is being deleted, and the files that stamp is of are not to be
+	// loaded again.
+	forgotten bool
 
 	// Guarded by Ruler.mu.
 	groups  map[string]*group

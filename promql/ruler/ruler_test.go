@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -244,5 +245,61 @@ func TestNamespacesAreFiles(t *testing.T) {
 	}
 	if err := f.write(id, strings.Repeat("x", 300), []byte("x")); !errors.Is(err, ErrBadRules) {
 		t.Errorf("a namespace that is too long: %v", err)
+	}
+}
+
+// Whoever deletes a tenant is told that its rules are forgotten when no evaluation is
+// under way; files that are not yet removed are not loaded again, those that are written
+// later are.
+func TestForget(t *testing.T) {
+	dir := t.TempDir()
+	writeGroups(t, dir, "gone", 3)
+	w := &world{begun: make(chan tenant.ID, 100), mayEnd: make(chan struct{}, 100)}
+	r := newRuler(t, dir, w, DefaultConfig())
+	r.Scan(true)
+	id, err := tenant.Parse("gone")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.clock.Add(15_000)
+	evaluated, forgotten := make(chan struct{}), make(chan error)
+	go func() {
+		defer close(evaluated)
+		r.EvaluateDue(t.Context())
+	}()
+	<-w.begun
+	go func() { forgotten <- r.Forget(id) }()
+	for len(r.RuleGroups(id)) > 0 { // until Forget waits for the evaluation
+		runtime.Gosched()
+	}
+	select {
+	case err := <-forgotten:
+		t.Errorf("forgotten, %v, while a rule is evaluated", err)
+	default:
+	}
+	close(w.mayEnd)
+	if err := <-forgotten; err != nil {
+		t.Fatal(err)
+	}
+	<-evaluated
+	for len(w.begun) > 0 {
+		<-w.begun
+	}
+	r.Scan(false)
+	w.clock.Add(60_000)
+	if _, ok := r.EvaluateDue(t.Context()); ok || len(w.begun) > 0 || len(r.RuleGroups(id)) > 0 {
+		t.Errorf("%d queries of a tenant that was forgotten", len(w.begun))
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "gone")); err != nil {
+		t.Fatal(err)
+	}
+	r.Scan(false)
+	if n := len(r.tenants); n != 0 {
+		t.Errorf("%d tenants are left", n)
+	}
+	writeGroups(t, dir, "gone", 1)
+	r.Scan(false)
+	if n := len(r.RuleGroups(id)); n != 1 {
+		t.Errorf("%d groups of a tenant that is made again", n)
 	}
 }
