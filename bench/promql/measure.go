@@ -98,8 +98,12 @@ func measureQuery(e env) (err error) {
 		r.MemoryMiB = memory
 		runs = append(runs, r)
 	}
+	last := runs[len(runs)-1]
 	slices.SortFunc(runs, func(a, b results) int { return int((a.CPU - b.CPU) * 1e9) })
-	return json.NewEncoder(os.Stdout).Encode(runs[len(runs)/2])
+	median := runs[len(runs)/2]
+	// Rules are evaluated at another time in each run: to compare results takes the same.
+	median.Values, median.Sum = last.Values, last.Sum
+	return json.NewEncoder(os.Stdout).Encode(median)
 }
 
 // once measures ask; its memory is looked at where watched is set.
