@@ -79,15 +79,13 @@ func (s *store) clean(ctx context.Context) (err error) {
 			untouched = append(untouched, b)
 		default:
 			rewritten = true
-			e = s.rewrite(ctx, v, []*block{b}, b.Seq)
+			_, e = s.rewrite(ctx, rewriting{sources: []*block{b}, seq: b.Seq, deleted: &v.deleted})
 		}
 		err = errors.Join(err, e)
 	}
 	err = errors.Join(err, s.markClean(untouched, v.deleted.last))
 	if rewritten {
-		s.barrier.Lock()
-		s.admission.forget()
-		s.barrier.Unlock()
+		s.forgetSeries()
 	}
 	return err
 }
@@ -123,30 +121,38 @@ func (b *block) touchedBy(ctx context.Context, some []*deletion) (touched bool, 
 	return touched, nil
 }
 
-// rewrite replaces blocks of a version by one that has what they have together, less
-// what was deleted: by none where nothing is left.
+// rewriting is what is to be done with some blocks of a version.
+type rewriting struct {
+	sources []*block
+	seq     uint64     // of the block that stands for them
+	deleted *deletions // of the version
+	past    *pastData  // nil: nothing
+}
+
+// rewrite replaces blocks by one that has what they have together, less what was deleted
+// or is past: by none where nothing is left. It returns how many bytes the new one has.
 //
 // REQUIRES: s.rewriting
-func (s *store) rewrite(ctx context.Context, v *version, sources []*block, seq uint64) error {
+func (s *store) rewrite(ctx context.Context, w rewriting) (bytes int64, err error) {
 	spec := blockSpec{
-		tenantDir: s.dir, tenant: s.id.String(), generation: s.generation, id: s.db.newULID(), step: s.grid(), seq: seq,
+		tenantDir: s.dir, tenant: s.id.String(), generation: s.generation, id: s.db.newULID(), step: s.grid(), seq: w.seq,
 	}
 	var blocks openBlocks
 	defer blocks.close()
-	for _, b := range sources {
-		if err := spec.addBlock(ctx, b, &blocks, &v.deleted); err != nil {
-			return err
+	for _, b := range w.sources {
+		if err := spec.addBlock(ctx, b, &blocks, &w); err != nil {
+			return 0, err
 		}
 	}
 	bi, ok, err := writeBlock(ctx, s.db.opts.FS, &spec)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if !ok {
-		return s.replaceBlocks(sources, nil)
+		return 0, s.replaceBlocks(w.sources, nil, w.past)
 	}
-	bi.Clean = v.deleted.last
-	return s.replaceBlocks(sources, []*block{newBlock(s.db.blocks, s.home, bi)})
+	bi.Clean = w.deleted.last
+	return bi.Bytes, s.replaceBlocks(w.sources, []*block{newBlock(s.db.blocks, s.home, bi)}, w.past)
 }
 
 // markClean notes that blocks have nothing of what was deleted up to a number.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -44,26 +45,18 @@ func (s *store) compactOnce(ctx context.Context, now time.Time) (did bool, err e
 	// flushMu.
 	v := s.versions.pin()
 	defer s.versions.unpin(v)
-	infos := make([]blockInfo, len(v.blocks))
-	for i, b := range v.blocks {
-		infos[i] = b.blockInfo
-	}
-	plan := planCompaction(infos, func(b blockInfo) int64 { return b.Bytes }, now, time.Duration(s.settings().Retention))
+	plan := planCompaction(v.infos(), now, &s.settings().Settings)
 	if plan == nil {
 		return false, nil
 	}
-	var sources []*block
-	for _, b := range v.blocks {
-		if slices.ContainsFunc(plan, func(p blockInfo) bool { return p.ULID == b.ULID }) {
-			sources = append(sources, b)
-		}
-	}
-	return true, s.rewrite(ctx, v, sources, place(plan))
+	_, err = s.rewrite(ctx, rewriting{sources: v.named(plan), seq: place(plan), deleted: &v.deleted})
+	return true, err
 }
 
 // replaceBlocks commits a manifest in which next stand for sources and removes
-// the sources when their last reader is done.
-func (s *store) replaceBlocks(sources, next []*block) error {
+// the sources when their last reader is done. past is what next lacks of the sources, nil
+// for nothing that readers have not been told of; where next is empty they are told.
+func (s *store) replaceBlocks(sources, next []*block, past *pastData) error {
 	s.flushMu.Lock()
 	defer s.flushMu.Unlock()
 	man := *s.man
@@ -80,18 +73,21 @@ func (s *store) replaceBlocks(sources, next []*block) error {
 	for _, b := range sources {
 		b.obsolete.Store(true)
 	}
-	if len(next) == 0 {
-		s.drop(sources)
-	} else {
+	switch {
+	case len(next) == 0:
+		s.drop(sources, nil, math.MaxInt64)
+	case past != nil:
+		s.drop(sources, next, past.end())
+	default:
 		s.versions.replace(nil, nil, next, sources)
 	}
 	s.showDeletions()
 	return nil
 }
 
-// addBlock adds the series of a block, less what was deleted, to what a block is written
-// from. The blocks must stay open until then.
-func (spec *blockSpec) addBlock(ctx context.Context, b *block, blocks *openBlocks, deleted *deletions) error {
+// addBlock adds the series of a block, less what was deleted or is past, to what a block is
+// written from. The blocks must stay open until then.
+func (spec *blockSpec) addBlock(ctx context.Context, b *block, blocks *openBlocks, w *rewriting) error {
 	meta, err := b.meta()
 	if err != nil {
 		return err
@@ -104,9 +100,9 @@ func (spec *blockSpec) addBlock(ctx context.Context, b *block, blocks *openBlock
 	}
 	spec.chunkBytes += files.chunks.Size()
 	sels, err := b.series(ctx, blocks)
-	pending := deleted.pending(b.clean.Load(), b.MinTime, b.MaxTime)
+	pending := w.deleted.pending(b.clean.Load(), b.MinTime, b.MaxTime)
 	for _, sel := range sels {
-		if !sel.removeDeleted(b, pending, deleted.step) {
+		if !sel.removeDeleted(b, pending, w.deleted.step) || w.past != nil && !sel.removePast(w.past) {
 			continue
 		}
 		spec.series = append(spec.series, blockSeries{

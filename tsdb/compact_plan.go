@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/oklog/ulid/v2"
+
+	"github.com/quipudb/quipu/internal/tenant"
 )
 
 // compactRanges are the spans that blocks are merged to, each a multiple of the
@@ -28,27 +30,42 @@ const (
 )
 
 // planCompaction returns the blocks to merge into one, nil where there are none
-// worth it. It is a function of what it is given: block infos and their sizes in
-// bytes, the present, and the tenant's retention (0: keep all).
+// worth it. It is a function of what it is given: block infos, the present, and the
+// tenant's retention.
 //
 // Spans are aligned to multiples of themselves since 1970, so that blocks of one
 // span never straddle two of the next. Inside a span blocks are merged in tiers:
 // the smaller ones first, the largest only when they add up to a part of it. Blocks
 // with samples are merged only with their neighbours in the order of writing.
-func planCompaction(blocks []blockInfo, size func(blockInfo) int64, now time.Time, retention time.Duration) []blockInfo {
+func planCompaction(blocks []blockInfo, now time.Time, settings *tenant.Settings) []blockInfo {
+	age, most := time.Duration(settings.Retention), int64(math.MaxInt64)
+	if settings.RetentionSize > 0 {
+		most = int64(settings.RetentionSize) / 10
+	}
 	for i, r := range compactRanges {
-		if i > 0 && retention > 0 && r > retention/10 {
+		if i > 0 && age > 0 && r > age/10 {
 			break // a block is dropped whole: it must not hold much more than it should
 		}
-		if merge := planSpan(blocks, size, now, r, i == 0); merge != nil {
+		tier := compactTier{span: r.Milliseconds(), growing: i == 0, bytesMax: most}
+		if i == 0 {
+			tier.bytesMax = math.MaxInt64
+		}
+		if merge := tier.plan(blocks, now); merge != nil {
 			return merge
 		}
 	}
 	return nil
 }
 
-func planSpan(blocks []blockInfo, size func(blockInfo) int64, now time.Time, span time.Duration, first bool) []blockInfo {
-	ms := span.Milliseconds()
+// compactTier is how blocks are merged to one span.
+type compactTier struct {
+	span     int64 // milliseconds
+	growing  bool  // also what is not over yet
+	bytesMax int64 // of what is merged to one
+}
+
+func (c *compactTier) plan(blocks []blockInfo, now time.Time) []blockInfo {
+	ms := c.span
 	spans := map[int64][]blockInfo{}
 	for _, b := range blocks {
 		start := floorTo(b.MinTime, ms)
@@ -64,21 +81,21 @@ func planSpan(blocks []blockInfo, size func(blockInfo) int64, now time.Time, spa
 	for _, start := range starts {
 		group := spans[start]
 		over := now.UnixMilli() >= start+ms+compactQuiet.Milliseconds()
-		if !over && !first {
+		if !over && !c.growing {
 			continue // only a day is merged while it still grows
 		}
-		if merge := planTier(group, blocks, size, over); merge != nil {
+		if merge := c.pick(group, blocks, over); merge != nil {
 			return merge
 		}
 	}
 	return nil
 }
 
-// planTier picks the blocks of one span to merge, of all that there are; over says that
-// the span is past.
-func planTier(group, all []blockInfo, size func(blockInfo) int64, over bool) []blockInfo {
+// pick returns the blocks of one span to merge, of all that there are; over says that the
+// span is past.
+func (c *compactTier) pick(group, all []blockInfo, over bool) []blockInfo {
 	slices.SortFunc(group, func(a, b blockInfo) int {
-		return cmp.Or(cmp.Compare(size(a), size(b)), a.ULID.Compare(b.ULID))
+		return cmp.Or(cmp.Compare(a.Bytes, b.Bytes), a.ULID.Compare(b.ULID))
 	})
 	enough := compactBlocks
 	if over {
@@ -86,12 +103,12 @@ func planTier(group, all []blockInfo, size func(blockInfo) int64, over bool) []b
 	}
 	total := int64(0)
 	for _, b := range group {
-		total += size(b)
+		total += b.Bytes
 	}
 	for n := len(group); n >= enough; n-- {
-		largest := size(group[n-1])
+		largest := group[n-1].Bytes
 		total -= largest
-		if float64(total) >= compactGrowth*float64(largest) && neighbours(group[:n], all) {
+		if float64(total) >= compactGrowth*float64(largest) && total+largest <= c.bytesMax && neighbours(group[:n], all) {
 			return group[:n]
 		}
 	}

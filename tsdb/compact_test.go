@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/oklog/ulid/v2"
-	"github.com/prometheus/common/model"
 
 	"github.com/quipudb/quipu/internal/tenant"
 )
@@ -33,6 +32,9 @@ func TestCompactionPlan(t *testing.T) {
 		{"a tenth of retention is the longest", "0+1:10 1+1:10 2+1:10", "3.1", "29d", ""},
 		{"a tenth of retention is the longest", "0+1:10 1+1:10 2+1:10", "3.1", "30d", "0+1:10 1+1:10 2+1:10"},
 		{"a day is merged whatever the retention", "0+1:10 0+1:10", "2", "2d", "0+1:10 0+1:10"},
+		{"nor is more than a tenth of the size that is kept", "0+1:10 1+1:10 2+1:10", "3.1", "199B", ""},
+		{"nor is more than a tenth of the size that is kept", "0+1:10 1+1:10 2+1:10", "3.1", "300B", "0+1:10 1+1:10 2+1:10"},
+		{"a day is merged whatever the size", "0+1:10 0+1:10", "2", "2B", "0+1:10 0+1:10"},
 		{"the largest spans hold no more", "0+27:500 27+27:500", "60", "", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -51,13 +53,19 @@ func TestCompactionPlan(t *testing.T) {
 			if _, err := fmt.Sscan(c.now, &day); err != nil {
 				t.Fatal(err)
 			}
-			retention := model.Duration(0)
-			if c.retention != "" {
-				if err := retention.Set(c.retention); err != nil {
+			var settings tenant.Settings
+			if strings.HasSuffix(c.retention, "B") {
+				if size, err := tenant.ParseByteSize(c.retention); err != nil {
+					t.Fatal(err)
+				} else {
+					settings.RetentionSize = size
+				}
+			} else if c.retention != "" {
+				if err := settings.Retention.Set(c.retention); err != nil {
 					t.Fatal(err)
 				}
 			}
-			plan := planCompaction(blocks, func(b blockInfo) int64 { return b.Bytes }, time.UnixMilli(int64(day*dayMillis)), time.Duration(retention))
+			plan := planCompaction(blocks, time.UnixMilli(int64(day*dayMillis)), &settings)
 			var got []string
 			for _, b := range plan {
 				got = append(got, names[b.ULID])
@@ -86,7 +94,7 @@ func TestCompactionPlanConverges(t *testing.T) {
 		flushed += size
 		blocks = append(blocks, blockInfo{ULID: ulid.ULID{0: next, 1: byte(i), 2: byte(i >> 8)}, MinTime: day * dayMillis, MaxTime: (day + 1) * dayMillis, Bytes: size})
 		for range 100 {
-			plan := planCompaction(blocks, func(b blockInfo) int64 { return b.Bytes }, time.UnixMilli(int64(i)*dayMillis/50), 0)
+			plan := planCompaction(blocks, time.UnixMilli(int64(i)*dayMillis/50), &tenant.Settings{})
 			if plan == nil {
 				break
 			}

@@ -139,6 +139,8 @@ type DB struct {
 	pinned   atomic.Int64
 	pressure pressure
 
+	idle idleVisits // owned by the goroutine that rewrites blocks
+
 	kick       chan struct{} // wakes background work early
 	kickBlocks chan struct{} // the part of it that rewrites blocks
 	stop       context.CancelFunc

@@ -120,6 +120,7 @@ func writeBlocksAtLimits(t *testing.T) {
 	if err := flush(); err != nil {
 		t.Fatal(err)
 	}
+	retainsAtLimits(t, db)
 	*db.now = testStart.Add(48 * time.Hour)
 	atLimits("merge", func() error {
 		s.compactAfter = time.Time{}
@@ -151,6 +152,45 @@ func writeBlocksAtLimits(t *testing.T) {
 	}
 	db.DB = nil
 	mustBeSound(t, dir)
+}
+
+// retainsAtLimits removes by rule what is past of another tenant, whose block stays as it
+// was until there is room.
+func retainsAtLimits(t *testing.T, db *testDB) {
+	ctx, id := context.Background(), tenantID(t, "ageing")
+	if err := db.CreateTenant(id, tenant.Patch{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.ChangeSettings(id, setting(`{"retention_rules": [{"match": "{page=~\".*7\"}", "retention": "1d"}]}`)); err != nil {
+		t.Fatal(err)
+	}
+	long := strings.Repeat("x", 1000)
+	for i := range 100 {
+		db.mustAppend(id, counterInc("events_total", testStart.Add(-72*time.Hour), 1, "page", fmt.Sprint(long, i)))
+	}
+	if err := db.Flush(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	s, want := db.mustStore(id), db.stored(id)
+	work := func() error {
+		s.byRules.after = time.Time{}
+		return s.retainByRules(ctx, *db.now)
+	}
+	for _, limit := range []uint64{1, 1000, 20_000, 100_000} {
+		if err := withFileLimit(t, limit, work); !errors.Is(err, syscall.EFBIG) || !strings.Contains(err.Error(), "tenant ageing: ") {
+			t.Errorf("retention at a limit of %d: %v", limit, err)
+		}
+		if err := diff(db.stored(id), want); err != nil {
+			t.Errorf("retention at a limit of %d: %v", limit, err)
+		}
+		mustHoldOnly(t, s)
+	}
+	if err := work(); err != nil {
+		t.Error(err)
+	}
+	if got := total(db.stored(id)); got != 90 {
+		t.Errorf("%v events after retention, want 90", got)
+	}
 }
 
 // deletesAtLimits deletes a series, which a record in the log does, and rewrites the block

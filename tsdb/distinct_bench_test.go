@@ -62,7 +62,7 @@ func (d *testDB) writeDistinct(n, users, perHour, from, to int) {
 	if err != nil || !ok {
 		d.t.Fatal(ok, err)
 	}
-	if err := s.replaceBlocks(nil, []*block{newBlock(d.blocks, s.home, bi)}); err != nil {
+	if err := s.replaceBlocks(nil, []*block{newBlock(d.blocks, s.home, bi)}, nil); err != nil {
 		d.t.Fatal(err)
 	}
 }

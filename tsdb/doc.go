@@ -39,7 +39,9 @@
 //	flush.go         memtables to blocks
 //	relog.go         small tenants logged again instead of flushed
 //	pressure.go      what is refused while flushes are behind
-//	maintain.go      retention and background work
+//	maintain.go      background work
+//	retention.go     what goes by age, by size and by rules
+//	idle.go          looking at tenants that are not in memory
 //	compact_plan.go, compact.go     merging of blocks
 //	version.go       immutable states of a tenant's data, pinned by readers
 //	admission.go     kinds and limits of series, folding into "(other)"

@@ -142,14 +142,15 @@ func (s *store) cameLate(from, to int64) {
 	}
 }
 
-// drop installs a version without blocks whose increments are gone for good.
-func (s *store) drop(blocks []*block) {
+// drop installs a version without blocks, of which increments before some time are gone
+// for good; next have the others.
+func (s *store) drop(blocks, next []*block, before int64) {
 	s.cuts.applying.Lock()
 	defer s.cuts.applying.Unlock()
 	for _, b := range blocks {
-		s.changed(b.MinTime, b.MaxTime-1)
+		s.changed(b.MinTime, min(b.MaxTime, before)-1)
 	}
-	s.versions.replace(nil, nil, nil, blocks)
+	s.versions.replace(nil, nil, next, blocks)
 }
 
 // Settle returns a mark for the tenant and the present of ctx: what is read after it

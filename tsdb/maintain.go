@@ -3,43 +3,9 @@ package tsdb
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 )
-
-// retain drops the blocks whose newest data is older than the tenant's retention.
-func (s *store) retain(now time.Time) error {
-	keep := time.Duration(s.settings().Retention)
-	if keep == 0 {
-		return nil
-	}
-	s.rewriting.Lock()
-	defer s.rewriting.Unlock()
-	if s.dropped {
-		return nil
-	}
-	oldest := now.Add(-keep).UnixMilli()
-	v := s.versions.pin()
-	defer s.versions.unpin(v)
-	var drop []*block
-	for _, b := range v.blocks {
-		if b.MaxTime <= oldest {
-			drop = append(drop, b)
-		}
-	}
-	if len(drop) == 0 {
-		return nil
-	}
-	if err := s.replaceBlocks(drop, nil); err != nil {
-		return fmt.Errorf("drop old blocks of tenant %s: %w", s.id, err)
-	}
-	s.barrier.Lock()
-	s.admission.forget()
-	s.barrier.Unlock()
-	s.db.metrics.blocksDropped.Add(float64(len(drop)))
-	return nil
-}
 
 // flushDue reports whether a flush is worth its blocks: a range has passed, has
 // been quiet since, and holds enough.
@@ -86,10 +52,10 @@ func (db *DB) repeat(ctx context.Context, kick <-chan struct{}, work func(contex
 // maintainBlocks drops what is too old, rewrites what was deleted from and merges what is
 // worth it.
 func (db *DB) maintainBlocks(ctx context.Context) error {
-	var err error
 	now := db.opts.Now()
+	err := db.visitIdle(now)
 	for _, s := range db.openStores() {
-		err = errors.Join(err, s.retain(now), s.cleanLater(ctx, now), s.compact(ctx, now))
+		err = errors.Join(err, s.retain(now), s.retainByRules(ctx, now), s.cleanLater(ctx, now), s.compact(ctx, now))
 	}
 	return err
 }

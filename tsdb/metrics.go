@@ -15,17 +15,18 @@ import (
 
 // metrics are the process's own, named quipu_tsdb_... .
 type metrics struct {
-	walSyncSeconds prometheus.Histogram
-	walBytes       prometheus.Counter
-	walRecords     prometheus.Counter
-	walDamage      prometheus.Counter
-	flushes        *prometheus.CounterVec
-	flushSeconds   prometheus.Histogram
-	compactions    *prometheus.CounterVec
-	blocksDropped  prometheus.Counter
-	notesRefused   prometheus.Counter
-	blockDamage    prometheus.Counter
-	folded         *prometheus.CounterVec
+	walSyncSeconds  prometheus.Histogram
+	walBytes        prometheus.Counter
+	walRecords      prometheus.Counter
+	walDamage       prometheus.Counter
+	flushes         *prometheus.CounterVec
+	flushSeconds    prometheus.Histogram
+	compactions     *prometheus.CounterVec
+	retentionBlocks *prometheus.CounterVec
+	retentionBytes  *prometheus.CounterVec
+	notesRefused    prometheus.Counter
+	blockDamage     prometheus.Counter
+	folded          *prometheus.CounterVec
 
 	foldedMu   sync.Mutex
 	foldedSeen map[[2]string]struct{} // label values of folded so far
@@ -36,7 +37,7 @@ const foldedSeenMax = 200
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	f := promauto.With(reg)
-	return &metrics{
+	m := &metrics{
 		foldedSeen: map[[2]string]struct{}{},
 		walSyncSeconds: f.NewHistogram(prometheus.HistogramOpts{
 			Name: "quipu_tsdb_wal_sync_seconds", Help: "Time one fsync of the write-ahead log took.",
@@ -54,7 +55,12 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		compactions: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "quipu_tsdb_compactions_total", Help: "Merges of a tenant's blocks into one.",
 		}, []string{"result"}),
-		blocksDropped: f.NewCounter(prometheus.CounterOpts{Name: "quipu_tsdb_blocks_dropped_total", Help: "Blocks dropped by retention."}),
+		retentionBlocks: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "quipu_tsdb_retention_deleted_blocks_total", Help: "Blocks that retention dropped by their age or because a tenant had too many bytes, and those of which it removed what a rule says is past.",
+		}, []string{"reason"}),
+		retentionBytes: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "quipu_tsdb_retention_deleted_bytes_total", Help: "Bytes of blocks that retention gave back.",
+		}, []string{"reason"}),
 		notesRefused: f.NewCounter(prometheus.CounterOpts{
 			Name: "quipu_tsdb_notes_refused_total", Help: "Exemplars and metadata that were left out: too long, or more metrics than metadata is kept for.",
 		}),
@@ -63,6 +69,20 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "quipu_tsdb_folded_increments_total", Help: "Increments whose label values were replaced by (other) because their metric, or their tenant, is at its limit of series.",
 		}, []string{"tenant", "metric"}),
 	}
+	for _, reason := range []string{removedByAge, removedBySize, removedByRule} {
+		m.countRetained(reason, nil) // from the start, so that the first increase shows
+	}
+	return m
+}
+
+// countRetained counts blocks that retention dropped.
+func (m *metrics) countRetained(reason string, blocks []blockInfo) {
+	bytes := int64(0)
+	for _, b := range blocks {
+		bytes += b.Bytes
+	}
+	m.retentionBlocks.WithLabelValues(reason).Add(float64(len(blocks)))
+	m.retentionBytes.WithLabelValues(reason).Add(float64(bytes))
 }
 
 func (m *metrics) startTimer(h prometheus.Histogram) (stop func()) {

@@ -52,9 +52,10 @@ type store struct {
 	settingsMu sync.Mutex   // held while settings change, which waits for the disk
 	own        tenant.Patch // what the tenant says of itself
 
-	compactAfter time.Time   // owned by the goroutine that merges blocks
-	cleanAfter   time.Time   // owned by it too
-	stuck        atomic.Bool // the last flush failed
+	compactAfter time.Time     // owned by the goroutine that merges blocks
+	cleanAfter   time.Time     // owned by it too
+	byRules      ruleRetention // and it too
+	stuck        atomic.Bool   // the last flush failed
 
 	keys      *keySet
 	versions  *versions

@@ -141,7 +141,7 @@ func lineOf(n *yaml.Node, field string) int {
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		name, value := n.Content[i], n.Content[i+1]
 		rest, ok := strings.CutPrefix(field, name.Value)
-		if !ok || rest != "" && rest[0] != '.' || len(name.Value) <= longest {
+		if !ok || rest != "" && rest[0] != '.' && rest[0] != '[' || len(name.Value) <= longest {
 			continue
 		}
 		line, longest = name.Line, len(name.Value)

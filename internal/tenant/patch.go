@@ -17,16 +17,18 @@ import (
 // Patch is a part of Settings: what is nil says nothing. Its fields are those of
 // Settings, by name.
 type Patch struct {
-	Plan             *string       `yaml:"plan,omitempty" json:"plan,omitempty"`
-	Grid             *Duration     `yaml:"grid,omitempty" json:"grid,omitempty"`
-	IdleTimeout      *Duration     `yaml:"idle_timeout,omitempty" json:"idle_timeout,omitempty"`
-	IdleTimeouts     *IdleTimeouts `yaml:"idle_timeouts,omitempty" json:"idle_timeouts,omitempty"`
-	Retention        *Duration     `yaml:"retention,omitempty" json:"retention,omitempty"`
-	ExactCounts      *bool         `yaml:"exact_counts,omitempty" json:"exact_counts,omitempty"`
-	FilterBots       *bool         `yaml:"filter_bots,omitempty" json:"filter_bots,omitempty"`
-	HonourDoNotTrack *bool         `yaml:"honour_do_not_track,omitempty" json:"honour_do_not_track,omitempty"`
-	Suspended        *bool         `yaml:"suspended,omitempty" json:"suspended,omitempty"`
-	Limits           LimitsPatch   `yaml:"limits,omitempty" json:"limits,omitzero"`
+	Plan             *string         `yaml:"plan,omitempty" json:"plan,omitempty"`
+	Grid             *Duration       `yaml:"grid,omitempty" json:"grid,omitempty"`
+	IdleTimeout      *Duration       `yaml:"idle_timeout,omitempty" json:"idle_timeout,omitempty"`
+	IdleTimeouts     *IdleTimeouts   `yaml:"idle_timeouts,omitempty" json:"idle_timeouts,omitempty"`
+	Retention        *Duration       `yaml:"retention,omitempty" json:"retention,omitempty"`
+	RetentionRules   *RetentionRules `yaml:"retention_rules,omitempty" json:"retention_rules,omitempty"`
+	RetentionSize    *ByteSize       `yaml:"retention_size,omitempty" json:"retention_size,omitempty"`
+	ExactCounts      *bool           `yaml:"exact_counts,omitempty" json:"exact_counts,omitempty"`
+	FilterBots       *bool           `yaml:"filter_bots,omitempty" json:"filter_bots,omitempty"`
+	HonourDoNotTrack *bool           `yaml:"honour_do_not_track,omitempty" json:"honour_do_not_track,omitempty"`
+	Suspended        *bool           `yaml:"suspended,omitempty" json:"suspended,omitempty"`
+	Limits           LimitsPatch     `yaml:"limits,omitempty" json:"limits,omitzero"`
 }
 
 // LimitsPatch is a part of Limits, whose fields it has by name.
@@ -316,7 +318,7 @@ func FieldJSON(name, text string) (json.RawMessage, error) {
 		return nil, fmt.Errorf("%s is no setting", name)
 	case text == "":
 		return json.RawMessage("null"), nil
-	case kind == reflect.TypeFor[string]() || kind == reflect.TypeFor[Duration]():
+	case kind == reflect.TypeFor[string]() || kind == reflect.TypeFor[Duration]() || kind == reflect.TypeFor[ByteSize]():
 		return json.Marshal(text)
 	case !json.Valid([]byte(text)):
 		return nil, fmt.Errorf("%s: %q is not a %s", name, text, kind)

@@ -35,6 +35,11 @@ type Settings struct {
 	IdleTimeouts IdleTimeouts `yaml:"idle_timeouts" json:"idle_timeouts,omitempty"`
 	// Retention is the age past which data is dropped; 0 keeps all.
 	Retention model.Duration `yaml:"retention" json:"retention"`
+	// RetentionRules are shorter ages for some series; the first that selects one decides.
+	RetentionRules RetentionRules `yaml:"retention_rules" json:"retention_rules"`
+	// RetentionSize is how many bytes of blocks are kept, the newest; 0 keeps all. Memory
+	// and the log are not counted.
+	RetentionSize ByteSize `yaml:"retention_size" json:"retention_size"`
 	// ExactCounts: increase and rate of counts mean their anchored form.
 	ExactCounts bool `yaml:"exact_counts" json:"exact_counts"`
 	// FilterBots: events of programs, by their user agents, are not counted.
@@ -66,8 +71,9 @@ func (s Settings) Validate() error {
 		return fmt.Errorf("grid is %s, it must be whole seconds", s.Grid)
 	case 5*time.Minute%grid != 0 && grid%(5*time.Minute) != 0:
 		return fmt.Errorf("grid is %s, it must divide 5m or be a multiple of it", s.Grid)
-	case s.Retention < 0:
-		return fmt.Errorf("retention is %s, it must not be negative", s.Retention)
+	}
+	if err := s.validateRetention(); err != nil {
+		return err
 	}
 	if err := checkIdle("idle_timeout", time.Duration(s.IdleTimeout), grid); err != nil {
 		return err
@@ -123,12 +129,14 @@ func (p *Patch) File(s Settings) []byte {
 #   idle_timeout: %s          # a series without increments goes stale after this
 #   idle_timeouts: %s          # the same of single metrics, as {orders_total: 3h}
 #   retention: %s             # age at which data is dropped; 0s keeps all
+#   retention_rules: []        # - {match: '{env="dev"}', retention: 7d}: sooner for these
+#   retention_size: %s         # bytes of blocks past which the oldest go; 0B keeps all
 #   exact_counts: %t        # increase and rate of counts mean their anchored form
 #   filter_bots: %t         # events of programs are not counted
 #   honour_do_not_track: %t # nor of visitors who ask not to be tracked
 %s
 # The grid, the width of a window, is fixed since the tenant was made.
-`, s.IdleTimeout, s.IdleTimeouts, s.Retention, s.ExactCounts, s.FilterBots, s.HonourDoNotTrack, s.Limits.newFile()), p.yaml()...)
+`, s.IdleTimeout, s.IdleTimeouts, s.Retention, s.RetentionSize, s.ExactCounts, s.FilterBots, s.HonourDoNotTrack, s.Limits.newFile()), p.yaml()...)
 }
 
 // Profile is what the write path needs to know of a tenant.
