@@ -18,7 +18,7 @@ const (
 	// least 64 KiB in each of its 512 buckets.
 	cacheBytesMin = 32 << 20
 	// entryPart is the part of the cache that one entry may take.
-	entryPart = 64
+	entryPart = 16
 	// partBytes is how much of an entry is in one value of the cache. A bucket of a
 	// cache of 64 MiB has two chunks of 64 KiB, and no value straddles two.
 	partBytes = 16<<10 - 256
