@@ -71,6 +71,7 @@
 //	column.go, column_gauge.go, xor.go   whole series for the planner
 //	distinct.go                     distinct ids by intervals
 //	stats.go                        series by their labels, blocks, for who looks at storage
+//	analyze.go       the same offline, with what it takes
 //	view_runs.go, view.go, view_spans.go    what PromQL sees
 //	classic*.go                     classic series of histograms with buckets
 //

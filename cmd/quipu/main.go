@@ -27,6 +27,7 @@ type commandLine struct {
 	Bench   benchCmd   `cmd:"" help:"Measure a running server."`
 	Keys    keysCmd    `cmd:"" help:"Make, list and revoke API keys."`
 	Check   checkCmd   `cmd:"" help:"Verify a data directory offline."`
+	TSDB    tsdbCmd    `cmd:"" name:"tsdb" help:"Look into a data directory offline."`
 	Demo    demoCmd    `cmd:"" hidden:"" help:"Serve a temporary directory, import a log into it and ask about it."`
 }
 
