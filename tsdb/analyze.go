@@ -145,7 +145,10 @@ func (a *analyzer) addBlock(b *block) error {
 		if err := a.ctx.Err(); err != nil {
 			return err
 		}
-		ls, err := d.decode(p.At())
+		if err := d.decode(p.At()); err != nil {
+			return err
+		}
+		ls, err := d.labels()
 		if err != nil {
 			return err
 		}
@@ -159,20 +162,20 @@ func (a *analyzer) addBlock(b *block) error {
 func (a *analyzer) addSeries(ls labels.Labels, d *seriesDecoder, files *blockFiles) error {
 	var one Cost
 	for _, m := range d.metas {
-		ch, _, err := files.chunks.ChunkOrIterable(m)
+		encoding, src, err := files.chunks.chunk(m.ref)
 		if err != nil {
 			return err
 		}
-		kind, err := kindOf(ch.Encoding())
+		kind, err := kindOf(encoding)
 		if err != nil {
 			return err
 		}
 		var p points
-		if _, err := decodeChunk(ch.Encoding(), ch.Bytes(), &p); err != nil {
+		if _, err := decodeChunk(encoding, src, &p); err != nil {
 			return err
 		}
 		one.Kind = kind.String()
-		one.Chunks, one.Windows, one.Bytes = one.Chunks+1, one.Windows+p.len(), one.Bytes+int64(len(ch.Bytes()))
+		one.Chunks, one.Windows, one.Bytes = one.Chunks+1, one.Windows+p.len(), one.Bytes+int64(len(src))
 	}
 	hash := ls.Hash()
 	if len(d.metas) > 0 {
