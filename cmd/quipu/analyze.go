@@ -12,7 +12,7 @@ import (
 
 // tsdbCmd is about data directories; it needs no server.
 type tsdbCmd struct {
-	Analyze analyzeCmd `cmd:"" help:"Say what takes room in the blocks of a data directory."`
+	Analyze analyzeCmd `cmd:"" help:"Say what takes room in the blocks of a data directory. What is in the log alone is not looked at."`
 }
 
 type analyzeCmd struct {
@@ -46,6 +46,10 @@ func (c *analyzeCmd) Run(con *console) error {
 	w := tabwriter.NewWriter(con.out, 0, 0, 2, ' ', 0)
 	for _, a := range all {
 		fmt.Fprintf(w, "tenant %s: %d series, %d blocks of %s\n", a.Tenant, a.Series, a.Blocks, bytesText(a.BlockBytes))
+		if a.Blocks == 0 {
+			fmt.Fprintln(w, "what is in the log alone is not looked at")
+			continue
+		}
 		printCosts(w, "KIND", a.Kinds)
 		printCosts(w, "METRIC", a.Metrics)
 		fmt.Fprintln(w, "\nLABEL\tVALUES\tSERIES")
