@@ -11,7 +11,7 @@ DEBIAN := bin/debian
 DEBIAN_PROGRAMS := $(addprefix $(DEBIAN)/bin/,promtool vmalert prometheus-alertmanager)
 
 # A test that runs longer than this is stuck.
-TEST_TIMEOUT ?= 15m
+TEST_TIMEOUT ?= 20m
 
 # Prometheus's chunkenc.Iterator has a Seek that is not io.Seeker's, so whoever
 # implements it fails the one analyzer that knows io.Seeker.
