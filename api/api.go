@@ -80,6 +80,9 @@ type Options struct {
 	// Reload reads the configuration again; nil: there is nothing to read. Where it
 	// fails, the configuration before stays in force.
 	Reload func() error
+	// ConfigState says whether the configuration was right when it was read last, and when
+	// it last was; nil: there is none, which is right since the start.
+	ConfigState func() (good bool, goodAt time.Time)
 	// UI answers GET requests for all paths that nothing else takes.
 	UI                http.Handler // nil: none
 	Version, Revision string       // of Quipu; "": unknown

@@ -64,7 +64,7 @@ func (a *api) newUpstream(o Options) *upstream {
 		readSamplesMax, readConcurrencyMax, readFrameBytesMax,
 		false, // not an agent
 		a.corsOrigin,
-		a.runtimeInfo(),
+		a.runtimeInfo(o.ConfigState),
 		build,
 		noNotifications, noSubscription,
 		prometheus.NewRegistry(), // I2
@@ -113,9 +113,13 @@ func upstreamNeed(path string) auth.Need {
 }
 
 // runtimeInfo returns what answers status/runtimeinfo.
-func (a *api) runtimeInfo() func() (v1.RuntimeInfo, error) {
+func (a *api) runtimeInfo(config func() (good bool, goodAt time.Time)) func() (v1.RuntimeInfo, error) {
 	start := a.now().UTC()
+	if config == nil {
+		config = func() (bool, time.Time) { return true, start }
+	}
 	return func() (v1.RuntimeInfo, error) {
+		good, goodAt := config()
 		hostname, err := os.Hostname()
 		if err != nil {
 			return v1.RuntimeInfo{}, fmt.Errorf("read the host's name: %w", err)
@@ -124,8 +128,8 @@ func (a *api) runtimeInfo() func() (v1.RuntimeInfo, error) {
 			StartTime:           start,
 			Hostname:            hostname,
 			ServerTime:          a.now().UTC(),
-			ReloadConfigSuccess: true,
-			LastConfigTime:      start,
+			ReloadConfigSuccess: good,
+			LastConfigTime:      goodAt.UTC(),
 			GoroutineCount:      runtime.NumGoroutine(),
 			GOMAXPROCS:          runtime.GOMAXPROCS(0),
 			GOMEMLIMIT:          debug.SetMemoryLimit(-1),

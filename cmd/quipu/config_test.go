@@ -185,12 +185,20 @@ func TestConfigOfARunningServer(t *testing.T) {
 	if code, body := reload(); code != http.StatusOK {
 		t.Errorf("a right file: %d %s", code, body)
 	}
+	inForce := func(want string) {
+		t.Helper()
+		if got := request(t, http.MethodGet, server.URL+"/api/v1/status/runtimeinfo", "", http.StatusOK); !strings.Contains(got, `"reloadConfigSuccess":`+want) {
+			t.Errorf("runtimeinfo says %s, want a reload that was right to be %s", got, want)
+		}
+	}
+	inForce("true")
 	if err := os.WriteFile(name, []byte("defaults: {retention: -1}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if code, body := reload(); code != http.StatusInternalServerError || !strings.Contains(body, "q.yaml: line 1: not a valid duration") {
 		t.Errorf("a wrong file: %d %s", code, body)
 	}
+	inForce("false")
 	if err := server.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}

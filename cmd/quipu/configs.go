@@ -33,22 +33,34 @@ type configs struct {
 	mu    sync.Mutex // one reload at a time
 	stamp string     // of the file that was read last, right or wrong
 
-	good   prometheus.Gauge
-	goodAt prometheus.Gauge
+	last atomic.Pointer[configState]
+}
+
+// configState is how the file was when it was read last.
+type configState struct {
+	good   bool
+	goodAt time.Time // when it was last
 }
 
 // newConfigs reads the file: a server does not start with one that is wrong.
 func newConfigs(path string, logger *slog.Logger, now func() time.Time, reg prometheus.Registerer) (*configs, error) {
 	c := &configs{
 		path: path, logger: logger, now: now, unasked: func(string, error) {},
-		good: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "quipu_config_last_reload_successful", Help: "Whether the configuration was right when it was read last.",
-		}),
-		goodAt: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "quipu_config_last_reload_success_timestamp_seconds", Help: "When the configuration was last read and right.",
-		}),
 	}
-	reg.MustRegister(c.good, c.goodAt)
+	c.last.Store(&configState{})
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "quipu_config_last_reload_successful", Help: "Whether the configuration was right when it was read last.",
+	}, func() float64 {
+		if good, _ := c.state(); good {
+			return 1
+		}
+		return 0
+	}), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "quipu_config_last_reload_success_timestamp_seconds", Help: "When the configuration was last read and right.",
+	}, func() float64 {
+		_, at := c.state()
+		return float64(at.UnixMilli()) / 1000
+	}))
 	c.stamp = c.fileStamp()
 	file, err := c.load()
 	if err != nil {
@@ -96,7 +108,7 @@ func (c *configs) read() error {
 		err = c.checks[i](file)
 	}
 	if err != nil {
-		c.good.Set(0)
+		c.last.Store(&configState{good: false, goodAt: c.last.Load().goodAt})
 		c.logger.Error("the configuration is wrong, the one before stays in force", "err", err)
 		return err
 	}
@@ -110,8 +122,15 @@ func (c *configs) read() error {
 }
 
 func (c *configs) wasGood() {
-	c.good.Set(1)
-	c.goodAt.Set(float64(c.now().UnixMilli()) / 1000)
+	c.last.Store(&configState{good: true, goodAt: c.now()})
+}
+
+// state returns whether the file was right when it was read last, and when it last was.
+func (c *configs) state() (good bool, goodAt time.Time) {
+	if s := c.last.Load(); s != nil {
+		return s.good, s.goodAt
+	}
+	return true, time.Time{} // of no file
 }
 
 // reloadChanged reads the file again where its size or time is another than it was.

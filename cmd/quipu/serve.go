@@ -331,6 +331,7 @@ func (c *serveCmd) handler(db *tsdb.DB, guards *guards, logger *slog.Logger, reg
 		TenantHeader: c.TenantHeader,
 		Registry:     reg,
 		Reload:       conf.reload,
+		ConfigState:  conf.state,
 		UI:           web.Handler(),
 		Version:      version(),
 		Proxies:      c.Proxies,
