@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -90,16 +89,16 @@ func newLeakWorld(t *testing.T, keys bool) *leakWorld {
 	if err != nil {
 		t.Fatal(err)
 	}
-	db, guards, _, handler, err := c.open(logger, reg, conf, tenant.DefaultSettings())
+	o, err := c.open(logger, reg, conf, tenant.DefaultSettings())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := errors.Join(guards.close(), db.Close()); err != nil {
+		if err := o.close(); err != nil {
 			t.Error(err)
 		}
 	})
-	w.db, w.handler = db, handler.(*api.Handler)
+	w.db, w.handler = o.db, o.handler.(*api.Handler)
 	for _, as := range w.tenants {
 		w.must(as, leakRequest{method: "PUT", path: "/api/v1/event-rules", body: leakRules})
 		var events []string

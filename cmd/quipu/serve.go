@@ -189,14 +189,14 @@ func (c *serveCmd) Run(con *console) error {
 	served := make(chan error, 1)
 	go func() { served <- c.serveOn(listener, server, logger) }()
 
-	db, guards, rules, ready, err := c.open(logger, reg, conf, settings)
+	o, err := c.open(logger, reg, conf, settings)
 	if err != nil {
 		return errors.Join(err, server.Close())
 	}
 	stopWatch := conf.watchAlways()
 	defer stopWatch()
-	stopRules := background(rules.Run)
-	handler.Store(&ready)
+	stopRules := background(o.rules.Run)
+	handler.Store(&o.handler)
 	logger.Info("ready", "address", c.scheme()+"://"+listener.Addr().String(), "version", version())
 	select {
 	case err = <-served:
@@ -210,7 +210,7 @@ func (c *serveCmd) Run(con *console) error {
 		}
 	}
 	stopRules()
-	err = errors.Join(err, guards.close(), db.Close())
+	err = errors.Join(err, o.close())
 	logger.Info("stopped")
 	return err
 }
@@ -234,35 +234,45 @@ func (c *serveCmd) profile() (stop func(), err error) {
 	}, nil
 }
 
+// opened is what a server consists of.
+type opened struct {
+	db      *tsdb.DB
+	guards  *guards
+	rules   *ruler.Ruler
+	handler http.Handler
+}
+
+func (o *opened) close() error { return errors.Join(o.guards.close(), o.db.Close()) }
+
 // open opens the storage and joins the packages over it.
-func (c *serveCmd) open(logger *slog.Logger, reg *prometheus.Registry, conf *configs, settings tenant.Settings) (*tsdb.DB, *guards, *ruler.Ruler, http.Handler, error) {
+func (c *serveCmd) open(logger *slog.Logger, reg *prometheus.Registry, conf *configs, settings tenant.Settings) (*opened, error) {
 	syncEvery, err := c.walSyncEvery()
 	if err != nil {
-		return nil, nil, nil, nil, err
+		return nil, err
 	}
 	if syncEvery > 0 {
 		logger.Warn("batches are acknowledged before they are synced: a power loss takes those of the last interval", "interval", syncEvery)
 	}
 	policy, err := conf.get().policy(c.ConfigFile, settings)
 	if err != nil {
-		return nil, nil, nil, nil, err
+		return nil, err
 	}
 	db, err := tsdb.Open(tsdb.Options{
 		Dir: c.DataDir, Logger: logger, Registerer: reg, Defaults: settings, Policy: policy, WALBytesMax: int64(c.WALBudget), WALSyncEvery: syncEvery,
 	})
 	if err != nil {
-		return nil, nil, nil, nil, err
+		return nil, err
 	}
 	c.followConfig(conf, db, settings, logger)
 	guards, err := c.openGuards(db, logger, reg, conf)
 	if err != nil {
-		return nil, nil, nil, nil, errors.Join(err, db.Close())
+		return nil, errors.Join(err, db.Close())
 	}
 	rules, handler, err := c.handler(db, guards, logger, reg, conf)
 	if err != nil {
-		return nil, nil, nil, nil, errors.Join(err, guards.close(), db.Close())
+		return nil, errors.Join(err, guards.close(), db.Close())
 	}
-	return db, guards, rules, handler, nil
+	return &opened{db, guards, rules, handler}, nil
 }
 
 // followConfig has a new configuration, and what is in tenants' own settings by then, in
