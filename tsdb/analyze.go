@@ -5,10 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -16,7 +14,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
-	"github.com/prometheus/prometheus/tsdb/fileutil"
 	"github.com/prometheus/prometheus/tsdb/index"
 
 	"github.com/quipudb/quipu/internal/tenant"
@@ -65,25 +62,17 @@ type Analysis struct {
 // not in it, what was deleted and not rewritten yet is. Of metrics and labels the limit
 // largest are returned.
 func Analyze(ctx context.Context, dir string, only tenant.ID, limit int) (out []Analysis, err error) {
-	manifests, err := filepath.Glob(filepath.Join(dir, "*", manifestName))
+	ids, lock, err := lockOffline(dir)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := os.Stat(filepath.Join(dir, walDirName)); err != nil && (len(manifests) == 0 || !errors.Is(err, fs.ErrNotExist)) {
-		return nil, fmt.Errorf("%s is no data directory: %w", dir, err)
-	}
-	lock, _, err := fileutil.Flock(filepath.Join(dir, lockName))
-	if err != nil {
-		return nil, fmt.Errorf("data directory %s is in use, stop the server first: %w", dir, err)
-	}
 	defer func() { err = errors.Join(err, lock.Release()) }()
 	blocks := newBlockCache(1, slog.New(slog.DiscardHandler), newMetrics(prometheus.NewRegistry()))
-	for _, path := range manifests {
-		id, err := tenant.Parse(filepath.Base(filepath.Dir(path)))
-		if err != nil || !only.IsZero() && id != only {
+	for _, id := range ids {
+		if !only.IsZero() && id != only {
 			continue
 		}
-		a, err := analyzeTenant(ctx, blocks, filepath.Dir(path), id, limit)
+		a, err := analyzeTenant(ctx, blocks, filepath.Join(dir, id.String()), id, limit)
 		if err != nil {
 			return nil, fmt.Errorf("analyze tenant %s: %w", id, err)
 		}

@@ -13,7 +13,6 @@ import (
 
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/prometheus/tsdb/fileutil"
 
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/tenant"
@@ -45,17 +44,9 @@ type CheckSummary struct {
 // directory that a server has open; what is wrong with the data are problems.
 func Check(ctx context.Context, dir string) (CheckSummary, []Problem, error) {
 	c := &checker{ctx: ctx, dir: dir, fs: vfs.OS{}, blocks: newBlockCache(1, slog.New(slog.DiscardHandler), newMetrics(prometheus.NewRegistry())), generations: map[tenant.ID]*manifest{}, lost: map[tenant.ID]bool{}}
-	manifests, err := filepath.Glob(filepath.Join(dir, "*", manifestName))
+	_, lock, err := lockOffline(dir)
 	if err != nil {
 		return c.sum, nil, err
-	}
-	// A snapshot has no log.
-	if _, err := c.fs.ReadDir(filepath.Join(dir, walDirName)); err != nil && (len(manifests) == 0 || !errors.Is(err, fs.ErrNotExist)) {
-		return c.sum, nil, fmt.Errorf("%s is no data directory: %w", dir, err)
-	}
-	lock, _, err := fileutil.Flock(filepath.Join(dir, lockName))
-	if err != nil {
-		return c.sum, nil, fmt.Errorf("data directory %s is in use, stop the server first: %w", dir, err)
 	}
 	err = errors.Join(c.run(), lock.Release())
 	return c.sum, c.problems, err

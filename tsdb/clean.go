@@ -16,7 +16,8 @@ import (
 )
 
 // CleanTombstones rewrites at once all that holds what was deleted from a tenant:
-// when it returns nil that is on the disk no more, the log and snapshots excepted.
+// when it returns nil that is on the disk no more, the log, snapshots and what
+// running queries have pinned excepted.
 func (db *DB) CleanTombstones(ctx context.Context, id tenant.ID) error {
 	s, err := db.store(id, false)
 	if err != nil || s == nil {

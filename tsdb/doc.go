@@ -72,6 +72,9 @@
 //	distinct.go                     distinct ids by intervals
 //	stats.go                        series by their labels, blocks, for who looks at storage
 //	analyze.go       the same offline, with what it takes
+//	check*.go        verifying a data directory offline
+//	offline.go       locking one that no server has open
+//	metrics.go       what is counted
 //	view_runs.go, view.go, view_spans.go    what PromQL sees
 //	classic*.go                     classic series of histograms with buckets
 //
@@ -122,7 +125,7 @@
 //	store.settingsMu, store.barrier, DB.mu, store.mu, cuts.applying, versions.swap,
 //	admission.mu, versions.mu, memtable.indexing, memtable.mu, memShard.mu,
 //	memSeries.mu, notes.mu, wal.mu, openBlocks.mu;
-//	keySet.mu, lateLog.mu and blockCache.mu are taken last. No append takes rewriting or
+//	keySet.mu, lateLog.mu, deletionJobs.mu and blockCache.mu are taken last. No append takes rewriting or
 //	flushMu. home.moving is held shared while a block is opened. No file is read, written, opened or closed under a
 //	lock that a reader of other data takes.
 package tsdb

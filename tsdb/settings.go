@@ -3,10 +3,8 @@ package tsdb
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -252,24 +250,7 @@ func (db *DB) OwnSettings(id tenant.ID) (tenant.Patch, error) {
 
 // Tenants returns the ids of the tenants that exist, in order, also of those that cannot
 // be opened.
-func (db *DB) Tenants() ([]tenant.ID, error) {
-	entries, err := os.ReadDir(db.opts.Dir)
-	if err != nil {
-		return nil, fmt.Errorf("list tenants: %w", err)
-	}
-	var out []tenant.ID
-	for _, e := range entries { // in order of names
-		id, err := tenant.Parse(e.Name())
-		if err != nil || !e.IsDir() {
-			continue
-		}
-		if _, err := os.Stat(filepath.Join(db.tenantDir(id), manifestName)); errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		out = append(out, id)
-	}
-	return out, nil
-}
+func (db *DB) Tenants() ([]tenant.ID, error) { return tenantsIn(db.opts.Dir) }
 
 // Pinned returns the fields of a tenant's settings that the policy decides.
 func (db *DB) Pinned(id tenant.ID) []string { return db.policy.Load().Pinned(id) }

@@ -28,10 +28,7 @@ const snapshotDirName = "@snapshots"
 // it is not needed any more; until then blocks that were merged or deleted keep their
 // place on the disk.
 func (db *DB) Snapshot(ctx context.Context, id tenant.ID, skipHead bool) (name string, err error) {
-	s, err := db.store(id, false)
-	if err == nil && s == nil {
-		err = errUnknown(id)
-	}
+	s, err := db.existing(id)
 	if err == nil && !skipHead {
 		err = s.flush(ctx)
 	}

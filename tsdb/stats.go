@@ -46,13 +46,8 @@ func (db *DB) Stats(ctx context.Context, id tenant.ID, limit int) (Stats, error)
 	if err := c.addVersion(v); err != nil {
 		return out, fmt.Errorf("count the series of tenant %s: %w", id, because(ctx, err))
 	}
-	for _, m := range v.mems {
-		if lo, hi, any := m.span(); any {
-			out.MinTime, out.MaxTime = min(out.MinTime, lo), max(out.MaxTime, hi)
-		}
-	}
-	for _, b := range v.blocks {
-		out.MinTime, out.MaxTime = min(out.MinTime, b.MinTime), max(out.MaxTime, b.MaxTime)
+	if mint, maxt, ok := v.times(); ok {
+		out.MinTime, out.MaxTime = mint, maxt
 	}
 	out.Series, out.Chunks, out.Partial = uint64(c.seen.len()), c.chunks, c.left < 0
 	out.Postings = c.postings(limit)
