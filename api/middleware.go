@@ -120,10 +120,20 @@ func (a *api) guarded(name string, need auth.Need, h http.Handler, pass passage)
 			a.respondRefused(w, err)
 			return
 		}
+		finished := false
+		defer func() { // also where h panics, which is answered further out
+			tracked, ok := w.(*trackedWriter)
+			if !ok || !need.Administrative() || r.Method == http.MethodGet || r.Method == http.MethodHead {
+				return
+			}
+			code := tracked.code
+			if !finished {
+				code = http.StatusInternalServerError
+			}
+			auth.AuditAnswer(ctx, r.Method, code, mux.Vars(r)["id"])
+		}()
 		h.ServeHTTP(w, r.WithContext(ctx))
-		if tracked, ok := w.(*trackedWriter); ok && need.Administrative() && r.Method != http.MethodGet && r.Method != http.MethodHead {
-			auth.AuditAnswer(ctx, r.Method, tracked.code, mux.Vars(r)["id"])
-		}
+		finished = true
 	})
 }
 

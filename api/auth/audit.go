@@ -31,8 +31,10 @@ type AuditLog struct {
 	logger   *slog.Logger
 
 	mu   sync.Mutex
-	file *os.File
+	file *os.File // nil: closed, or not opened again yet
 	size int64
+	// closed: Close was called.
+	closed bool
 }
 
 // auditLine is what one line says. No field may have what a client sent, other than what
@@ -83,6 +85,7 @@ func (l *AuditLog) Close() error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.closed = true
 	if l.file == nil {
 		return nil
 	}
@@ -117,12 +120,21 @@ func (l *AuditLog) write(line *auditLine, sync bool) {
 
 // REQUIRES: l.mu
 func (l *AuditLog) append(text []byte, sync bool) error {
-	if l.file == nil {
+	if l.closed {
 		return errors.New("the log is closed")
 	}
-	if l.size > 0 && l.size+int64(len(text)) > l.bytesMax {
-		if err := l.rotate(); err != nil {
+	if l.file == nil { // it could not be opened when it was rotated
+		if err := l.open(); err != nil {
 			return err
+		}
+	}
+	if l.size > 0 && l.size+int64(len(text)) > l.bytesMax {
+		err := l.rotate()
+		if l.file == nil {
+			return err
+		}
+		if err != nil {
+			l.logger.Error("the audit log is not rotated", "err", err)
 		}
 	}
 	n, err := l.file.Write(text)

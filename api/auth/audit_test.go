@@ -160,3 +160,31 @@ func TestRefusalsAreSuppressed(t *testing.T) {
 		t.Errorf("%d sources are told apart", n)
 	}
 }
+
+// A log that could not be opened when it was rotated is opened again for the next line.
+func TestAuditGoesOnAfterAFailedRotation(t *testing.T) {
+	l := openTestAudit(t, newClock())
+	dir := filepath.Dir(l.name)
+	l.bytesMax = 1
+	ctx := With(context.Background(), &Request{Subject: &Subject{ID: "abc", Issuer: issuerKey}, Log: l})
+	Audit(ctx, "first", "", nil)
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	Audit(ctx, "lost", "", nil)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	Audit(ctx, "second", "", nil)
+	text, err := os.ReadFile(l.name)
+	if err != nil || !strings.Contains(string(text), `"second"`) || strings.Contains(string(text), `"lost"`) {
+		t.Errorf("the log has %q, %v", text, err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	Audit(ctx, "closed", "", nil)
+	if again, err := os.ReadFile(l.name); err != nil || string(again) != string(text) {
+		t.Errorf("after it is closed the log has %q, %v", again, err)
+	}
+}

@@ -35,6 +35,7 @@ type Collector struct {
 	chosen time.Time
 	seen   map[tenant.ID]Counts // that are in own or other
 	own    map[tenant.ID]Counts // by tenants that have a label
+	past   map[tenant.ID]Counts // the same of tenants that had one, which go on from there
 	other  Counts
 }
 
@@ -45,7 +46,7 @@ func NewCollector(b *Book, n int, stored func(func(tenant.ID, Stored))) *Collect
 		return prometheus.NewDesc("quipu_tenant_"+name, help+" The largest tenants are named, the others are (other).", append([]string{"tenant"}, labels...), nil)
 	}
 	return &Collector{
-		book: b, max: n, stored: stored, seen: map[tenant.ID]Counts{}, own: map[tenant.ID]Counts{},
+		book: b, max: n, stored: stored, seen: map[tenant.ID]Counts{}, own: map[tenant.ID]Counts{}, past: map[tenant.ID]Counts{},
 		events:  desc("events_total", "Events of a tenant by verdict.", "verdict"),
 		queries: desc("queries_total", "Queries of a tenant."),
 		samples: desc("query_samples_total", "Samples that queries of a tenant read."),
@@ -96,12 +97,13 @@ func (c *Collector) settle(totals map[tenant.ID]Counts) {
 		if _, ok := totals[id]; !ok { // deleted
 			delete(c.seen, id)
 			delete(c.own, id)
+			delete(c.past, id)
 		}
 	}
 	for _, id := range bySize(totals) {
 		n := totals[id]
 		more := n.minus(c.seen[id])
-		if more.Accepted < 0 || more.Queries < 0 {
+		if min(more.Accepted, more.Duplicate, more.Filtered, more.Rejected, more.Queries, more.Samples) < 0 {
 			more = n // deleted and made again
 		}
 		c.seen[id] = n
@@ -129,7 +131,14 @@ func (c *Collector) choose(totals map[tenant.ID]Counts) {
 	}
 	own := make(map[tenant.ID]Counts, c.max)
 	for _, id := range bySize(totals)[:c.max] {
-		own[id] = c.own[id]
+		if n, ok := c.own[id]; ok {
+			own[id] = n
+		} else {
+			own[id] = c.past[id]
+		}
+	}
+	for id, n := range c.own {
+		c.past[id] = n
 	}
 	c.own = own
 }
