@@ -375,7 +375,7 @@ func (c *serveCmd) queries(db *tsdb.DB, book *usage.Book, logger *slog.Logger, r
 		return db.HasCounts(sc.Tenant, metric)
 	})
 	return promql.NewGovernor(promql.GovernorOptions{
-		Usage: book, Engine: engine, Logger: logger, Reg: reg, LogSlowerThan: time.Duration(c.QueryLog),
+		Usage: knownTenants{book, db}, Engine: engine, Logger: logger, Reg: reg, LogSlowerThan: time.Duration(c.QueryLog),
 		Limits: func(id tenant.ID) (tenant.Limits, error) {
 			s, err := db.Settings(id)
 			return s.Limits, err

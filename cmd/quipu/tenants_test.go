@@ -446,3 +446,12 @@ func TestSettingsObject(t *testing.T) {
 		}
 	}
 }
+
+// Queries of tenants that do not exist leave nothing behind.
+func TestQueriesOfUnknownTenantsAreNotCounted(t *testing.T) {
+	s := newTenantServer(t)
+	s.expect(200, `"result":[]`, "nobody", "GET", "/api/v1/query?query=events_total", "")
+	if _, got := s.ask("", "GET", "/metrics", ""); strings.Contains(got, `tenant="nobody"`) {
+		t.Errorf("the metrics name a tenant that does not exist")
+	}
+}
