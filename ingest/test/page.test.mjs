@@ -107,6 +107,39 @@ test("an event whose answer was lost is sent again and counts once", async () =>
   assert.deepEqual(await quipu.verdicts(), { accepted: 1, duplicate: 1, filtered: 0, rejected: 0 });
 });
 
+test("events that come while a request is under way are sent after it", async () => {
+  quipu.begin("meanwhile");
+  let release;
+  const held = new Promise((resume) => (release = resume));
+  context = await site.browser.newContext();
+  page = await context.newPage();
+  let posts = 0;
+  await page.route("**/q", async (route) => {
+    if (++posts === 1) await held;
+    await route.continue();
+  });
+  await page.goto(site.url + "/");
+  await awaited(() => posts, (n) => n === 1);
+  await page.evaluate(() => window.quipu("one"));
+  // Three times as long as events wait for others.
+  await page.evaluate(() => new Promise((resume) => setTimeout(resume, 600)));
+  assert.equal(posts, 1, "there is one request at a time");
+  await page.evaluate(() => window.quipu("two"));
+  release();
+  const got = await awaited(() => count("event"), (got) => got.pageview && got.one && got.two);
+  assert.deepEqual([got.pageview, got.one, got.two], [1, 1, 1]);
+});
+
+test("many large events arrive, more than a browser lets outlive a page", async () => {
+  quipu.begin("large");
+  await visit("/");
+  await page.evaluate(() => {
+    for (let i = 0; i < 49; i++) window.quipu("large", { text: "x".repeat(1800) });
+  });
+  const got = await awaited(() => count("event"), (got) => got.large >= 49);
+  assert.equal(got.large, 49);
+});
+
 for (const [what, script] of [
   ["Do Not Track", () => Object.defineProperty(navigator, "doNotTrack", { get: () => "1" })],
   ["Global Privacy Control", () => Object.defineProperty(navigator, "globalPrivacyControl", { get: () => true })],

@@ -11,15 +11,16 @@
   const text = () => JSON.stringify({ k: options.key, d: options.site || location.hostname, s: Date.now(), e: queue });
 
   const send = async () => {
-    timer = 0;
-    const sent = queue.length;
-    if (!sent) return;
-    const { status } = await fetch(to, { method: "POST", body: text(), keepalive: true, credentials: "omit" }).catch(() => ({ status: 503 }));
+    const sent = [...queue], body = text();
+    if (!sent.length) return (timer = 0);
+    // A browser refuses what outlives its page and has more than 64 KiB.
+    const { status } = await fetch(to, { method: "POST", body, keepalive: body.length < 2e4, credentials: "omit" }).catch(() => ({ status: 503 }));
+    timer = 0; // one request at a time
     if (status == 429 || status > 499) {
       later(Math.min(1e3 * 2 ** failed++, 6e4));
     } else {
       failed = 0;
-      queue = queue.slice(sent);
+      queue = queue.filter((e) => !sent.includes(e));
       if (queue.length) later();
     }
   };
