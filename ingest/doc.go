@@ -16,7 +16,8 @@
 //   - cloudevents.go, segment.go, posthog.go, plausible.go, amplitude.go, mixpanel.go,
 //     ga4.go, gtag.go, snowplow.go, umami.go, matomo.go, page.go: such formats
 //   - parameters.go: events and their data in queries, forms and base64
-//   - enrich.go: fields made of others: campaigns, referrers' hosts, channels
+//   - enriching.go: fields that events do not say themselves, step by step, and which
+//     events are filtered; campaign.go: of these campaigns, referrers' hosts, channels
 //   - timestamp.go: the forms of a timestamp
 //   - decimal.go: the usual forms of numbers and timestamps, faster
 //   - reason.go: why events are rejected, for people and for the metric

@@ -12,7 +12,7 @@ var botWords = []string{
 // isBot reports whether a user agent is of a program rather than of a person's browser
 // or app, which names its system.
 func isBot(text, system string) bool {
-	lower := strings.ToLower(text)
+	lower := strings.ReplaceAll(strings.ToLower(text), "cubot", "") // a make of phones
 	for _, word := range botWords {
 		if strings.Contains(lower, word) {
 			return true

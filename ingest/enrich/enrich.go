@@ -79,8 +79,9 @@ func New(o Options) (*Enricher, error) {
 	return e, nil
 }
 
-// places is the database; the file is opened again where it has changed. One that is
-// wrong leaves that before in use.
+// places is the database. The file is opened again where it has changed, beside what is
+// under way: a batch of events does not wait for the disk. One that is wrong leaves that
+// before in use.
 func (e *Enricher) places() *database {
 	had := e.database.Load()
 	if had == nil {
@@ -90,11 +91,19 @@ func (e *Enricher) places() *database {
 	if looked := e.looked.Load(); now-looked < lookEvery.Milliseconds() && now >= looked || !e.loading.TryLock() {
 		return had
 	}
-	defer e.loading.Unlock()
 	e.looked.Store(now)
+	go func() {
+		defer e.loading.Unlock()
+		e.reopen(had)
+	}()
+	return had
+}
+
+// REQUIRES: e.loading
+func (e *Enricher) reopen(had *database) {
 	stamp, err := stampOf(e.path)
 	if err == nil && stamp == had.stamp {
-		return had
+		return
 	}
 	var d *database
 	if err == nil {
@@ -102,11 +111,10 @@ func (e *Enricher) places() *database {
 	}
 	if err != nil {
 		e.logger.Error("the database of places cannot be read: the one before stays in use", "path", e.path, "err", err)
-		return had
+		return
 	}
 	e.logger.Info("the database of places was read again", "path", e.path)
 	e.database.Store(d)
-	return d
 }
 
 // Cache remembers what was found. Not safe for concurrent use.
