@@ -85,7 +85,7 @@ func loadConfig(path string) (*configFile, error) {
 }
 
 func parseConfig(path string, text []byte) (*configFile, error) {
-	c := &configFile{Rules: ruler.DefaultConfig()}
+	c := &configFile{}
 	dec := yaml.NewDecoder(bytes.NewReader(text))
 	dec.KnownFields(true)
 	if err := dec.Decode(c); err != nil && !errors.Is(err, io.EOF) { // EOF: nothing but comments

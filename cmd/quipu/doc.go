@@ -10,6 +10,11 @@
 //	configs.go   the one in force, and its reloads
 //	tenantadmin.go what the API does with tenants
 //	tenants.go   "quipu tenants"
+//	ruler.go     what evaluates the rules of all tenants
+//	rules.go, rules_remote.go  "quipu rules": of files, and of a server
+//	rulefiles.go, events.go  files of event rules; "quipu events"
+//	analyze.go, check.go  "quipu tsdb analyze" and "quipu check"
+//	inventory.go what the API says of what is stored
 //	import.go    "quipu import accesslog"
 //	query.go     "quipu query"
 //	bench.go     "quipu bench"

@@ -19,7 +19,7 @@ import (
 // externalURL is where people reach the server, for links in alerts.
 func (c *serveCmd) externalURL() (*url.URL, error) {
 	if c.ExternalURL == "" {
-		return &url.URL{Scheme: "http", Host: c.Listen}, nil
+		return &url.URL{Scheme: c.scheme(), Host: c.Listen}, nil
 	}
 	u, err := url.Parse(strings.TrimSuffix(c.ExternalURL, "/"))
 	if err == nil && (u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {

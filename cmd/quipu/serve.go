@@ -64,7 +64,7 @@ type serveCmd struct {
 	QueryCache     cacheFlag      `name:"query.cache" default:"64MiB" help:"Memory for answers of range queries that can no longer change, of all tenants; at least 32MiB. 0: none are kept."`
 	QueryLog       model.Duration `name:"query.log-slower-than" default:"10s" help:"Time past which a query is written to the log, with what it took; 0 writes none."`
 	MetricsTenants int            `name:"metrics.tenants" default:"100" help:"How many tenants, the largest, the process's metrics name; the others are together under (other)."`
-	ExternalURL    string         `name:"web.external-url" placeholder:"URL" help:"Where people reach this server, for the links in alerts (default: http:// and the address it listens on)."`
+	ExternalURL    string         `name:"web.external-url" placeholder:"URL" help:"Where people reach this server, for the links in alerts (default: http:// or https:// and the address it listens on)."`
 	LogLevel       slog.Level     `name:"log.level" default:"info" help:"debug, info, warn or error."`
 }
 
