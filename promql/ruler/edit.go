@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 
 	"github.com/prometheus/common/model"
@@ -27,21 +28,30 @@ var (
 // Groups are a tenant's groups of rules by namespace, as they are written. A file that
 // is wrong is an error.
 func (r *Ruler) Groups(id tenant.ID) (map[string][]rulefmt.RuleGroup, error) {
+	groups, bad, err := r.written(id)
+	for _, namespace := range slices.Sorted(maps.Keys(bad)) {
+		return nil, bad[namespace]
+	}
+	return groups, err
+}
+
+// written are the groups of files that are right, and what is wrong with the others.
+func (r *Ruler) written(id tenant.ID) (groups map[string][]rulefmt.RuleGroup, bad map[string]error, err error) {
 	texts, err := r.options.Files.read(id)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	out := make(map[string][]rulefmt.RuleGroup, len(texts))
+	groups, bad = make(map[string][]rulefmt.RuleGroup, len(texts)), map[string]error{}
 	for namespace, text := range texts {
-		groups, errs := rulefmt.Parse(text, false, model.UTF8Validation, r.options.Parser, r.options.Logger)
-		if len(errs) > 0 {
-			return nil, fmt.Errorf("%s", lines(namespace, errs))
-		}
-		if len(groups.Groups) > 0 {
-			out[namespace] = groups.Groups
+		parsed, errs := rulefmt.Parse(text, false, model.UTF8Validation, r.options.Parser, r.options.Logger)
+		switch {
+		case len(errs) > 0:
+			bad[namespace] = fmt.Errorf("%s", lines(namespace, errs))
+		case len(parsed.Groups) > 0:
+			groups[namespace] = parsed.Groups
 		}
 	}
-	return out, nil
+	return groups, bad, nil
 }
 
 // SetGroup makes or replaces one group, which the text describes.
@@ -64,7 +74,10 @@ func (r *Ruler) SetGroup(id tenant.ID, namespace string, text []byte) error {
 	if err := fit(&checked, settings); err != nil {
 		return fmt.Errorf("%w: %s", ErrBadRules, lines(namespace, []error{err}))
 	}
-	return r.edit(id, func(all map[string][]rulefmt.RuleGroup) (string, error) {
+	return r.edit(id, func(all map[string][]rulefmt.RuleGroup, bad map[string]error) (string, error) {
+		if err := bad[namespace]; err != nil {
+			return "", fmt.Errorf("%w: the namespace has a file that has to be mended or removed first: %w", ErrBadRules, err)
+		}
 		groups := all[namespace]
 		if i := slices.IndexFunc(groups, func(o rulefmt.RuleGroup) bool { return o.Name == g.Name }); i >= 0 {
 			groups[i] = *g
@@ -85,7 +98,7 @@ func (r *Ruler) SetGroup(id tenant.ID, namespace string, text []byte) error {
 
 // DeleteGroup removes one group.
 func (r *Ruler) DeleteGroup(id tenant.ID, namespace, name string) error {
-	return r.edit(id, func(all map[string][]rulefmt.RuleGroup) (string, error) {
+	return r.edit(id, func(all map[string][]rulefmt.RuleGroup, _ map[string]error) (string, error) {
 		groups := all[namespace]
 		all[namespace] = slices.DeleteFunc(slices.Clone(groups), func(g rulefmt.RuleGroup) bool { return g.Name == name })
 		if len(all[namespace]) == len(groups) {
@@ -95,10 +108,10 @@ func (r *Ruler) DeleteGroup(id tenant.ID, namespace, name string) error {
 	})
 }
 
-// DeleteNamespace removes all groups of a namespace.
+// DeleteNamespace removes all groups of a namespace, also where its file is wrong.
 func (r *Ruler) DeleteNamespace(id tenant.ID, namespace string) error {
-	return r.edit(id, func(all map[string][]rulefmt.RuleGroup) (string, error) {
-		if len(all[namespace]) == 0 {
+	return r.edit(id, func(all map[string][]rulefmt.RuleGroup, bad map[string]error) (string, error) {
+		if len(all[namespace]) == 0 && bad[namespace] == nil {
 			return "", ErrNoNamespace
 		}
 		all[namespace] = nil
@@ -107,16 +120,16 @@ func (r *Ruler) DeleteNamespace(id tenant.ID, namespace string) error {
 }
 
 // edit lets change alter the groups of a namespace, which it returns, and puts them in
-// force.
-func (r *Ruler) edit(id tenant.ID, change func(all map[string][]rulefmt.RuleGroup) (string, error)) error {
+// force. What is wrong with files of other namespaces does not matter.
+func (r *Ruler) edit(id tenant.ID, change func(all map[string][]rulefmt.RuleGroup, bad map[string]error) (string, error)) error {
 	t := r.tenant(id)
 	t.replacing.Lock()
 	defer t.replacing.Unlock()
-	all, err := r.Groups(id)
+	all, bad, err := r.written(id)
 	if err != nil {
 		return fmt.Errorf("the rules that there are cannot be read: %w", err)
 	}
-	namespace, err := change(all)
+	namespace, err := change(all, bad)
 	if err != nil {
 		return err
 	}

@@ -103,7 +103,7 @@ func (f *Files) each(id tenant.ID, do func(namespace string, e fs.DirEntry) erro
 	return nil
 }
 
-// write replaces the file of a namespace durably; nil removes it.
+// write replaces the files of a namespace durably; nil removes them.
 func (f *Files) write(id tenant.ID, namespace string, text []byte) error {
 	name := url.PathEscape(namespace) + fileSuffix
 	if len(name) > nameBytesMax {
@@ -113,14 +113,22 @@ func (f *Files) write(id tenant.ID, namespace string, text []byte) error {
 	if err := (vfs.OS{}).MkdirAll(dir); err != nil {
 		return fmt.Errorf("keep rules of tenant %s: %w", id, err)
 	}
-	path := filepath.Join(dir, name)
 	if text != nil {
-		if err := vfs.WriteFile(vfs.OS{}, path, text); err != nil {
+		if err := vfs.WriteFile(vfs.OS{}, filepath.Join(dir, name), text); err != nil {
 			return fmt.Errorf("keep rules of tenant %s: %w", id, err)
 		}
-		return vfs.OS{}.SyncDir(filepath.Dir(dir)) // where the directory is new
+		if err := (vfs.OS{}).SyncDir(filepath.Dir(dir)); err != nil { // where the directory is new
+			return fmt.Errorf("keep rules of tenant %s: %w", id, err)
+		}
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	// Files that were written by hand may spell the namespace otherwise.
+	err := f.each(id, func(of string, e fs.DirEntry) error {
+		if of != namespace || text != nil && e.Name() == name {
+			return nil
+		}
+		return os.Remove(filepath.Join(dir, e.Name()))
+	})
+	if err != nil {
 		return fmt.Errorf("remove rules of tenant %s: %w", id, err)
 	}
 	return vfs.OS{}.SyncDir(dir)

@@ -40,12 +40,6 @@ type tenantNotifier struct {
 	metrics *trackedRegisterer
 }
 
-// halt lets the notifier send what is queued and end.
-func (m *tenantNotifier) halt() {
-	m.metrics.unregister()
-	m.Stop()
-}
-
 // trackedRegisterer knows what was registered by way of it.
 type trackedRegisterer struct {
 	prometheus.Registerer
@@ -58,12 +52,22 @@ func (t *trackedRegisterer) MustRegister(all ...prometheus.Collector) {
 	t.all = append(t.all, all...)
 }
 
+// REQUIRES: notifiers.mu, so that no other notifier of the tenant is made before
 func (t *trackedRegisterer) unregister() {
 	if t == nil {
 		return
 	}
 	for _, c := range t.all {
 		t.Unregister(c)
+	}
+}
+
+// unregister makes room for other notifiers of the same tenants.
+//
+// REQUIRES: notifiers.mu
+func unregister(all map[tenant.ID]*tenantNotifier) {
+	for _, m := range all {
+		m.metrics.unregister()
 	}
 }
 
@@ -186,9 +190,10 @@ func (n *notifiers) configure(c Alerting) {
 	n.mu.Lock()
 	old := n.tenants
 	n.config, n.tenants = c, map[tenant.ID]*tenantNotifier{}
+	unregister(old)
 	n.mu.Unlock()
 	for _, m := range old {
-		m.halt()
+		m.Stop()
 	}
 }
 
@@ -197,9 +202,12 @@ func (n *notifiers) forget(id tenant.ID) {
 	n.mu.Lock()
 	m := n.tenants[id]
 	delete(n.tenants, id)
+	if m != nil {
+		m.metrics.unregister()
+	}
 	n.mu.Unlock()
 	if m != nil {
-		m.halt()
+		m.Stop()
 	}
 }
 
@@ -211,9 +219,10 @@ func (n *notifiers) stop() {
 	n.mu.Lock()
 	old := n.tenants
 	n.tenants, n.stopped = map[tenant.ID]*tenantNotifier{}, true
+	unregister(old)
 	n.mu.Unlock()
 	for _, m := range old {
-		m.halt()
+		m.Stop()
 	}
 	timeout := time.NewTimer(stopTimeMax)
 	defer timeout.Stop()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	upstream "github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
@@ -22,6 +24,15 @@ import (
 	"github.com/quipudb/quipu/internal/scope"
 	"github.com/quipudb/quipu/internal/tenant"
 )
+
+func mustTenant(t testing.TB, name string) tenant.ID {
+	t.Helper()
+	id, err := tenant.Parse(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
 
 // world is a store that takes everything, and an engine whose queries wait for tests.
 type world struct {
@@ -301,5 +312,106 @@ func TestForget(t *testing.T) {
 	r.Scan(false)
 	if n := len(r.RuleGroups(id)); n != 1 {
 		t.Errorf("%d groups of a tenant that is made again", n)
+	}
+}
+
+// Files that were written by hand may spell a namespace otherwise than the API does: it is
+// one namespace all the same, which is replaced and removed whole. What is wrong with one
+// file keeps nobody from changing others, or from removing it.
+func TestFilesWrittenByHand(t *testing.T) {
+	dir := t.TempDir()
+	id := mustTenant(t, "a")
+	r := newRuler(t, dir, &world{}, DefaultConfig())
+	path := filepath.Join(dir, "a", "rules")
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	files := func() (out []string) {
+		t.Helper()
+		entries, err := os.ReadDir(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			out = append(out, e.Name())
+		}
+		return out
+	}
+	byHand := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(path, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r.Scan(false)
+	}
+	const group = "groups: [{name: old, rules: [{record: x, expr: y}]}]"
+	for _, namespace := range []string{"my rules", "übersicht", "a,b", "a(b)"} {
+		byHand(namespace+".yaml", group)
+		if err := r.SetGroup(id, namespace, []byte("{name: new, rules: [{record: z, expr: y}]}")); err != nil {
+			t.Fatal(err)
+		}
+		if got := files(); len(got) != 1 {
+			t.Errorf("%s is in the files %q", namespace, got)
+		}
+		if got, err := r.Groups(id); err != nil || len(got[namespace]) != 2 {
+			t.Errorf("%s: %+v, %v", namespace, got, err)
+		}
+		byHand(namespace+".yaml", group)
+		if err := r.DeleteNamespace(id, namespace); err != nil {
+			t.Fatal(err)
+		}
+		if got := files(); len(got) != 0 {
+			t.Errorf("%s was removed, and is in the files %q", namespace, got)
+		}
+	}
+
+	byHand("wrong.yaml", "groups: [{name: g, rules: [{record: x, expr: (}]}]")
+	if err := r.SetGroup(id, "right", []byte("{name: g, rules: [{record: x, expr: y}]}")); err != nil {
+		t.Errorf("beside a wrong file: %v", err)
+	}
+	if err := r.SetGroup(id, "wrong", []byte("{name: h, rules: [{record: x, expr: y}]}")); !errors.Is(err, ErrBadRules) {
+		t.Errorf("into a wrong file: %v", err)
+	}
+	if _, err := r.Groups(id); err == nil || !strings.Contains(err.Error(), "wrong") {
+		t.Errorf("of a wrong file: %v", err)
+	}
+	if err := r.DeleteNamespace(id, "wrong"); err != nil {
+		t.Error(err)
+	}
+	if got := files(); len(got) != 1 || got[0] != "right.yaml" {
+		t.Errorf("the files are %q", got)
+	}
+}
+
+// A configuration that is read while alerts are sent makes notifiers anew, each with the
+// metrics of its tenant, which can be registered once.
+func TestReconfiguredWhileAlertsAreSent(t *testing.T) {
+	var a Alerting
+	if err := yaml.Unmarshal([]byte("alertmanagers: [{static_configs: [{targets: [\"127.0.0.1:1\"]}]}]"), &a); err != nil {
+		t.Fatal(err)
+	}
+	n := newNotifiers(a, "", slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	defer n.stop()
+	ids := make([]tenant.ID, 50)
+	for i := range ids {
+		ids[i] = mustTenant(t, fmt.Sprintf("t%d", i))
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 20 {
+			n.configure(a)
+		}
+	}()
+	for running := true; running; {
+		select {
+		case <-done:
+			running = false
+		default:
+		}
+		for _, id := range ids {
+			n.alertmanagers(id)
+		}
+		n.forget(ids[0])
 	}
 }
