@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/rules"
 
+	"github.com/quipudb/quipu/internal/tenant"
 	"github.com/quipudb/quipu/promql/ruler"
 )
 
@@ -127,5 +129,94 @@ func TestLateEventsPastTheHorizon(t *testing.T) {
 	}
 	if n := w.metric("quipu_ruler_late_intervals_skipped_total"); n != 1 {
 		t.Errorf("%v intervals were skipped, want 1", n)
+	}
+}
+
+// What came late is not forgotten where it cannot be asked for or evaluated at once, or
+// where the configuration is read again meanwhile; and an hour of short steps is asked for
+// in pieces that the tenant's queries may have.
+func TestLateEventsAreNotForgotten(t *testing.T) {
+	const expr = "sum(increase(orders_total[5m] anchored))"
+	for name, disturb := range map[string]func(w *ruleWorld){
+		"nothing": func(*ruleWorld) {},
+		"the first question fails": func(w *ruleWorld) {
+			n := 0
+			w.refuseLate = func() error {
+				if n++; n == 1 {
+					return errors.New("the disk is busy")
+				}
+				return nil
+			}
+		},
+		"the first evaluation fails": func(w *ruleWorld) {
+			n := 0
+			w.refuseRange = func(int64) error {
+				if n++; n == 1 {
+					return errors.New("the queue is full")
+				}
+				return nil
+			}
+		},
+		"the configuration is read again": func(w *ruleWorld) {
+			if err := w.ruler.Configure(w.config, w.alerts); err != nil {
+				w.Fatal(err)
+			}
+		},
+		"other configuration is read": func(w *ruleWorld) {
+			w.config = ruler.DefaultConfig()
+			w.config.ResendDelay = model.Duration(2 * time.Minute)
+			if err := w.ruler.Configure(w.config, w.alerts); err != nil {
+				w.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newRuleWorld(t)
+			w.write("shop", "orders", "groups: [{name: g, interval: 15s, rules: [{record: orders, expr: \""+expr+"\"}]}]")
+			w.open()
+			for i := range 40 {
+				w.count("shop", ruleStart.Add(time.Duration(i)*30*time.Second), 1, "__name__", "orders_total")
+				w.run(30 * time.Second)
+			}
+			w.count("shop", ruleStart.Add(5*time.Minute), 7, "__name__", "orders_total", "plan", "new")
+			disturb(w)
+			w.run(3 * time.Minute)
+			w.recordedAsAsked("orders", expr, ruleStart.Add(time.Minute), ruleStart.Add(20*time.Minute))
+			if got := w.query("shop", `max_over_time(orders[30m])`, w.now()); !strings.Contains(got, "=> 17") {
+				t.Errorf("the most orders were %q, there were 17", got)
+			}
+			if n := w.metric("quipu_ruler_late_intervals_skipped_total"); n != 0 {
+				t.Errorf("%v intervals were skipped", n)
+			}
+		})
+	}
+}
+
+// Steps that are evaluated again are asked for in pieces that a tenant's queries may have.
+func TestLateEventsInPieces(t *testing.T) {
+	w := newRuleWorld(t)
+	w.config = ruler.DefaultConfig()
+	w.config.LateHorizon = model.Duration(7 * 24 * time.Hour)
+	w.write("shop", "total", `groups: [{name: g, interval: 15s, rules: [{record: "orders:total", expr: "sum(orders_total)"}]}]`)
+	w.open()
+	w.count("shop", ruleStart.Add(15*time.Second), 1, "__name__", "orders_total")
+	if _, err := w.db.ChangeSettings(mustTenant(t, "shop"), func(own *tenant.Patch) ([]string, error) {
+		return own.Merge([]byte(`{"limits": {"query_steps": 50}, "idle_timeout": "1d"}`))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	pieces := 0
+	w.refuseRange = func(steps int64) error {
+		if pieces++; steps > 50 {
+			return fmt.Errorf("%d steps are more than query_steps, 50", steps)
+		}
+		return nil
+	}
+	w.run(2 * time.Hour)
+	w.count("shop", ruleStart.Add(30*time.Second), 1, "__name__", "orders_total")
+	w.run(time.Minute)
+	w.recordedAsAsked("orders:total", "sum(orders_total)", ruleStart.Add(time.Minute), ruleStart.Add(119*time.Minute))
+	if pieces < 9 {
+		t.Errorf("two hours of 15 s were asked for in %d pieces of 50 steps at most", pieces)
 	}
 }

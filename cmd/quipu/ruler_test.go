@@ -20,9 +20,11 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	upstream "github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/rules"
+	"github.com/prometheus/prometheus/storage"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/quipudb/quipu/internal/increment"
+	"github.com/quipudb/quipu/internal/past"
 	"github.com/quipudb/quipu/internal/scope"
 	"github.com/quipudb/quipu/internal/tenant"
 	"github.com/quipudb/quipu/promql"
@@ -42,6 +44,39 @@ type ruleWorld struct {
 	reg     *prometheus.Registry
 	alerts  ruler.Alerting
 	config  ruler.Config
+	// Where these are set, range queries and questions for what came late ask them first.
+	refuseRange func(steps int64) error
+	refuseLate  func() error
+}
+
+// refusingEngine is the engine of the ruler of a world.
+type refusingEngine struct {
+	upstream.QueryEngine
+	w *ruleWorld
+}
+
+func (e refusingEngine) NewRangeQuery(ctx context.Context, q storage.Queryable, o upstream.QueryOpts, text string, start, end time.Time, interval time.Duration) (upstream.Query, error) {
+	if e.w.refuseRange != nil {
+		if err := e.w.refuseRange(int64(end.Sub(start)/interval) + 1); err != nil {
+			return nil, err
+		}
+	}
+	return e.QueryEngine.NewRangeQuery(ctx, q, o, text, start, end, interval)
+}
+
+// refusingHistory is what the ruler of a world asks for what came late.
+type refusingHistory struct {
+	*tsdb.DB
+	w *ruleWorld
+}
+
+func (h refusingHistory) CameLate(ctx context.Context, m past.Mark) ([]past.Interval, error) {
+	if h.w.refuseLate != nil {
+		if err := h.w.refuseLate(); err != nil {
+			return nil, err
+		}
+	}
+	return h.DB.CameLate(ctx, m)
 }
 
 // countedStore counts the ruler's batches.
@@ -76,7 +111,7 @@ func (w *ruleWorld) open() {
 	w.engine = promql.NewEngine(promql.EngineOptions{Distinct: w.db})
 	w.reg = prometheus.NewRegistry()
 	w.ruler, err = ruler.New(ruler.Options{
-		Store: countedStore{w.db, &w.batches}, Queryable: w.db, Engine: w.engine, Parser: promql.NewParser(), History: w.db,
+		Store: countedStore{w.db, &w.batches}, Queryable: w.db, Engine: refusingEngine{w.engine, w}, Parser: promql.NewParser(), History: refusingHistory{w.db, w},
 		Files: ruler.NewFiles(w.dir), Now: w.now, Alerting: w.alerts, Config: w.config, Reg: w.reg,
 	})
 	if err != nil {

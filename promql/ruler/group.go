@@ -29,6 +29,9 @@ type group struct {
 	restore bool
 	last    int64 // time of the last evaluation, 0: none
 	late    lateState
+	// goesOn is the group whose rules these are too, until this one is scheduled: what it
+	// knows of late data is then this one's.
+	goesOn *group
 
 	// Guarded by Ruler.mu.
 	next   int64

@@ -45,6 +45,7 @@ type lateState struct {
 type rewrite struct {
 	metric string
 	past.Interval
+	again bool // it was tried before
 }
 
 // lateMax is how many rewrites of other groups are told apart.
@@ -70,7 +71,6 @@ func (r *Ruler) mark(ctx context.Context, g *group, until int64) (m past.Mark) {
 // REQUIRES: g.evaluating
 func (r *Ruler) replay(ctx context.Context, g *group, last int64, now past.Mark) {
 	before := g.late.mark
-	g.late.mark = now
 	r.mu.Lock()
 	changed := g.late.rewritten
 	g.late.rewritten = nil
@@ -79,11 +79,16 @@ func (r *Ruler) replay(ctx context.Context, g *group, last int64, now past.Mark)
 	if before.Generation != 0 && before.Generation == now.Generation {
 		late, err := r.options.History.CameLate(ctx, before)
 		if err != nil {
-			r.options.Logger.Warn("late events are not known: rules are not evaluated again", "tenant", g.tenant.id, "err", err)
+			r.options.Logger.Warn("late events are not known: they are asked for with the next evaluation", "tenant", g.tenant.id, "err", err)
+			r.keep(g, changed...)
+			return
 		}
 		for _, iv := range late {
-			changed = append(changed, rewrite{"", iv})
+			changed = append(changed, rewrite{Interval: iv})
 		}
+	}
+	if now.Generation != 0 { // else there is none now, and that before still says what came since
+		g.late.mark = now
 	}
 	if len(changed) == 0 {
 		return
@@ -102,19 +107,25 @@ func (r *Ruler) replay(ctx context.Context, g *group, last int64, now past.Mark)
 			continue
 		}
 		if oldest := last - horizon; p.from < oldest {
-			p.from, skipped = oldest, true
+			// What is tried again was counted when it was new.
+			from, _, isNew := p.depends.Touched(readBy(rec.Query(), slices.DeleteFunc(slices.Clone(changed), func(w rewrite) bool { return w.again })))
+			skipped = skipped || isNew && max(from, g.late.since) < oldest
+			p.from = oldest
 		}
 		if p.from = p.first(last); p.from > p.to {
 			continue
 		}
 		iv, err := p.run(ctx, last)
 		if err != nil {
-			r.options.Logger.Warn("a rule cannot be evaluated again for late events", "tenant", g.tenant.id,
+			r.options.Logger.Warn("a rule cannot be evaluated again for late events: it is tried with the next evaluation", "tenant", g.tenant.id,
 				"namespace", g.namespace, "group", g.rules.Name(), "rule", rec.Name(), "err", err)
+			for _, iv := range readBy(rec.Query(), changed) {
+				r.keep(g, rewrite{Interval: iv, again: true})
+			}
 			continue
 		}
 		if iv != nil {
-			w := rewrite{rec.Name(), *iv}
+			w := rewrite{metric: rec.Name(), Interval: *iv}
 			changed = append(changed, w)
 			r.tell(g, i, w)
 		}
@@ -137,16 +148,32 @@ func (r *Ruler) tell(from *group, i int, w rewrite) {
 		if !slices.ContainsFunc(readers, func(rule rules.Rule) bool { return reads(rule.Query(), w.metric) }) {
 			continue
 		}
-		if n := len(g.late.rewritten); n == lateMax {
-			all := rewrite{"", w.Interval}
-			for _, o := range g.late.rewritten {
-				all.Interval = all.Union(o.Interval)
-			}
-			g.late.rewritten = []rewrite{all}
-			continue
-		}
-		g.late.rewritten = append(g.late.rewritten, w)
+		g.late.add(w)
 	}
+}
+
+// keep leaves what has changed for the next evaluation of a group.
+func (r *Ruler) keep(g *group, changed ...rewrite) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, w := range changed {
+		g.late.add(w)
+	}
+}
+
+// add notes that a metric has been recorded otherwise. Past lateMax all are one.
+//
+// REQUIRES: Ruler.mu
+func (l *lateState) add(w rewrite) {
+	if len(l.rewritten) < lateMax {
+		l.rewritten = append(l.rewritten, w)
+		return
+	}
+	all := rewrite{Interval: w.Interval, again: w.again}
+	for _, o := range l.rewritten {
+		all.Interval, all.again = all.Union(o.Interval), all.again && o.again
+	}
+	l.rewritten = append(l.rewritten[:0], all)
 }
 
 // readBy are the intervals in which something that the expression may read has changed.
@@ -340,20 +367,40 @@ func (p *replayed) values(ctx context.Context) (func(t int64) (upstream.Vector, 
 	if !p.depends.AlikeInRanges() || p.rule.Query().Type() != parser.ValueTypeVector {
 		return func(t int64) (upstream.Vector, error) { return r.query(ctx, text, time.UnixMilli(t)) }, nil
 	}
-	q, err := r.options.Engine.NewRangeQuery(ctx, r.options.Queryable, nil, text, time.UnixMilli(p.from), time.UnixMilli(p.to), p.group.rules.Interval())
+	settings, err := r.options.Store.Settings(p.group.tenant.id)
 	if err != nil {
 		return nil, err
+	}
+	// As many steps as the tenant's queries may have, and as fit in memory.
+	most := (min(settings.Limits.QuerySteps, pieceSteps) - 1) * p.group.interval
+	byTime := map[int64]upstream.Vector{}
+	for from := p.from; from <= p.to; from += most + p.group.interval {
+		if err := p.rangeInto(ctx, text, from, min(p.to, from+most), byTime); err != nil {
+			return nil, err
+		}
+	}
+	return func(t int64) (upstream.Vector, error) { return byTime[t], nil }, nil
+}
+
+// pieceSteps is how many steps are asked for at once.
+const pieceSteps = 1000
+
+// rangeInto adds the values of the rule's expression at steps to those by time.
+func (p *replayed) rangeInto(ctx context.Context, text string, from, to int64, byTime map[int64]upstream.Vector) error {
+	o := &p.ruler.options
+	q, err := o.Engine.NewRangeQuery(ctx, o.Queryable, nil, text, time.UnixMilli(from), time.UnixMilli(to), p.group.rules.Interval())
+	if err != nil {
+		return err
 	}
 	defer q.Close()
 	res := q.Exec(ctx)
 	if res.Err != nil {
-		return nil, res.Err
+		return res.Err
 	}
 	m, err := res.Matrix()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	byTime := map[int64]upstream.Vector{}
 	for _, s := range m {
 		for _, f := range s.Floats {
 			byTime[f.T] = append(byTime[f.T], upstream.Sample{Metric: s.Metric, T: f.T, F: f.F})
@@ -362,7 +409,7 @@ func (p *replayed) values(ctx context.Context) (func(t int64) (upstream.Vector, 
 			byTime[h.T] = append(byTime[h.T], upstream.Sample{Metric: s.Metric, T: h.T, H: h.H.Copy()})
 		}
 	}
-	return func(t int64) (upstream.Vector, error) { return byTime[t], nil }, nil
+	return nil
 }
 
 // stored returns the series that are there under the rule's name, from a step before.

@@ -207,7 +207,11 @@ func (r *Ruler) replace(t *tenantRules, made map[string]*group, mode loadMode) {
 			g.rules.CopyState(before.rules)
 			g.restore, g.last = before.restore, before.last
 			before.evaluating.Unlock()
-			r.startLate(g, false)
+			if before.rules.Equals(g.rules) && before.offset == g.offset {
+				g.goesOn = before
+			} else {
+				r.startLate(g, false)
+			}
 		default:
 			g.restore = mode == loadStart
 			r.startLate(g, g.restore)
@@ -291,6 +295,9 @@ func (r *Ruler) schedule(t *tenantRules, in map[string]*group) {
 	now := r.options.Now().UnixMilli()
 	for key, g := range in {
 		if t.groups[key] != g {
+			if g.goesOn != nil { // which is not evaluated any more, but told of others until now
+				g.late, g.goesOn = g.goesOn.late, nil
+			}
 			g.next = g.slotAt(now) + g.interval
 			heap.Push(&r.due, g)
 		}
