@@ -14,6 +14,7 @@
 //	data.go     what the series are
 //	fill.go     the data into each storage
 //	measure.go  one query in a process of its own
+//	rules.go    groups of rules, ours beside upstream's
 //	usage_*.go  CPU time of this process
 //
 // # Invariants
