@@ -396,22 +396,19 @@ func TestReconfiguredWhileAlertsAreSent(t *testing.T) {
 	for i := range ids {
 		ids[i] = mustTenant(t, fmt.Sprintf("t%d", i))
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for range 20 {
-			n.configure(a)
-		}
-	}()
-	for running := true; running; {
-		select {
-		case <-done:
-			running = false
-		default:
-		}
+	use := func() {
 		for _, id := range ids {
-			n.alertmanagers(id)
+			if active, _ := n.alertmanagers(id); len(active) != 1 {
+				t.Errorf("tenant %s has the alertmanagers %v", id, active)
+			}
 		}
-		n.forget(ids[0])
+	}
+	for range 20 {
+		use()
+		var wait sync.WaitGroup
+		wait.Go(func() { n.configure(a) })
+		wait.Go(func() { n.forget(ids[0]) })
+		use()
+		wait.Wait()
 	}
 }
