@@ -169,7 +169,7 @@ func (h *history) live(fs vfs.FS, dir string) {
 	h.send(12, 15)                 // the 14th is the other tenant's
 	s, err := h.db.store(other, false)
 	must(err)
-	_, err = s.relog(ctx)
+	_, err = s.relog(ctx, nil)
 	must(err)
 	h.secure(tenant.Default, other) // one sync is of the whole log
 	must(h.db.releaseSegments())

@@ -104,13 +104,13 @@ func (h *deletionHistory) live(fs vfs.FS, dir string) {
 	h.delete(a, "/a", now.Add(-150*time.Minute), now) // of blocks and memtables a part
 	h.post(a, "/a", hour)                             // counts
 	none(func() error {
-		_, err := h.db.mustStore(other).relog(ctx)
+		_, err := h.db.mustStore(other).relog(ctx, nil)
 		return errors.Join(err, h.db.releaseSegments())
 	})
 	none(flush)
 	h.delete(a, "/b", long, now)
 	none(func() error { // only the deletion is in the log
-		_, err := h.db.mustStore(a).relog(ctx)
+		_, err := h.db.mustStore(a).relog(ctx, nil)
 		return errors.Join(err, h.db.releaseSegments())
 	})
 	none(func() error { return errors.Join(h.db.Close(), h.open(fs, dir)) })
@@ -168,7 +168,7 @@ func (h *deletionHistory) verify(dir string) error {
 		{"logged again", func() (err error) {
 			for _, id := range ids {
 				if s, _ := h.db.store(id, false); s != nil {
-					_, e := s.relog(ctx)
+					_, e := s.relog(ctx, nil)
 					err = errors.Join(err, e)
 				}
 			}

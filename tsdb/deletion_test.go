@@ -471,7 +471,7 @@ func TestDeletionOutlivesItsLogRecord(t *testing.T) {
 	db.mustFlush(tenant.Default)
 	db.mustDelete(tenant.Default, testStart.Add(-24*time.Hour), testStart, equal("page", "/a"))
 	want := db.stored(tenant.Default)
-	if did, err := db.mustStore(tenant.Default).relog(context.Background()); !did || err != nil {
+	if did, err := db.mustStore(tenant.Default).relog(context.Background(), nil); !did || err != nil {
 		t.Fatal(did, err)
 	}
 	if err := db.releaseSegments(); err != nil {

@@ -119,7 +119,7 @@ func TestDistinctDoesNotDependOnStorage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if did, err := s.relog(context.Background()); err != nil {
+	if did, err := s.relog(context.Background(), nil); err != nil {
 		t.Fatal(did, err)
 	}
 	compare("logged again")

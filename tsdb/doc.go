@@ -40,7 +40,7 @@
 //	relog.go         small tenants logged again instead of flushed
 //	pressure.go      what is refused while flushes are behind
 //	maintain.go      background work
-//	retention.go     what goes by age, by size and by rules
+//	retention.go, retention_memory.go   what goes by age, by size and by rules
 //	idle.go          looking at tenants that are not in memory
 //	compact_plan.go, compact.go     merging of blocks
 //	version.go       immutable states of a tenant's data, pinned by readers

@@ -115,7 +115,7 @@ func TestGaugeOrderOfArrivalDoesNotMatter(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if _, err := s.relog(context.Background()); err != nil {
+				if _, err := s.relog(context.Background(), nil); err != nil {
 					t.Fatal(err)
 				}
 			case 3:

@@ -55,7 +55,7 @@ func (db *DB) maintainBlocks(ctx context.Context) error {
 	now := db.opts.Now()
 	err := db.visitIdle(now)
 	for _, s := range db.openStores() {
-		err = errors.Join(err, s.retain(now), s.retainByRules(ctx, now), s.cleanLater(ctx, now), s.compact(ctx, now))
+		err = errors.Join(err, s.retain(now), s.retainByRules(ctx, now), s.retainMemory(ctx, now), s.cleanLater(ctx, now), s.compact(ctx, now))
 	}
 	return err
 }
@@ -141,7 +141,7 @@ func (db *DB) flushOldest(ctx context.Context) (failed error) {
 func (db *DB) giveBackLog(ctx context.Context, s *store, again *int64) error {
 	if *again <= db.opts.WALBytesMax/2 && s.memBytes() < blockBytesMin {
 		size := db.wal.size() // grows by what others append too
-		did, err := s.relog(ctx)
+		did, err := s.relog(ctx, nil)
 		if *again += db.wal.size() - size; did || err != nil {
 			return err
 		}

@@ -219,7 +219,7 @@ func TestSmallTenantsAreLoggedAgain(t *testing.T) {
 	for range 3 {
 		first := db.wal.oldestSegment()
 		for _, s := range db.openStores() {
-			if did, err := s.relog(context.Background()); err != nil || !did {
+			if did, err := s.relog(context.Background(), nil); err != nil || !did {
 				t.Fatalf("log again: %v, %v", did, err)
 			}
 		}

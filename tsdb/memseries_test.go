@@ -130,7 +130,7 @@ func TestLargeSetsAreReadWhileTheyGrow(t *testing.T) {
 	for i := range 60 {
 		db.mustAppend(tenant.Default, more(50, i%3))
 		if i%10 == 9 {
-			if _, err := s.relog(context.Background()); err != nil {
+			if _, err := s.relog(context.Background(), nil); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -24,6 +24,7 @@ type metrics struct {
 	compactions     *prometheus.CounterVec
 	retentionBlocks *prometheus.CounterVec
 	retentionBytes  *prometheus.CounterVec
+	retentionMemory *prometheus.CounterVec
 	notesRefused    prometheus.Counter
 	blockDamage     prometheus.Counter
 	folded          *prometheus.CounterVec
@@ -61,6 +62,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		retentionBytes: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "quipu_tsdb_retention_deleted_bytes_total", Help: "Bytes of blocks that retention gave back.",
 		}, []string{"reason"}),
+		retentionMemory: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "quipu_tsdb_retention_deleted_memory_bytes_total", Help: "Bytes of memory that retention gave back of tenants that have too little there for a block.",
+		}, []string{"reason"}),
 		notesRefused: f.NewCounter(prometheus.CounterOpts{
 			Name: "quipu_tsdb_notes_refused_total", Help: "Exemplars and metadata that were left out: too long, or more metrics than metadata is kept for.",
 		}),
@@ -69,6 +73,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "quipu_tsdb_folded_increments_total", Help: "Increments whose label values were replaced by (other) because their metric, or their tenant, is at its limit of series.",
 		}, []string{"tenant", "metric"}),
 	}
+	m.retentionMemory.WithLabelValues(removedByAge)
+	m.retentionMemory.WithLabelValues(removedByRule)
 	for _, reason := range []string{removedByAge, removedBySize, removedByRule} {
 		m.countRetained(reason, nil) // from the start, so that the first increase shows
 	}

@@ -39,7 +39,7 @@ func (m *modelRun) jump() {
 
 func (m *modelRun) relog() {
 	if s := m.store(m.tenant()); s != nil {
-		_, err := s.relog(context.Background())
+		_, err := s.relog(context.Background(), nil)
 		m.must(err)
 	}
 	m.must(m.db.releaseSegments())

@@ -85,7 +85,7 @@ func TestExemplarsAndMetadataStay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if did, err := s.relog(context.Background()); !did || err != nil {
+	if did, err := s.relog(context.Background(), nil); !did || err != nil {
 		t.Fatal(did, err)
 	}
 	if err := db.releaseSegments(); err != nil {

@@ -111,7 +111,7 @@ func TestMemoryOfMemtablesIsCounted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if did, err := s.relog(context.Background()); err != nil || !did {
+	if did, err := s.relog(context.Background(), nil); err != nil || !did {
 		t.Fatalf("%v, %v", did, err)
 	}
 	db.mustAppend(b, counterInc("c_total", testStart, 1))

@@ -12,10 +12,11 @@ import (
 const blockBytesMin = 256 << 10
 
 // relog writes all that a tenant has in memory as one record, which stands for all
-// its records before. Appends to the tenant wait for that one write. It reports
+// its records before; what is past, nil for nothing, is left out of it and given up.
+// Appends to the tenant wait for that one write. It reports
 // false, and does nothing, where a flush has taken memtables and failed: only a
 // flush gives back what those need.
-func (s *store) relog(ctx context.Context) (bool, error) {
+func (s *store) relog(ctx context.Context, past *memoryPast) (did bool, err error) {
 	s.flushMu.Lock()
 	defer s.flushMu.Unlock()
 	if s.dropped {
@@ -37,7 +38,17 @@ func (s *store) relog(ctx context.Context) (bool, error) {
 	head.exemplars, head.metadata = s.notes.all()
 	v := s.versions.pin()
 	defer s.versions.unpin(v)
-	payload, to, err := encodeMemory(ctx, &head, v.mems)
+	left, made, gone, err := s.leftInMemory(v, past)
+	defer func() {
+		if !did {
+			s.db.pressure.forget(made)
+		}
+	}()
+	var payload []byte
+	var to []routed
+	if err == nil {
+		payload, to, err = encodeMemory(ctx, &head, left)
+	}
 	if err != nil {
 		return false, fmt.Errorf("log tenant %s again: %w", s.id, err)
 	}
@@ -50,6 +61,9 @@ func (s *store) relog(ctx context.Context) (bool, error) {
 	}
 	s.hold.flushed() // with no memtable frozen, what was held for a flush is in the record too
 	s.hold.moved(segment)
+	if len(gone) > 0 {
+		s.installLeft(made, gone, past)
+	}
 	return true, nil
 }
 

@@ -216,6 +216,8 @@ type ruleRetention struct {
 	rules []tenant.RetentionRule
 	done  map[ulid.ULID][]int64 // cutoffs that have been applied
 	after time.Time             // a failure rests until then
+	// inMemory is when memtables were looked through last.
+	inMemory time.Time
 }
 
 // use takes over rules that have changed.

@@ -150,7 +150,7 @@ func TestLastWrittenSampleStands(t *testing.T) {
 			case 4:
 				var s *store
 				if s, err = db.store(tenant.Default, false); err == nil {
-					_, err = s.relog(ctx)
+					_, err = s.relog(ctx, nil)
 				}
 			case 5, 6:
 				*db.now = testStart.Add(time.Duration(r.IntN(4)) * 24 * time.Hour)

@@ -55,6 +55,7 @@ type store struct {
 	compactAfter time.Time     // owned by the goroutine that merges blocks
 	cleanAfter   time.Time     // owned by it too
 	byRules      ruleRetention // and it too
+	memoryAfter  time.Time     // and it too
 	stuck        atomic.Bool   // the last flush failed
 
 	keys      *keySet

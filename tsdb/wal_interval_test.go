@@ -96,7 +96,7 @@ func TestWhatSyncsALogBeforeItsInterval(t *testing.T) {
 		"relog": func(db *testDB) error {
 			s, err := db.store(tenant.Default, false)
 			if err == nil {
-				_, err = s.relog(context.Background())
+				_, err = s.relog(context.Background(), nil)
 			}
 			return err
 		},

@@ -178,7 +178,7 @@ func TestTenantRecordRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if did, err := s.relog(context.Background()); !did || err != nil {
+		if did, err := s.relog(context.Background(), nil); !did || err != nil {
 			t.Fatalf("relog: %v, %v", did, err)
 		}
 		if err := db.releaseSegments(); err != nil {
