@@ -1,238 +1,160 @@
 package tsdb
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
-	"maps"
+	"math"
+	"os"
 	"path/filepath"
-	"slices"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/common/model"
-	"github.com/prometheus/prometheus/model/labels"
-	"github.com/prometheus/prometheus/tsdb/index"
 
 	"github.com/quipudb/quipu/internal/tenant"
 	"github.com/quipudb/quipu/internal/vfs"
 )
 
-// Cost is what some series take in blocks.
-type Cost struct {
-	Name   string `json:"name"`
-	Kind   string `json:"kind,omitempty"`
-	Series int    `json:"series"`
-	Chunks int    `json:"chunks"`
-	// Windows are those with an increment, and samples. One in two blocks counts twice.
-	Windows int   `json:"windows"`
-	Bytes   int64 `json:"bytes"` // of chunks, neither of index nor of unions
-}
-
-// LabelCost is how many values a label has, and how many series have it.
-type LabelCost struct {
-	Name   string `json:"name"`
-	Values int    `json:"values"`
-	Series uint64 `json:"series"`
-}
-
-// Churn is how many series have their first and their last window on a day UTC.
-type Churn struct {
-	Day   string `json:"day"`
-	First int    `json:"first"`
-	Last  int    `json:"last"`
-}
-
-// Analysis says what takes room in a tenant's blocks, the largest first.
+// Analysis says what takes room of a tenant, in blocks and in the log.
 type Analysis struct {
-	Tenant     string      `json:"tenant"`
-	Blocks     int         `json:"blocks"`
-	BlockBytes int64       `json:"blockBytes"`
-	Series     int         `json:"series"`
-	Kinds      []Cost      `json:"kinds"`
-	Metrics    []Cost      `json:"metrics"`
-	Labels     []LabelCost `json:"labels"`
-	Churn      []Churn     `json:"churn"`
+	Tenant tenant.ID
+	// Stats counts what is only in the log as in memory, where a server would have it.
+	Stats
+	// LogRecords is how many records of the log the blocks do not have.
+	LogRecords int
+	// Err says why the tenant cannot be read; there is nothing else then.
+	Err error
 }
 
-// Analyze reads the blocks of a data directory that no server has open, those of one
-// tenant or, where only is zero, of all, and changes nothing. What is only in the log is
-// not in it, what was deleted and not rewritten yet is. Of metrics and labels the limit
-// largest are returned.
-func Analyze(ctx context.Context, dir string, only tenant.ID, limit int) (out []Analysis, err error) {
-	ids, lock, err := lockOffline(dir)
+// AnalyzeOptions say what is analyzed.
+type AnalyzeOptions struct {
+	Dir string
+	// Only is the one tenant to look at; zero: all.
+	Only tenant.ID
+	// Limit is how many entries each list has, the largest.
+	Limit int
+	// Names are the metrics of a tenant whose costs are asked for; nil: none.
+	Names func(tenant.ID) []string
+}
+
+// Analyze reads a data directory that no server has open, or a snapshot, and changes
+// nothing. The log is read as a server reads it when it starts, into memory. What was
+// deleted and not rewritten yet is counted. Where a tenant or a block is damaged, that is
+// said and the rest looked at; damage of the log, in logDamage, is of all tenants.
+func Analyze(ctx context.Context, o AnalyzeOptions) (out []Analysis, logDamage []string, err error) {
+	ids, lock, err := lockOffline(o.Dir)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer func() { err = errors.Join(err, lock.Release()) }()
-	blocks := newBlockCache(1, slog.New(slog.DiscardHandler), newMetrics(prometheus.NewRegistry()))
+	db := newOfflineDB(o.Dir)
+	records := map[tenant.ID]int{}
 	for _, id := range ids {
-		if !only.IsZero() && id != only {
+		if !o.Only.IsZero() && id != o.Only {
 			continue
 		}
-		a, err := analyzeTenant(ctx, blocks, filepath.Join(dir, id.String()), id, limit)
+		a := Analysis{Tenant: id}
+		s, err := readStore(db, id)
 		if err != nil {
-			return nil, fmt.Errorf("analyze tenant %s: %w", id, err)
+			a.Err = err
+		} else {
+			db.stores[id] = s
 		}
 		out = append(out, a)
 	}
-	if !only.IsZero() && len(out) == 0 {
-		return nil, fmt.Errorf("tenant %s %w", only, tenant.ErrUnknown)
+	if !o.Only.IsZero() && len(out) == 0 {
+		return nil, nil, fmt.Errorf("tenant %s %w", o.Only, tenant.ErrUnknown)
 	}
-	return out, nil
-}
-
-// analyzer gathers what one tenant's blocks have.
-type analyzer struct {
-	ctx     context.Context
-	kinds   map[string]*Cost
-	metrics map[string]*Cost
-	counted seriesCounter
-	days    map[uint64]*[2]int64 // first and last window of a series, by its hash
-}
-
-func analyzeTenant(ctx context.Context, cache *blockCache, dir string, id tenant.ID, limit int) (Analysis, error) {
-	out := Analysis{Tenant: id.String()}
-	man, err := readManifest(vfs.OS{}, dir)
-	if err != nil {
-		return out, err
+	if logDamage, err = db.replayOffline(ctx, records); err != nil {
+		return nil, nil, err
 	}
-	a := analyzer{
-		ctx: ctx, kinds: map[string]*Cost{}, metrics: map[string]*Cost{}, days: map[uint64]*[2]int64{},
-		counted: seriesCounter{ctx: ctx, left: int(^uint(0) >> 1), values: map[string]map[string]uint64{}},
-	}
-	at := newHome(vfs.OS{}, dir)
-	for _, info := range man.Blocks {
-		b := newBlock(cache, at, info)
-		if err := readMapped(func() error { return a.addBlock(b) }); err != nil {
-			return out, b.readError(err)
+	for i := range out {
+		a := &out[i]
+		s := db.stores[a.Tenant]
+		if f := db.failed[a.Tenant]; f != nil {
+			a.Err = f.err
 		}
-		out.Blocks++
-		out.BlockBytes += info.Bytes
-	}
-	out.Series = a.counted.seen.len()
-	out.Kinds, out.Metrics = largestCosts(a.kinds, len(a.kinds)), largestCosts(a.metrics, limit)
-	out.Labels, out.Churn = a.labels(limit), a.churn()
-	return out, nil
-}
-
-func (a *analyzer) addBlock(b *block) error {
-	files, err := b.cache.acquire(b)
-	if err != nil {
-		return err
-	}
-	defer b.cache.release(b)
-	name, value := index.AllPostingsKey()
-	p, err := files.index.Postings(a.ctx, name, value)
-	if err != nil {
-		return err
-	}
-	d := newSeriesDecoder(files.index)
-	for p.Next() {
-		if err := a.ctx.Err(); err != nil {
-			return err
+		if a.Err != nil || s == nil {
+			continue
 		}
-		if err := d.decode(p.At()); err != nil {
-			return err
-		}
-		ls, err := d.labels()
+		c := newSurvey(ctx, math.MaxInt, math.MaxInt)
+		v := s.versions.pin()
+		err := c.addVersion(v)
+		s.versions.unpin(v)
 		if err != nil {
+			return nil, nil, fmt.Errorf("analyze tenant %s: %w", a.Tenant, err)
+		}
+		var names []string
+		if o.Names != nil {
+			names = o.Names(a.Tenant)
+		}
+		a.Stats, a.LogRecords = c.stats(o.Limit, names), records[a.Tenant]
+	}
+	return out, logDamage, nil
+}
+
+// newOfflineDB is a DB of which only tenants are read and the log is replayed. Nothing on
+// disk changes.
+func newOfflineDB(dir string) *DB {
+	// Nothing is dropped by settings here, whatever the server's configuration says.
+	defaults := tenant.DefaultSettings()
+	defaults.Retention = 0
+	o := Options{Dir: dir, FS: readOnlyFS{}, Defaults: defaults}
+	if err := o.fill(); err != nil {
+		panic(err) // they are constants
+	}
+	db := &DB{opts: o, skipped: map[tenant.ID]int{}, metrics: newMetrics(prometheus.NewRegistry()), stores: map[tenant.ID]*store{}, failed: map[tenant.ID]*failedTenant{}}
+	db.policy.Store(o.Policy)
+	db.blocks = newBlockCache(1, o.Logger, db.metrics)
+	return db
+}
+
+// replayOffline puts what the log alone has into the memtables of the tenants that are
+// open, and counts its records by tenant.
+func (db *DB) replayOffline(ctx context.Context, records map[tenant.ID]int) (damage []string, err error) {
+	dir := filepath.Join(db.opts.Dir, walDirName)
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // a snapshot
+	}
+	r := walReader{fs: db.opts.FS, dir: dir, logger: slog.New(slog.DiscardHandler), metrics: db.metrics, check: &walCheck{
+		damaged: func(segment uint64, offset int64, cause error) {
+			damage = append(damage, fmt.Sprintf("%s at byte %d: %v", filepath.Join(walDirName, segmentName(segment)), offset, cause))
+		},
+		torn: func(uint64, int64) {}, // never acknowledged
+	}}
+	_, err = r.replay(func(pos position, rec *walRecord) error {
+		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := a.addSeries(ls, d, files); err != nil {
-			return fmt.Errorf("series %s: %w", ls, err)
+		s := db.stores[rec.tenant]
+		if s == nil || s.generation != rec.generation || pos.before(s.man.Watermark) {
+			return nil
 		}
+		if records[rec.tenant]++; rec.whole {
+			records[rec.tenant] = 1 // it stands for those before
+		}
+		rec.exemplars, rec.metadata = nil, nil
+		if err := s.replay(pos, rec); err != nil {
+			db.failReplay(rec.tenant, s, pos, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the log: %w", err)
 	}
-	return p.Err()
+	return damage, nil
 }
 
-func (a *analyzer) addSeries(ls labels.Labels, d *seriesDecoder, files *blockFiles) error {
-	var one Cost
-	for _, m := range d.metas {
-		encoding, src, err := files.chunks.chunk(m.ref)
-		if err != nil {
-			return err
-		}
-		kind, err := kindOf(encoding)
-		if err != nil {
-			return err
-		}
-		var p points
-		if _, err := decodeChunk(encoding, src, &p); err != nil {
-			return err
-		}
-		one.Kind = kind.String()
-		one.Chunks, one.Windows, one.Bytes = one.Chunks+1, one.Windows+p.len(), one.Bytes+int64(len(src))
-	}
-	hash := ls.Hash()
-	if len(d.metas) > 0 {
-		first, last := d.metas[0].MinTime, d.metas[len(d.metas)-1].MaxTime
-		if seen := a.days[hash]; seen != nil {
-			seen[0], seen[1] = min(seen[0], first), max(seen[1], last)
-		} else {
-			one.Series = 1
-			a.days[hash] = &[2]int64{first, last}
-		}
-	}
-	a.counted.add(ls, hash, len(d.metas))
-	addCost(a.kinds, one.Kind, &one)
-	addCost(a.metrics, ls.Get(model.MetricNameLabel), &one)
-	return nil
-}
+// readOnlyFS changes nothing: what opening would tidy up stays.
+type readOnlyFS struct{ vfs.OS }
 
-func addCost(to map[string]*Cost, name string, one *Cost) {
-	c := to[name]
-	if c == nil {
-		c = &Cost{Name: name, Kind: one.Kind}
-		to[name] = c
-	}
-	c.Series += one.Series
-	c.Chunks += one.Chunks
-	c.Windows += one.Windows
-	c.Bytes += one.Bytes
+func (readOnlyFS) Create(name string) (vfs.File, error) {
+	return nil, fmt.Errorf("%s is only to be read", name)
 }
-
-func largestCosts(of map[string]*Cost, limit int) []Cost {
-	out := []Cost{}
-	for _, c := range of {
-		out = append(out, *c)
-	}
-	slices.SortFunc(out, func(a, b Cost) int { return cmp.Or(cmp.Compare(b.Bytes, a.Bytes), cmp.Compare(a.Name, b.Name)) })
-	return out[:min(limit, len(out))]
-}
-
-func (a *analyzer) labels(limit int) []LabelCost {
-	out := []LabelCost{}
-	for name, values := range a.counted.values {
-		l := LabelCost{Name: name, Values: len(values)}
-		for _, n := range values {
-			l.Series += n
-		}
-		out = append(out, l)
-	}
-	slices.SortFunc(out, func(a, b LabelCost) int { return cmp.Or(cmp.Compare(b.Values, a.Values), cmp.Compare(a.Name, b.Name)) })
-	return out[:min(limit, len(out))]
-}
-
-// churn are the days on which series begin or end, in order.
-func (a *analyzer) churn() []Churn {
-	days := map[string]*Churn{}
-	at := func(t int64) *Churn {
-		day := time.UnixMilli(t).UTC().Format(time.DateOnly)
-		if days[day] == nil {
-			days[day] = &Churn{Day: day}
-		}
-		return days[day]
-	}
-	for _, d := range a.days {
-		at(d[0]).First++
-		at(d[1]).Last++
-	}
-	out := []Churn{}
-	for _, day := range slices.Sorted(maps.Keys(days)) {
-		out = append(out, *days[day])
-	}
-	return out
-}
+func (readOnlyFS) MkdirAll(string) error       { return nil }
+func (readOnlyFS) Rename(string, string) error { return nil }
+func (readOnlyFS) Link(string, string) error   { return nil }
+func (readOnlyFS) Remove(string) error         { return nil }
+func (readOnlyFS) RemoveAll(string) error      { return nil }
+func (readOnlyFS) SyncDir(string) error        { return nil }

@@ -70,8 +70,8 @@
 //	block_selection.go              those that a selector selects, where all are in one
 //	column.go, column_gauge.go, xor.go   whole series for the planner
 //	distinct.go                     distinct ids by intervals
-//	stats.go                        series by their labels, blocks, for who looks at storage
-//	analyze.go       the same offline, with what it takes
+//	survey.go                       series by their labels and what they take
+//	stats.go, analyze.go            the same of a tenant that is open, and offline
 //	check*.go        verifying a data directory offline
 //	offline.go       locking one that no server has open
 //	metrics.go       what is counted

@@ -206,9 +206,9 @@ var errNoTenant = errors.New("no such tenant")
 // errUnknown is what whoever names a tenant that there is not is told.
 func errUnknown(id tenant.ID) error { return fmt.Errorf("tenant %s %w", id, tenant.ErrUnknown) }
 
-// openStore opens an existing tenant; the error is errNoTenant where there is
-// none.
-func openStore(db *DB, id tenant.ID) (*store, error) {
+// readStore reads the manifest and the settings of an existing tenant; the error is
+// errNoTenant where there is none. What its blocks hold is not looked at.
+func readStore(db *DB, id tenant.ID) (*store, error) {
 	s := &store{db: db, id: id, dir: db.tenantDir(id), home: newHome(db.opts.FS, db.tenantDir(id)), keys: newKeySet(), late: newLateLog(), recorded: newLateLog(), routing: map[int64]*memtable{}}
 	var err error
 	if s.man, err = readManifest(db.opts.FS, s.dir); errors.Is(err, fs.ErrNotExist) {
@@ -223,9 +223,6 @@ func openStore(db *DB, id tenant.ID) (*store, error) {
 	if err := s.readProfile(); err != nil {
 		return nil, fmt.Errorf("open tenant %s: %w", id, err)
 	}
-	if err := s.sweep(); err != nil {
-		return nil, fmt.Errorf("open tenant %s: %w", id, err)
-	}
 	s.generation = s.man.Generation
 	blocks := make([]*block, len(s.man.Blocks))
 	for i, bi := range s.man.Blocks {
@@ -238,7 +235,22 @@ func openStore(db *DB, id tenant.ID) (*store, error) {
 	s.deleted.Store(s.man.Deleted)
 	s.showDeletions()
 	s.admission = newAdmission(s.versions, &s.settings().Limits)
-	for _, b := range blocks {
+	return s, nil
+}
+
+// openStore opens an existing tenant; the error is errNoTenant where there is
+// none.
+func openStore(db *DB, id tenant.ID) (*store, error) {
+	s, err := readStore(db, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.sweep(); err != nil {
+		return nil, fmt.Errorf("open tenant %s: %w", id, err)
+	}
+	v := s.versions.pin()
+	defer s.versions.unpin(v)
+	for _, b := range v.blocks {
 		kinds, err := b.kinds()
 		if err != nil {
 			return nil, fmt.Errorf("open tenant %s: %w", id, err)
