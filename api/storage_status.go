@@ -23,12 +23,59 @@ type Inventory interface {
 	Blocks(ctx context.Context, id tenant.ID) ([]tsdb.BlockMeta, error)
 }
 
-// SeriesStats are in the form of Prometheus's API. Its head is all that is stored, in
-// memory and in blocks: what the limits of series count.
+// SeriesStats are in the form of Prometheus's API, and more. Its head is all that is
+// stored, in memory and in blocks: what the limits of series count.
 type SeriesStats struct {
 	v1.TSDBStatus
-	// Warning says what they leave out; "": nothing.
-	Warning string
+	Storage StorageStats `json:"storage"`
+	// Warnings say what they leave out.
+	Warnings []string `json:"-"`
+}
+
+// StorageStats say what a tenant's series take. Lists have the largest first.
+type StorageStats struct {
+	Blocks     int          `json:"blocks"`
+	BlockBytes int64        `json:"blockBytes"` // on disk, with index and unions
+	SeriesCost              // of all
+	ByKind     []SeriesCost `json:"byKind"`
+	ByMetric   []SeriesCost `json:"byMetric"`
+	// ByEventRule are the metrics of all event rules in force, and WithoutEventRule all
+	// others together: recorded, sent as samples, or of rules that are no more.
+	ByEventRule      []SeriesCost `json:"byEventRule"`
+	WithoutEventRule SeriesCost   `json:"withoutEventRule"`
+	// ByLabel has the labels with most values.
+	ByLabel []LabelCost   `json:"byLabel"`
+	Churn   []SeriesChurn `json:"churn"` // by day
+}
+
+// SeriesCost is what some series take.
+type SeriesCost struct {
+	Name   string `json:"name,omitempty"`
+	Kind   string `json:"kind,omitempty"` // of a metric
+	Series int    `json:"series"`
+	// Increments are the windows of the grid with an increment, and samples.
+	Increments  int64 `json:"increments"`
+	Chunks      int   `json:"chunks"`
+	ChunkBytes  int64 `json:"chunkBytes"`
+	MemoryBytes int64 `json:"memoryBytes"`
+	// BytesPerSeries counts chunks and memory, BytesPerIncrement what is in chunks.
+	BytesPerSeries    float64 `json:"bytesPerSeries"`
+	BytesPerIncrement float64 `json:"bytesPerIncrement"`
+}
+
+// LabelCost is how many values a label has, and how many series have it.
+type LabelCost struct {
+	Name   string `json:"name"`
+	Values int    `json:"values"`
+	Series uint64 `json:"series"`
+}
+
+// SeriesChurn is how many series have their first and their last increment on a day UTC;
+// of the present day the last may not be the last.
+type SeriesChurn struct {
+	Day   string `json:"day"`
+	First int    `json:"first"`
+	Last  int    `json:"last"`
 }
 
 const (
@@ -56,11 +103,7 @@ func (a *api) statusTSDB(w http.ResponseWriter, r *http.Request) {
 		a.respondReadError(w, err)
 		return
 	}
-	out := success{Status: "success", Data: s.TSDBStatus}
-	if s.Warning != "" {
-		out.Warnings = []string{s.Warning}
-	}
-	respondJSON(w, a.logger, http.StatusOK, out)
+	respondJSON(w, a.logger, http.StatusOK, success{Status: "success", Data: s, Warnings: s.Warnings})
 }
 
 // statusBlocks answers GET /api/v1/status/tsdb/blocks.

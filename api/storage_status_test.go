@@ -33,7 +33,7 @@ func (w *world) SeriesStats(_ context.Context, id tenant.ID, limit int) (*Series
 		SeriesCountByMetricName: []v1.TSDBStat{{Name: "of_" + id.String(), Value: 1}},
 	}}
 	if limit == 77 {
-		out.Warning = "there are more"
+		out.Warnings = []string{"there are more"}
 	}
 	return out, w.ask("stats of %s", id)
 }
@@ -59,7 +59,7 @@ func TestStatusTSDB(t *testing.T) {
 	for query, want := range map[string]string{
 		"":             `200 {"status":"success","data":{"headStats":{"numSeries":10,"numLabelPairs":0,"chunkCount":0,"minTime":0,"maxTime":0},"seriesCountByMetricName":[{"name":"of_a","value":1}],`,
 		"?limit=10000": `200 {"status":"success","data":{"headStats":{"numSeries":10000,`,
-		"?limit=77":    `"seriesCountByLabelValuePair":null},"warnings":["there are more"]}`,
+		"?limit=77":    `"churn":null}},"warnings":["there are more"]}`,
 		"?limit=0":     `400 {"status":"error","errorType":"bad_data","error":"limit must be a positive number"}`,
 		"?limit=x":     `400 {"status":"error","errorType":"bad_data","error":"limit must be a positive number"}`,
 		"?limit=10001": `400 {"status":"error","errorType":"bad_data","error":"limit must not exceed 10000"}`,

@@ -364,11 +364,25 @@ func (g *Ingester) Metrics(id tenant.ID) ([]About, error) {
 	if err != nil {
 		return nil, err
 	}
+	return rs.about(), nil
+}
+
+// RuleMetrics are those that the text of rules counts, which file is the name of in the
+// message that says what is wrong with it.
+func RuleMetrics(file string, text []byte) ([]About, error) {
+	rs, err := parseRules(file, text)
+	if err != nil {
+		return nil, err
+	}
+	return rs.about(), nil
+}
+
+func (rs *ruleset) about() []About {
 	out := make([]About, len(rs.rules))
 	for i, r := range rs.rules {
 		out[i] = About{r.metric, r.help, r.unit}
 	}
-	return out, nil
+	return out
 }
 
 // Forget drops what is kept of a tenant that is deleted: its rules, which are read again

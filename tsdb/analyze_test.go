@@ -83,7 +83,7 @@ func TestAnalyze(t *testing.T) {
 	if got.Series != 4 || got.Blocks != usage.Blocks || got.BlockBytes != usage.BlockBytes || got.LogRecords != 2 || got.Chunks != live.Chunks {
 		t.Errorf("%+v, want 4 series, 2 records and %+v", got, usage)
 	}
-	if k := got.Kinds; len(k) != 2 || k[0].Name != "counter" || k[0].Series != 3 || k[0].Increments != 8 || k[0].Bytes <= 0 || k[0].MemoryBytes <= 0 ||
+	if k := got.Kinds; len(k) != 2 || k[0].Name != "counter" || k[0].Series != 3 || k[0].Increments != 8 || k[0].InBlocks != 7 || k[0].Bytes <= 0 || k[0].MemoryBytes <= 0 ||
 		k[1].Name != "gauge" || k[1].Series != 1 || k[1].Increments != 1 || k[1].Bytes != 0 {
 		t.Errorf("kinds %+v", k)
 	}

@@ -28,16 +28,24 @@ type Cost struct {
 	// Increments are windows with an increment, and samples, as they are stored: what is
 	// added to one window is one, and in two blocks two.
 	Increments  int64
+	InBlocks    int64 // of them
 	Bytes       int64 // of chunks, neither of index nor of unions
 	MemoryBytes int64 // of what is in no block yet, about
 }
 
-func (c *Cost) add(o *Cost) {
-	c.Series += o.Series
-	c.Chunks += o.Chunks
-	c.Increments += o.Increments
-	c.Bytes += o.Bytes
-	c.MemoryBytes += o.MemoryBytes
+// Add adds what others take, Sub takes it off.
+func (c *Cost) Add(o *Cost) { c.add(o, 1) }
+
+// Sub is Add in reverse.
+func (c *Cost) Sub(o *Cost) { c.add(o, -1) }
+
+func (c *Cost) add(o *Cost, sign int64) {
+	c.Series += int(sign) * o.Series
+	c.Chunks += int(sign) * o.Chunks
+	c.Increments += sign * o.Increments
+	c.InBlocks += sign * o.InBlocks
+	c.Bytes += sign * o.Bytes
+	c.MemoryBytes += sign * o.MemoryBytes
 }
 
 // LabelCost is how many values a label has, and how many series have it.
@@ -247,7 +255,8 @@ func (c *survey) partOf(metas []chunkAt, files *chunkFiles) (p seriesPart, err e
 		if p.kind, err = kindOf(encoding); err != nil {
 			return p, err
 		}
-		p.Chunks, p.Increments, p.Bytes = p.Chunks+1, p.Increments+int64(n), p.Bytes+int64(len(src))
+		p.Chunks, p.InBlocks, p.Bytes = p.Chunks+1, p.InBlocks+int64(n), p.Bytes+int64(len(src))
+		p.Increments = p.InBlocks
 	}
 	return p, nil
 }
@@ -287,14 +296,14 @@ func (c *survey) add(ls labels.Labels, hash uint64, chunks int, p *seriesPart) b
 	if next := (daySpan{min(days.first, p.days.first), max(days.last, p.days.last)}); !seen || next != days {
 		c.days[hash] = next
 	}
-	c.kinds[p.kind].add(&p.Cost)
+	c.kinds[p.kind].Add(&p.Cost)
 	if name := ls.Get(model.MetricNameLabel); c.metric == nil || c.metric.Name != name {
 		if c.metric = c.metrics[name]; c.metric == nil {
 			c.metric = &Cost{Name: name}
 			c.metrics[name] = c.metric
 		}
 	}
-	if c.metric.add(&p.Cost); c.metric.Kind == "" && p.kind.Valid() {
+	if c.metric.Add(&p.Cost); c.metric.Kind == "" && p.kind.Valid() {
 		c.metric.Kind = p.kind.String()
 	}
 	return true

@@ -326,7 +326,7 @@ func (c *serveCmd) handler(db *tsdb.DB, guards *guards, logger *slog.Logger, reg
 		Parser:  promql.NewParser(),
 		Storage: db, Exemplars: db,
 		Tenants:   &catalog{db: db, rules: ingester},
-		Inventory: inventory{db},
+		Inventory: inventory{db, ingester},
 		Admin:     storageAdmin{db},
 		Features:  languageFeatures,
 		Admission: queries,
