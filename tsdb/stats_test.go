@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -169,5 +170,32 @@ func BenchmarkStats(b *testing.B) {
 		if s, err := d.Stats(context.Background(), tenant.Default, 10); err != nil || s.Series != StatsSeriesMax {
 			b.Fatal(s.Series, err)
 		}
+	}
+}
+
+// A block that cannot be read is named, and the others are counted; past the bound of
+// chunks series are counted and what they take is not, and it is said.
+func TestStatsOfDamageAndManyChunks(t *testing.T) {
+	db := openTestDB(t, "", nil)
+	db.days(t, tenant.Default, 3, []string{"page", "/"}, []string{"page", "/a"})
+	s := db.mustStore(tenant.Default)
+	v := s.versions.pin()
+	defer s.versions.unpin(v)
+	c := newSurvey(context.Background(), 1000, 3)
+	if err := c.addVersion(v); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.stats(10, nil); !got.CostsPartial || got.Partial || got.Series != 2 || got.Kinds[0].Chunks != 3 || got.Chunks != 6 {
+		t.Errorf("%+v, want 2 series and 3 chunks of 6", got)
+	}
+	if err := os.Remove(filepath.Join(db.dir, "default", s.man.Blocks[1].ULID.String(), blockIndex)); err != nil {
+		t.Fatal(err)
+	}
+	now := *db.now
+	db = db.reopen(nil)
+	*db.now = now
+	got := statsOf(t, db, tenant.Default, 10)
+	if len(got.Damage) != 1 || !strings.Contains(got.Damage[0], s.man.Blocks[1].ULID.String()) || got.Series != 2 || got.Kinds[0].Increments != 4 || got.CostsPartial {
+		t.Errorf("%+v, want 4 increments and the damaged block", got)
 	}
 }
