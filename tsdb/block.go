@@ -41,6 +41,8 @@ type blockMetaQuipu struct {
 	Kinds map[string]string `json:"kinds"`
 	// Unions is the size of the file of unions in bytes; 0: the block has none.
 	Unions int64 `json:"unions,omitempty"`
+	// Step is that of the manifest.
+	Step int64 `json:"step,omitempty"`
 }
 
 // block is an immutable directory of increments in Prometheus's block format. It

@@ -131,7 +131,7 @@ func (t *blockSelection) kind(i int) increment.Kind { return t.pages[i/pageSerie
 
 func (t *blockSelection) coarseWarnings(v viewParams) annotations.Annotations {
 	var out annotations.Annotations
-	if v.grid <= distinctSpan {
+	if t.block == nil || max(v.grid, t.block.Step) <= distinctSpan {
 		return out
 	}
 	for i := range t.n {

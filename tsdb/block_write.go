@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"github.com/prometheus/prometheus/tsdb/chunks"
 	"github.com/prometheus/prometheus/tsdb/index"
 
@@ -50,7 +51,9 @@ type blockSpec struct {
 	tenant     string
 	generation uint64
 	id         ulid.ULID
-	step       int64
+	step       int64        // the tenant's grid
+	coarse     int64        // blockInfo.Step
+	steps      *coarseSteps // nil: series stay in the steps that they are in
 	seq        uint64
 	series     []blockSeries // equal labels merge; of samples those of a later one were written later
 	level      int
@@ -109,7 +112,7 @@ func writeBlock(ctx context.Context, fsys vfs.FS, spec *blockSpec) (bi blockInfo
 	}
 	return blockInfo{
 		ULID: spec.id, MinTime: meta.MinTime, MaxTime: meta.MaxTime, Bytes: spec.bytes + size.Size() + meta.Quipu.Unions, Unions: meta.Quipu.Unions,
-		MetaSum: crc32.Checksum(src, castagnoli), Seq: spec.seq, Samples: spec.samples(), Series: meta.Stats.NumSeries,
+		MetaSum: crc32.Checksum(src, castagnoli), Seq: spec.seq, Samples: spec.samples(), Series: meta.Stats.NumSeries, Step: spec.coarse,
 	}, true, nil
 }
 
@@ -142,7 +145,7 @@ func adoptFiles(fsys vfs.FS, dir string) error {
 func writeBlockFiles(ctx context.Context, dir string, spec *blockSpec) (meta *blockMeta, err error) {
 	meta = &blockMeta{
 		BlockMeta: tsdb.BlockMeta{ULID: spec.id, MinTime: math.MaxInt64, MaxTime: math.MinInt64, Version: 1},
-		Quipu:     blockMetaQuipu{Tenant: spec.tenant, Generation: spec.generation, Kinds: map[string]string{}},
+		Quipu:     blockMetaQuipu{Tenant: spec.tenant, Generation: spec.generation, Kinds: map[string]string{}, Step: spec.coarse},
 	}
 	meta.Compaction.Level = spec.level
 	if meta.Compaction.Sources = spec.sources; len(spec.sources) == 0 {
@@ -253,7 +256,7 @@ func addDay(cw *chunks.Writer, spec *blockSpec, meta *blockMeta, same []blockSer
 		}
 		parts = append(parts, p...)
 	}
-	p, err := mergePoints(same[0].kind, parts)
+	p, err := spec.merge(same[0].labels, same[0].kind, parts)
 	if err != nil || p.len() == 0 {
 		return nil, err
 	}
@@ -273,7 +276,7 @@ func addDay(cw *chunks.Writer, spec *blockSpec, meta *blockMeta, same []blockSer
 	}
 	meta.Stats.NumSamples += uint64(p.len())
 	meta.MinTime = min(meta.MinTime, p.win[0])
-	last := p.win[p.len()-1]
+	last := p.end()
 	if p.kind == increment.Sample {
 		meta.MaxTime = max(meta.MaxTime, last+1)
 	} else {
@@ -302,21 +305,32 @@ func encodeChunks(p *points, step int64) ([]chunks.Meta, error) {
 				}
 			}
 		}
-		enc, err := encodeChunk(p, step, i, j)
-		for err == nil && len(enc) > chunkBytesMax && j-i > 1 {
+		enc, err := encodeWindows(p, step, i, j)
+		for err == nil && len(enc.bytes) > chunkBytesMax && j-i > 1 {
 			j = i + (j-i)/2
-			enc, err = encodeChunk(p, step, i, j)
+			enc, err = encodeWindows(p, step, i, j)
 		}
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, chunks.Meta{
-			Chunk:   &chunk{enc: encodingOf(p.kind), bytes: enc},
-			MinTime: p.win[i], MaxTime: p.win[j-1] + step - 1,
-		})
+		last := p.win[j-1]
+		if p.raw {
+			last = p.last[j-1]
+		}
+		out = append(out, chunks.Meta{Chunk: enc, MinTime: p.win[i], MaxTime: last + step - 1})
 		i = j
 	}
 	return out, nil
+}
+
+// encodeWindows encodes the points i..j of p on a grid of step ms, coarse ones as such.
+func encodeWindows(p *points, step int64, i, j int) (*chunk, error) {
+	if p.raw {
+		src, err := encodeCoarse(p, step, p.step, i, j)
+		return &chunk{enc: coarseBase + chunkenc.Encoding(p.kind), bytes: src}, err
+	}
+	src, err := encodeChunk(p, step, i, j)
+	return &chunk{enc: encodingOf(p.kind), bytes: src}, err
 }
 
 const dayMillis = 24 * 60 * 60 * 1000

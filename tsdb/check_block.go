@@ -221,7 +221,7 @@ func (c *blockChecker) checkSeries(ls labels.Labels, ref storage.SeriesRef, meta
 			continue
 		}
 		c.bytes += int64(len(src))
-		var p points
+		p := points{raw: true}
 		step, err := decodeChunk(e, src, &p)
 		if err != nil {
 			c.bad(file, "chunk %d of %s: %v", i, ls, err)
@@ -230,10 +230,12 @@ func (c *blockChecker) checkSeries(ls labels.Labels, ref storage.SeriesRef, meta
 		if p.kind == increment.Sample {
 			step = 1 // a sample's chunk ends with its last millisecond
 		}
-		first, end := p.win[0], p.win[p.len()-1]+step
+		first, end := p.win[0], p.end()+step
 		switch {
 		case p.kind != increment.Sample && step != c.settings.GridMillis():
 			c.bad(file, "chunk %d of %s has a step of %d ms, the tenant's is %d", i, ls, step, c.settings.GridMillis())
+		case dayMillis%max(1, p.step) != 0 || p.step > c.block.Step:
+			c.bad(file, "chunk %d of %s has coarse windows of %d ms, the manifest says %d of the block", i, ls, p.step, c.block.Step)
 		case m.MinTime != first || m.MaxTime != end-1:
 			c.bad(blockIndex, "chunk %d of %s is said to be of %d to %d, it is of %d to %d", i, ls, m.MinTime, m.MaxTime, first, end-1)
 		case i > 0 && first <= last:

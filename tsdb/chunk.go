@@ -14,7 +14,7 @@ import (
 
 // encodingBase is added to a kind to give its encoding in a block's chunk files:
 // 0x71 counter, 0x72 histogram, 0x73 distinct, 0x74 gauge, 0x76 histogram with buckets. They are clear of upstream's, which hold samples; a
-// changed layout gets a new number.
+// changed layout gets a new number. Those of coarse windows are in chunk_coarse.go.
 const encodingBase chunkenc.Encoding = 0x70
 
 func encodingOf(k increment.Kind) chunkenc.Encoding { return encodingBase + chunkenc.Encoding(k) }
@@ -22,6 +22,9 @@ func encodingOf(k increment.Kind) chunkenc.Encoding { return encodingBase + chun
 func kindOf(e chunkenc.Encoding) (increment.Kind, error) {
 	if isSampleEncoding(e) {
 		return increment.Sample, nil
+	}
+	if isCoarse(e) {
+		return increment.Kind(e - coarseBase), nil
 	}
 	k := increment.Kind(e - encodingBase)
 	if !k.Valid() || k == increment.Sample {
@@ -87,19 +90,21 @@ func encodeChunk(p *points, step int64, i, j int) ([]byte, error) {
 	return nil, fmt.Errorf("encode chunk of unknown kind %d", p.kind)
 }
 
-// decodeChunk sets p to the points of a chunk and returns the chunk's step, 0 for
-// samples.
+// decodeChunk sets p to the points of a chunk and returns the width of their windows, 0
+// for samples.
 func decodeChunk(e chunkenc.Encoding, src []byte, p *points) (step int64, err error) {
 	kind, err := kindOf(e)
 	if err != nil {
 		return 0, err
 	}
 	p.reset(kind)
-	return appendChunk(e, src, p)
+	return appendChunk(e, src, nil, p)
 }
 
-// appendChunk appends the points of a chunk to p, whose kind is the chunk's.
-func appendChunk(e chunkenc.Encoding, src []byte, p *points) (step int64, err error) {
+// appendChunk appends the points of a chunk to p, whose kind is the chunk's, coarse ones as
+// windows of the grid unless p is raw. Of coarse ones those in one of the spans are left
+// out; who appends others does that itself.
+func appendChunk(e chunkenc.Encoding, src []byte, dead []span, p *points) (step int64, err error) {
 	kind, err := kindOf(e)
 	if err != nil {
 		return 0, err
@@ -107,8 +112,11 @@ func appendChunk(e chunkenc.Encoding, src []byte, p *points) (step int64, err er
 	if kind != p.kind {
 		return 0, fmt.Errorf("chunk of a %s among those of a %s", kind, p.kind)
 	}
-	if kind == increment.Sample {
+	switch {
+	case kind == increment.Sample:
 		return 0, appendSampleChunk(e, src, p)
+	case isCoarse(e):
+		return appendCoarseChunk(src, dead, p)
 	}
 	var h chunkHeader
 	if src, err = h.decode(src); err != nil {
@@ -125,6 +133,9 @@ func appendChunk(e chunkenc.Encoding, src []byte, p *points) (step int64, err er
 		err = decodeBucketHists(src, h, p)
 	case increment.Gauge:
 		err = decodeGauges(src, h, p)
+	}
+	if p.raw {
+		p.last = append(p.last, p.win[len(p.last):]...)
 	}
 	return h.step, err
 }

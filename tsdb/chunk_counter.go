@@ -91,7 +91,7 @@ func leastWhole(values []float64) (least uint64, whole bool) {
 // read the chunk files of a block themselves.
 func DecodeCounter(chunk []byte, win []int64, counts []float64) ([]int64, []float64, error) {
 	p := points{kind: increment.Counter, win: win, value: counts}
-	_, err := appendChunk(encodingOf(increment.Counter), chunk, &p)
+	_, err := appendChunk(encodingOf(increment.Counter), chunk, nil, &p)
 	return p.win, p.value, err
 }
 

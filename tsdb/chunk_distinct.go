@@ -54,13 +54,17 @@ func decodeSketches(src []byte, h chunkHeader, p *points) error {
 
 // encodedWindow is a window of a chunk that was not decoded further.
 type encodedWindow struct {
-	start  int64
-	sketch []byte // in the chunk
+	start       int64
+	first, last int64  // of the windows of the grid that it has: of one that is not coarse itself
+	sketch      []byte // in the chunk
 }
 
 // appendEncodedWindows appends the windows of a chunk, which stay in it. To decode
 // them into sketches takes ten times as long as to find them.
 func appendEncodedWindows(dst []encodedWindow, e chunkenc.Encoding, src []byte) ([]encodedWindow, error) {
+	if e == coarseBase+chunkenc.Encoding(increment.Distinct) {
+		return appendEncodedCoarse(dst, src)
+	}
 	if e != encodingOf(increment.Distinct) {
 		return dst, fmt.Errorf("chunk encoding %#x among those of a distinct series", byte(e))
 	}
@@ -79,7 +83,8 @@ func appendEncodedWindows(dst []encodedWindow, e chunkenc.Encoding, src []byte) 
 			src = src[k:]
 			win += int64(gap) + 1
 		}
-		w := encodedWindow{start: win * h.step}
+		t := win * h.step
+		w := encodedWindow{start: t, first: t, last: t}
 		if w.sketch, src, err = sketch.Encoded(src); err != nil {
 			return dst, err
 		}

@@ -80,7 +80,7 @@ func (b *classicBuilder) labels(i int) labels.Labels {
 // readBounds sets the bounds to those that h has had, and that of the last bucket,
 // ascending.
 func (b *classicBuilder) readBounds(h *classicHistogram) error {
-	same := len(h.sel.mems) == 0 && len(h.sel.dead) == 0 && h.sel.oneBlock()
+	same := len(h.sel.mems) == 0 && len(h.sel.dead) == 0 && h.sel.oneBlock() && h.sel.chunks[0].block.Step == 0
 	if same {
 		err := h.blocks.read(func() error {
 			return readMapped(func() error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -80,7 +81,7 @@ func (s *store) clean(ctx context.Context) (err error) {
 			untouched = append(untouched, b)
 		default:
 			rewritten = true
-			_, e = s.rewrite(ctx, rewriting{sources: []*block{b}, seq: b.Seq, deleted: &v.deleted})
+			_, e = s.rewrite(ctx, rewriting{sources: []*block{b}, seq: b.Seq, deleted: &v.deleted, step: b.Step})
 		}
 		err = errors.Join(err, e)
 	}
@@ -128,6 +129,10 @@ type rewriting struct {
 	seq     uint64     // of the block that stands for them
 	deleted *deletions // of the version
 	past    *pastData  // nil: nothing
+	// step is that of the block, and steps are those of its series; nil: what is coarse
+	// stays so and nothing else becomes it.
+	step  int64
+	steps *coarseSteps
 }
 
 // rewrite replaces blocks by one that has what they have together, less what was deleted
@@ -137,6 +142,7 @@ type rewriting struct {
 func (s *store) rewrite(ctx context.Context, w rewriting) (bytes int64, err error) {
 	spec := blockSpec{
 		tenantDir: s.dir, tenant: s.id.String(), generation: s.generation, id: s.db.newULID(), step: s.grid(), seq: w.seq,
+		coarse: w.step, steps: w.steps,
 	}
 	var blocks openBlocks
 	defer blocks.close()
@@ -150,10 +156,22 @@ func (s *store) rewrite(ctx context.Context, w rewriting) (bytes int64, err erro
 		return 0, err
 	}
 	if !ok {
-		return 0, s.replaceBlocks(w.sources, nil, w.past)
+		return 0, s.replaceBlocks(w.sources, nil, math.MaxInt64)
 	}
 	bi.Clean = w.deleted.last
-	return bi.Bytes, s.replaceBlocks(w.sources, []*block{newBlock(s.db.blocks, s.home, bi)}, w.past)
+	return bi.Bytes, s.replaceBlocks(w.sources, []*block{newBlock(s.db.blocks, s.home, bi)}, w.changed())
+}
+
+// changed is the time before which readers see something else after a rewriting, beside
+// what was deleted, of which they have been told.
+func (w *rewriting) changed() int64 {
+	switch {
+	case w.steps != nil: // between the multiples of the step
+		return math.MaxInt64
+	case w.past != nil:
+		return w.past.end()
+	}
+	return math.MinInt64
 }
 
 // markClean notes that blocks have nothing of what was deleted up to a number.
@@ -209,14 +227,13 @@ func (c *blockChunk) live(k increment.Kind, mint, maxt int64, dead []span) (bool
 	if len(dead) == 0 {
 		return true, nil
 	}
-	p := points{kind: k}
-	err := readMapped(func() error { return appendChunks([]blockChunk{*c}, mint, maxt+1, &p) })
+	p := points{kind: k, raw: true}
+	err := readMapped(func() error { return appendChunks([]blockChunk{*c}, mint, maxt+1, dead, &p) })
 	if err != nil {
 		return false, c.block.readError(err)
 	}
-	p.without(0, dead)
-	p.between(mint, maxt+1)
-	return p.len() > 0, nil
+	i, _ := slices.BinarySearch(p.last, mint)
+	return i < p.len() && p.win[i] <= maxt, nil
 }
 
 // DeletionState is how far a deletion is.

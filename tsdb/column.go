@@ -292,10 +292,9 @@ func (sel *selection) appendFollowing(p *points, from, to int64) (bool, error) {
 			j++
 		}
 		n := p.len()
-		if err := appendChunks(sel.chunks[i:j], from, to, p); err != nil {
+		if err := appendChunks(sel.chunks[i:j], from, to, sel.deadIn(b, nil), p); err != nil {
 			return false, fmt.Errorf("read chunk of %s: %w", sel.labels, b.readError(err))
 		}
-		p.without(n, sel.deadIn(b, nil))
 		if n > 0 && p.len() > n && p.win[n] <= p.win[n-1] {
 			return false, nil
 		}

@@ -46,17 +46,24 @@ func (s *store) compactOnce(ctx context.Context, now time.Time) (did bool, err e
 	v := s.versions.pin()
 	defer s.versions.unpin(v)
 	plan := planCompaction(v.infos(), now, &s.settings().Settings)
-	if plan == nil {
+	if len(plan.blocks) == 0 {
 		return false, nil
 	}
-	_, err = s.rewrite(ctx, rewriting{sources: v.named(plan), seq: place(plan), deleted: &v.deleted})
+	w := rewriting{sources: v.named(plan.blocks), seq: place(plan.blocks), deleted: &v.deleted, step: plan.step}
+	if plan.step > 0 {
+		w.steps = &coarseSteps{step: plan.step, settings: &s.settings().Settings}
+	}
+	bytes, err := s.rewrite(ctx, w)
+	if err == nil {
+		s.db.metrics.countDownsampled(plan, bytes)
+	}
 	return true, err
 }
 
 // replaceBlocks commits a manifest in which next stand for sources and removes
-// the sources when their last reader is done. past is what next lacks of the sources, nil
-// for nothing that readers have not been told of; where next is empty they are told.
-func (s *store) replaceBlocks(sources, next []*block, past *pastData) error {
+// the sources when their last reader is done. Readers are told that samples of the sources
+// have changed before some time.
+func (s *store) replaceBlocks(sources, next []*block, changed int64) error {
 	s.flushMu.Lock()
 	defer s.flushMu.Unlock()
 	man := *s.man
@@ -73,12 +80,9 @@ func (s *store) replaceBlocks(sources, next []*block, past *pastData) error {
 	for _, b := range sources {
 		b.obsolete.Store(true)
 	}
-	switch {
-	case len(next) == 0:
-		s.drop(sources, nil, math.MaxInt64)
-	case past != nil:
-		s.drop(sources, next, past.end())
-	default:
+	if changed > math.MinInt64 {
+		s.drop(sources, next, changed)
+	} else {
 		s.versions.replace(nil, nil, next, sources)
 	}
 	s.showDeletions()
@@ -105,9 +109,11 @@ func (spec *blockSpec) addBlock(ctx context.Context, b *block, blocks *openBlock
 		if !sel.removeDeleted(b, pending, w.deleted.step) || w.past != nil && !sel.removePast(w.past) {
 			continue
 		}
-		spec.series = append(spec.series, blockSeries{
-			labels: sel.labels, kind: sel.kind, mint: b.MinTime, maxt: b.MaxTime, parts: sel.chunkPoints,
-		})
+		one := blockSeries{labels: sel.labels, kind: sel.kind, mint: b.MinTime, maxt: b.MaxTime, parts: sel.chunkPoints}
+		if spec.coarse > 0 && coarseKind(sel.kind) {
+			one.parts = sel.rawPoints
+		}
+		spec.series = append(spec.series, one)
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package tsdb
 
 import (
 	"cmp"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -29,15 +30,49 @@ const (
 	compactGrowth = 0.25
 )
 
-// planCompaction returns the blocks to merge into one, nil where there are none
-// worth it. It is a function of what it is given: block infos, the present, and the
-// tenant's retention.
+// compaction is blocks that are to be merged into one.
+type compaction struct {
+	blocks []blockInfo // none: nothing is worth it
+	step   int64       // of the block that they make; 0: it is not coarse
+}
+
+// planCompaction returns what to merge. It is a function of what it is given: block
+// infos, the present, and the tenant's retention and downsampling.
+//
+// A block has one step, so only those merge that have come to the same by their age: late
+// ones with others that were downsampled long ago. What was downsampled stays so, whatever
+// the settings become. Where nothing is to be merged, a block that is in smaller windows
+// than it should be is rewritten alone.
 //
 // Spans are aligned to multiples of themselves since 1970, so that blocks of one
 // span never straddle two of the next. Inside a span blocks are merged in tiers:
 // the smaller ones first, the largest only when they add up to a part of it. Blocks
 // with samples are merged only with their neighbours in the order of writing.
-func planCompaction(blocks []blockInfo, now time.Time, settings *tenant.Settings) []blockInfo {
+func planCompaction(blocks []blockInfo, now time.Time, settings *tenant.Settings) compaction {
+	byStep := map[int64][]blockInfo{}
+	for _, b := range blocks {
+		step := stepByAge(&b, now, settings)
+		byStep[step] = append(byStep[step], b)
+	}
+	steps := slices.Sorted(maps.Keys(byStep))
+	for _, step := range steps {
+		if merge := planMerge(byStep[step], blocks, step, now, settings); merge != nil {
+			return compaction{merge, step}
+		}
+	}
+	for _, step := range steps {
+		for _, b := range byStep[step] {
+			if b.Step < step {
+				return compaction{[]blockInfo{b}, step}
+			}
+		}
+	}
+	return compaction{}
+}
+
+// planMerge returns those of some blocks to merge, of all that there are. They come to one
+// step.
+func planMerge(some, all []blockInfo, step int64, now time.Time, settings *tenant.Settings) []blockInfo {
 	age, most := time.Duration(settings.Retention), int64(math.MaxInt64)
 	if settings.RetentionSize > 0 {
 		most = int64(settings.RetentionSize) / 10
@@ -46,11 +81,14 @@ func planCompaction(blocks []blockInfo, now time.Time, settings *tenant.Settings
 		if i > 0 && age > 0 && r > age/10 {
 			break // a block is dropped whole: it must not hold much more than it should
 		}
+		if next := nextAge(step, settings); i > 0 && next > 0 && r > next/10 {
+			break // and downsampled whole
+		}
 		tier := compactTier{span: r.Milliseconds(), growing: i == 0, bytesMax: most}
 		if i == 0 {
 			tier.bytesMax = math.MaxInt64
 		}
-		if merge := tier.plan(blocks, now); merge != nil {
+		if merge := tier.plan(some, all, now); merge != nil {
 			return merge
 		}
 	}
@@ -64,7 +102,7 @@ type compactTier struct {
 	bytesMax int64 // of what is merged to one
 }
 
-func (c *compactTier) plan(blocks []blockInfo, now time.Time) []blockInfo {
+func (c *compactTier) plan(blocks, all []blockInfo, now time.Time) []blockInfo {
 	ms := c.span
 	spans := map[int64][]blockInfo{}
 	for _, b := range blocks {
@@ -84,7 +122,7 @@ func (c *compactTier) plan(blocks []blockInfo, now time.Time) []blockInfo {
 		if !over && !c.growing {
 			continue // only a day is merged while it still grows
 		}
-		if merge := c.pick(group, blocks, over); merge != nil {
+		if merge := c.pick(group, all, over); merge != nil {
 			return merge
 		}
 	}

@@ -65,7 +65,7 @@ func TestCompactionPlan(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			plan := planCompaction(blocks, time.UnixMilli(int64(day*dayMillis)), &settings)
+			plan := planCompaction(blocks, time.UnixMilli(int64(day*dayMillis)), &settings).blocks
 			var got []string
 			for _, b := range plan {
 				got = append(got, names[b.ULID])
@@ -94,7 +94,7 @@ func TestCompactionPlanConverges(t *testing.T) {
 		flushed += size
 		blocks = append(blocks, blockInfo{ULID: ulid.ULID{0: next, 1: byte(i), 2: byte(i >> 8)}, MinTime: day * dayMillis, MaxTime: (day + 1) * dayMillis, Bytes: size})
 		for range 100 {
-			plan := planCompaction(blocks, time.UnixMilli(int64(i)*dayMillis/50), &tenant.Settings{})
+			plan := planCompaction(blocks, time.UnixMilli(int64(i)*dayMillis/50), &tenant.Settings{}).blocks
 			if plan == nil {
 				break
 			}

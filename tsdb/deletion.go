@@ -153,7 +153,11 @@ func (p *points) without(n int, spans []span) {
 	}
 	kept, gone := n, false
 	for i := n; i < p.len(); i++ {
-		if slices.ContainsFunc(spans, func(s span) bool { return s.has(p.win[i]) }) {
+		last := p.win[i]
+		if p.raw { // a coarse window goes when all of it does
+			last = p.last[i]
+		}
+		if slices.ContainsFunc(spans, func(s span) bool { return s.has(p.win[i]) && s.has(last) }) {
 			gone = true
 			continue
 		}
@@ -175,6 +179,7 @@ func (p *points) move(to, i int) {
 	moveIn(p.hist, to, i)
 	moveIn(p.ids, to, i)
 	moveIn(p.native, to, i)
+	moveIn(p.last, to, i)
 }
 
 func moveIn[T any](column []T, to, i int) {

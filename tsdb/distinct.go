@@ -353,13 +353,16 @@ func (p *distinctPart) chunkWindows(from, to int64, of func(w int64) *sketch.Uni
 		}
 		first := sort.Search(len(p.wins), func(k int) bool { return p.wins[k].start >= from })
 		for k := first; k < len(p.wins) && p.wins[k].start < to; k++ {
-			if slices.ContainsFunc(p.dead, func(s span) bool { return s.has(p.wins[k].start) }) {
+			w := &p.wins[k]
+			if slices.ContainsFunc(p.dead, func(s span) bool { return s.has(w.first) && s.has(w.last) }) {
 				continue
 			}
-			if u := of(p.wins[k].start); u != nil {
-				if err := u.AddEncoded(p.wins[k].sketch); err != nil {
-					return err
-				}
+			u := of(w.start)
+			if u == nil || w.start > w.first && w.first >= from && u == of(w.first) {
+				continue // nobody asks for it, or has it already
+			}
+			if err := u.AddEncoded(w.sketch); err != nil {
+				return err
 			}
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"syscall"
 	"testing"
@@ -62,7 +63,7 @@ func (d *testDB) writeDistinct(n, users, perHour, from, to int) {
 	if err != nil || !ok {
 		d.t.Fatal(ok, err)
 	}
-	if err := s.replaceBlocks(nil, []*block{newBlock(d.blocks, s.home, bi)}, nil); err != nil {
+	if err := s.replaceBlocks(nil, []*block{newBlock(d.blocks, s.home, bi)}, math.MinInt64); err != nil {
 		d.t.Fatal(err)
 	}
 }

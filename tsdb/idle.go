@@ -87,7 +87,7 @@ func (db *DB) idleDue(id tenant.ID, now time.Time) (bool, error) {
 		return false, err
 	}
 	aged, over := planRetention(man.Blocks, &settings, now)
-	if len(aged)+len(over)+len(man.Deletions) > 0 || planCompaction(man.Blocks, now, &settings) != nil {
+	if len(aged)+len(over)+len(man.Deletions) > 0 || len(planCompaction(man.Blocks, now, &settings).blocks) > 0 {
 		return true, nil
 	}
 	rules, err := settings.RetentionRules.Rules()

@@ -142,8 +142,8 @@ func (s *store) cameLate(from, to int64) {
 	}
 }
 
-// drop installs a version without blocks, of which increments before some time are gone
-// for good; next have the others.
+// drop installs a version with next in the place of blocks, of which they do not show what
+// was before some time as it was.
 func (s *store) drop(blocks, next []*block, before int64) {
 	s.cuts.applying.Lock()
 	defer s.cuts.applying.Unlock()

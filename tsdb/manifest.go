@@ -86,6 +86,9 @@ type blockInfo struct {
 	Series uint64 `json:"series,omitempty"`
 	// Unions is the size of the file of unions in bytes; 0: the block has none.
 	Unions int64 `json:"unions,omitempty"`
+	// Step is the width in milliseconds of the windows that the block was downsampled to;
+	// 0: it was not.
+	Step int64 `json:"step,omitempty"`
 }
 
 // keyFile names a file of batch keys.

@@ -25,6 +25,9 @@ type metrics struct {
 	retentionBlocks *prometheus.CounterVec
 	retentionBytes  *prometheus.CounterVec
 	retentionMemory *prometheus.CounterVec
+	downsampled     prometheus.Counter
+	downsampledFrom prometheus.Counter
+	downsampledTo   prometheus.Counter
 	notesRefused    prometheus.Counter
 	blockDamage     prometheus.Counter
 	folded          *prometheus.CounterVec
@@ -65,6 +68,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		retentionMemory: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "quipu_tsdb_retention_deleted_memory_bytes_total", Help: "Bytes of memory that retention gave back of tenants that have too little there for a block.",
 		}, []string{"reason"}),
+		downsampled:     f.NewCounter(prometheus.CounterOpts{Name: "quipu_tsdb_downsampled_blocks_total", Help: "Blocks that were rewritten in coarser windows."}),
+		downsampledFrom: f.NewCounter(prometheus.CounterOpts{Name: "quipu_tsdb_downsampled_read_bytes_total", Help: "Bytes of the blocks that were rewritten in coarser windows, those that they were merged with included."}),
+		downsampledTo:   f.NewCounter(prometheus.CounterOpts{Name: "quipu_tsdb_downsampled_written_bytes_total", Help: "Bytes of the blocks that were written of them."}),
 		notesRefused: f.NewCounter(prometheus.CounterOpts{
 			Name: "quipu_tsdb_notes_refused_total", Help: "Exemplars and metadata that were left out: too long, or more metrics than metadata is kept for.",
 		}),
@@ -89,6 +95,22 @@ func (m *metrics) countRetained(reason string, blocks []blockInfo) {
 	}
 	m.retentionBlocks.WithLabelValues(reason).Add(float64(len(blocks)))
 	m.retentionBytes.WithLabelValues(reason).Add(float64(bytes))
+}
+
+// countDownsampled counts a compaction that was done, if it made something coarser, and the
+// bytes that it wrote.
+func (m *metrics) countDownsampled(c compaction, written int64) {
+	coarser, read := 0, int64(0)
+	for _, b := range c.blocks {
+		if read += b.Bytes; b.Step < c.step {
+			coarser++
+		}
+	}
+	if coarser > 0 {
+		m.downsampled.Add(float64(coarser))
+		m.downsampledFrom.Add(float64(read))
+		m.downsampledTo.Add(float64(written))
+	}
 }
 
 func (m *metrics) startTimer(h prometheus.Histogram) (stop func()) {

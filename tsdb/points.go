@@ -31,6 +31,15 @@ type points struct {
 	ids    []*sketch.Sketch
 	native []*increment.Native
 
+	// raw: coarse windows (chunk_coarse.go) are not expanded, as who merges them wants
+	// them. Then last has where the last window of the grid in each begins, and step is the
+	// largest of their steps in ms; 0: all are windows of the grid.
+	raw  bool
+	last []int64
+	step int64
+	// coarse is room for those that are expanded.
+	coarse *points
+
 	// fractions: a chunk of a counter was decoded whose values are not all whole numbers.
 	fractions bool
 	// bytes is how long the chunks were that the points are of.
@@ -39,7 +48,7 @@ type points struct {
 
 // reset empties p for series of kind k; it keeps capacity.
 func (p *points) reset(k increment.Kind) {
-	p.kind, p.fractions, p.bytes = k, false, 0
+	p.kind, p.fractions, p.bytes, p.step = k, false, 0, 0
 	p.cut(0, 0)
 }
 
@@ -53,6 +62,7 @@ func (p *points) cut(lo, hi int) {
 	p.hist = cutColumn(p.hist, lo, hi)
 	p.ids = cutColumn(p.ids, lo, hi)
 	p.native = cutColumn(p.native, lo, hi)
+	p.last = cutColumn(p.last, lo, hi)
 }
 
 // cutColumn is column[lo:hi], or nothing where the kind does not use it.

@@ -140,11 +140,8 @@ func because(ctx context.Context, err error) error {
 // coarseWarnings says which metrics a bare selector has no value for.
 func coarseWarnings(sels []*selection, v viewParams) annotations.Annotations {
 	var out annotations.Annotations
-	if v.grid <= distinctSpan {
-		return out
-	}
 	for _, sel := range sels {
-		if sel.kind == increment.Distinct {
+		if sel.kind == increment.Distinct && (v.grid > distinctSpan || sel.coarse()) {
 			out.Add(coarseWarning(sel.labels))
 		}
 	}

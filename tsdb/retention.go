@@ -73,7 +73,7 @@ func (s *store) retain(now time.Time) error {
 		return nil
 	}
 	drop := v.named(slices.Concat(aged, over))
-	if err := s.replaceBlocks(drop, nil, nil); err != nil {
+	if err := s.replaceBlocks(drop, nil, math.MaxInt64); err != nil {
 		return fmt.Errorf("drop old blocks of tenant %s: %w", s.id, err)
 	}
 	s.forgetSeries()
@@ -285,7 +285,7 @@ func (s *store) removePast(ctx context.Context, v *version, b *block, past *past
 	if has, err := b.hasPast(ctx, past); err != nil || !has {
 		return false, err
 	}
-	left, err := s.rewrite(ctx, rewriting{sources: []*block{b}, seq: b.Seq, deleted: &v.deleted, past: past})
+	left, err := s.rewrite(ctx, rewriting{sources: []*block{b}, seq: b.Seq, deleted: &v.deleted, past: past, step: b.Step})
 	if err != nil {
 		return false, err
 	}

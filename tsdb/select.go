@@ -320,18 +320,27 @@ func (sel *selection) read(from, to int64, at cut) (points, error) {
 // chunkPoints decodes the chunks of a selection that have windows in [mint, maxt);
 // they may have others too.
 func (sel *selection) chunkPoints(mint, maxt int64) ([]points, error) {
+	return sel.chunkPointsOf(mint, maxt, false)
+}
+
+// rawPoints is chunkPoints for who merges coarse windows as such.
+func (sel *selection) rawPoints(mint, maxt int64) ([]points, error) {
+	return sel.chunkPointsOf(mint, maxt, true)
+}
+
+func (sel *selection) chunkPointsOf(mint, maxt int64, raw bool) ([]points, error) {
 	parts := make([]points, 0, 1+len(sel.mems))
 	for i := 0; i < len(sel.chunks); {
 		b, j := sel.chunks[i].block, i+1
 		for j < len(sel.chunks) && sel.chunks[j].block == b { // those of one block follow one another
 			j++
 		}
-		p := points{kind: sel.kind}
-		err := readMapped(func() error { return appendChunks(sel.chunks[i:j], mint, maxt, &p) })
+		p := points{kind: sel.kind, raw: raw}
+		err := readMapped(func() error { return appendChunks(sel.chunks[i:j], mint, maxt, sel.deadIn(b, nil), &p) })
 		if err != nil {
 			return nil, fmt.Errorf("read chunk of %s: %w", sel.labels, b.readError(err))
 		}
-		if p.without(0, sel.deadIn(b, nil)); p.len() > 0 {
+		if p.len() > 0 {
 			parts = append(parts, p)
 		}
 		i = j
@@ -340,8 +349,9 @@ func (sel *selection) chunkPoints(mint, maxt int64) ([]points, error) {
 }
 
 // appendChunks appends the points of those chunks of one block that have windows in
-// [mint, maxt).
-func appendChunks(all []blockChunk, mint, maxt int64, p *points) error {
+// [mint, maxt), less those that are in one of the dead spans.
+func appendChunks(all []blockChunk, mint, maxt int64, dead []span, p *points) error {
+	begin := p.len() // of those that are not expanded
 	for i := range all {
 		c := &all[i]
 		if c.meta.MaxTime < mint || c.meta.MinTime >= maxt {
@@ -351,11 +361,19 @@ func appendChunks(all []blockChunk, mint, maxt int64, p *points) error {
 		if err != nil {
 			return err
 		}
-		if _, err := appendChunk(e, src, p); err != nil {
+		coarse := isCoarse(e) && !p.raw
+		if coarse {
+			p.without(begin, dead)
+		}
+		if _, err := appendChunk(e, src, dead, p); err != nil {
 			return fmt.Errorf("decode: %w", err)
+		}
+		if coarse {
+			begin = p.len()
 		}
 		p.bytes += len(src)
 	}
+	p.without(begin, dead)
 	return nil
 }
 

@@ -95,7 +95,7 @@ func (w *unionsWriter) addDay(p *points) error {
 			windows += p.ids[i].EncodedBytes()
 		}
 		w.hour.Settle()
-		if n := w.hour.CellBytes(); hourMillis%w.step == 0 && worthUnion(n, windows) {
+		if n := w.hour.CellBytes(); hourMillis%max(w.step, p.step) == 0 && worthUnion(n, windows) {
 			windows = n
 			if err := w.put(hour, false, &w.hour); err != nil {
 				return err

@@ -17,18 +17,19 @@ import (
 // Patch is a part of Settings: what is nil says nothing. Its fields are those of
 // Settings, by name.
 type Patch struct {
-	Plan             *string         `yaml:"plan,omitempty" json:"plan,omitempty"`
-	Grid             *Duration       `yaml:"grid,omitempty" json:"grid,omitempty"`
-	IdleTimeout      *Duration       `yaml:"idle_timeout,omitempty" json:"idle_timeout,omitempty"`
-	IdleTimeouts     *IdleTimeouts   `yaml:"idle_timeouts,omitempty" json:"idle_timeouts,omitempty"`
-	Retention        *Duration       `yaml:"retention,omitempty" json:"retention,omitempty"`
-	RetentionRules   *RetentionRules `yaml:"retention_rules,omitempty" json:"retention_rules,omitempty"`
-	RetentionSize    *ByteSize       `yaml:"retention_size,omitempty" json:"retention_size,omitempty"`
-	ExactCounts      *bool           `yaml:"exact_counts,omitempty" json:"exact_counts,omitempty"`
-	FilterBots       *bool           `yaml:"filter_bots,omitempty" json:"filter_bots,omitempty"`
-	HonourDoNotTrack *bool           `yaml:"honour_do_not_track,omitempty" json:"honour_do_not_track,omitempty"`
-	Suspended        *bool           `yaml:"suspended,omitempty" json:"suspended,omitempty"`
-	Limits           LimitsPatch     `yaml:"limits,omitempty" json:"limits,omitzero"`
+	Plan             *string          `yaml:"plan,omitempty" json:"plan,omitempty"`
+	Grid             *Duration        `yaml:"grid,omitempty" json:"grid,omitempty"`
+	IdleTimeout      *Duration        `yaml:"idle_timeout,omitempty" json:"idle_timeout,omitempty"`
+	IdleTimeouts     *IdleTimeouts    `yaml:"idle_timeouts,omitempty" json:"idle_timeouts,omitempty"`
+	Retention        *Duration        `yaml:"retention,omitempty" json:"retention,omitempty"`
+	RetentionRules   *RetentionRules  `yaml:"retention_rules,omitempty" json:"retention_rules,omitempty"`
+	RetentionSize    *ByteSize        `yaml:"retention_size,omitempty" json:"retention_size,omitempty"`
+	Downsample       *DownsampleRules `yaml:"downsample,omitempty" json:"downsample,omitempty"`
+	ExactCounts      *bool            `yaml:"exact_counts,omitempty" json:"exact_counts,omitempty"`
+	FilterBots       *bool            `yaml:"filter_bots,omitempty" json:"filter_bots,omitempty"`
+	HonourDoNotTrack *bool            `yaml:"honour_do_not_track,omitempty" json:"honour_do_not_track,omitempty"`
+	Suspended        *bool            `yaml:"suspended,omitempty" json:"suspended,omitempty"`
+	Limits           LimitsPatch      `yaml:"limits,omitempty" json:"limits,omitzero"`
 }
 
 // LimitsPatch is a part of Limits, whose fields it has by name.
@@ -109,6 +110,9 @@ func (p *Patch) over(s Settings) Settings {
 	}
 	if len(s.IdleTimeouts) == 0 {
 		s.IdleTimeouts = nil // one way to say none
+	}
+	if len(s.Downsample) == 0 {
+		s.Downsample = nil
 	}
 	return s
 }

@@ -52,8 +52,11 @@ func (p Patch) Validate() error {
 	if p.IdleTimeout == nil {
 		s.IdleTimeout = IdleTimeoutFor(s.Grid)
 	}
-	if (p.IdleTimeout != nil || p.IdleTimeouts != nil) && p.Grid == nil {
+	if (p.IdleTimeout != nil || p.IdleTimeouts != nil || p.Downsample != nil) && p.Grid == nil {
 		s.Grid = model.Duration(time.Second)
+	}
+	if p.Downsample != nil && p.IdleTimeout == nil {
+		s.IdleTimeout = model.Duration(idleTimeoutMax)
 	}
 	return s.Validate()
 }
@@ -154,6 +157,9 @@ func (p *Policy) Settings(id ID, own *Patch, grid model.Duration) (Settings, err
 	}
 	if own.IdleTimeouts == nil && pinned.IdleTimeouts == nil && plan.IdleTimeouts == nil {
 		s.IdleTimeouts = p.Defaults.IdleTimeouts.on(s.Grid)
+	}
+	if own.Downsample == nil && pinned.Downsample == nil && plan.Downsample == nil {
+		s.Downsample = p.Defaults.Downsample.on(s.Grid, s.IdleTimeout)
 	}
 	return s, s.Validate()
 }

@@ -40,6 +40,8 @@ type Settings struct {
 	// RetentionSize is how many bytes of blocks are kept, the newest; 0 keeps all. Memory
 	// and the log are not counted.
 	RetentionSize ByteSize `yaml:"retention_size" json:"retention_size"`
+	// Downsample are the ages from which on data is kept on coarser grids.
+	Downsample DownsampleRules `yaml:"downsample" json:"downsample,omitempty"`
 	// ExactCounts: increase and rate of counts mean their anchored form.
 	ExactCounts bool `yaml:"exact_counts" json:"exact_counts"`
 	// FilterBots: events of programs, by their user agents, are not counted.
@@ -79,6 +81,9 @@ func (s Settings) Validate() error {
 		return err
 	}
 	if err := s.IdleTimeouts.validate(grid); err != nil {
+		return err
+	}
+	if err := s.validateDownsample(); err != nil {
 		return err
 	}
 	return s.Limits.validate()
@@ -131,12 +136,13 @@ func (p *Patch) File(s Settings) []byte {
 #   retention: %s             # age at which data is dropped; 0s keeps all
 #   retention_rules: []        # - {match: '{env="dev"}', retention: 7d}: sooner for these
 #   retention_size: %s         # bytes of blocks past which the oldest go; 0B keeps all
+#   downsample: %s             # older data on a coarser grid, as [{after: 30d, to: 5m}]
 #   exact_counts: %t        # increase and rate of counts mean their anchored form
 #   filter_bots: %t         # events of programs are not counted
 #   honour_do_not_track: %t # nor of visitors who ask not to be tracked
 %s
 # The grid, the width of a window, is fixed since the tenant was made.
-`, s.IdleTimeout, s.IdleTimeouts, s.Retention, s.RetentionSize, s.ExactCounts, s.FilterBots, s.HonourDoNotTrack, s.Limits.newFile()), p.yaml()...)
+`, s.IdleTimeout, s.IdleTimeouts, s.Retention, s.RetentionSize, s.Downsample, s.ExactCounts, s.FilterBots, s.HonourDoNotTrack, s.Limits.newFile()), p.yaml()...)
 }
 
 // Profile is what the write path needs to know of a tenant.
