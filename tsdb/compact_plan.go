@@ -38,14 +38,11 @@ const (
 // the smaller ones first, the largest only when they add up to a part of it. Blocks
 // with samples are merged only with their neighbours in the order of writing.
 func planCompaction(blocks []blockInfo, now time.Time, settings *tenant.Settings) []blockInfo {
-	age, most := time.Duration(settings.Retention), int64(math.MaxInt64)
+	most := int64(math.MaxInt64)
 	if settings.RetentionSize > 0 {
 		most = int64(settings.RetentionSize) / 10
 	}
-	for i, r := range compactRanges {
-		if i > 0 && age > 0 && r > age/10 {
-			break // a block is dropped whole: it must not hold much more than it should
-		}
+	for i, r := range mergeSpans(settings) {
 		tier := compactTier{span: r.Milliseconds(), growing: i == 0, bytesMax: most}
 		if i == 0 {
 			tier.bytesMax = math.MaxInt64
