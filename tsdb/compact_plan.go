@@ -73,16 +73,13 @@ func planCompaction(blocks []blockInfo, now time.Time, settings *tenant.Settings
 // planMerge returns those of some blocks to merge, of all that there are. They come to one
 // step.
 func planMerge(some, all []blockInfo, step int64, now time.Time, settings *tenant.Settings) []blockInfo {
-	age, most := time.Duration(settings.Retention), int64(math.MaxInt64)
+	most := int64(math.MaxInt64)
 	if settings.RetentionSize > 0 {
 		most = int64(settings.RetentionSize) / 10
 	}
-	for i, r := range compactRanges {
-		if i > 0 && age > 0 && r > age/10 {
-			break // a block is dropped whole: it must not hold much more than it should
-		}
+	for i, r := range mergeSpans(settings) {
 		if next := nextAge(step, settings); i > 0 && next > 0 && r > next/10 {
-			break // and downsampled whole
+			break // a block is downsampled whole
 		}
 		tier := compactTier{span: r.Milliseconds(), growing: i == 0, bytesMax: most}
 		if i == 0 {

@@ -36,6 +36,9 @@
 //	drop.go          deleting a tenant
 //	snapshot.go      linking a tenant's files to a directory of its own
 //	failed.go        tenants that cannot be opened, and the log they need
+//	block_span.go    spans of time that memtables and blocks share
+//	routing.go       which memtable takes what
+//	mem_reader.go    series of a memtable on their way into a block
 //	flush.go         memtables to blocks
 //	relog.go         small tenants logged again instead of flushed
 //	pressure.go      what is refused while flushes are behind

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"path/filepath"
 	"slices"
 
@@ -133,37 +132,15 @@ func (s *store) rotate() ([]batchKey, position, *notesSnapshot) {
 	return s.keys.takeFresh(), s.db.wal.end(), s.notes.takeFresh()
 }
 
-// writeFrozen writes one block for each UTC day that the frozen memtables touch
-// and names them in m.
+// writeFrozen writes the frozen memtables to blocks, one for each UTC day or for a longer
+// span that is over, and names them in m.
 //
 // REQUIRES: s.flushMu
 func (s *store) writeFrozen(ctx context.Context, m *manifest) ([]*block, error) {
-	days := map[int64][]*memtable{}
-	for _, mem := range s.frozen {
-		d := dayStart(mem.start)
-		days[d] = append(days[d], mem)
-	}
 	var out []*block
 	seq := m.nextSeq()
-	deleted := deletions{step: s.grid(), list: m.Deletions}
-	for _, d := range slices.Sorted(maps.Keys(days)) {
-		spec := blockSpec{
-			tenantDir: s.dir, tenant: s.id.String(), generation: m.Generation, id: s.db.newULID(), step: s.grid(), seq: seq, level: 1,
-		}
-		for _, mem := range days[d] {
-			// Encoded, increments take a fraction of what they take here. Where they
-			// take more, the block gets one more file.
-			spec.chunkBytes += mem.bytes.Load() / 4
-			pending := deleted.pending(mem.clean, mem.start, mem.end)
-			for _, ser := range mem.all() {
-				spans := spansOf(selecting(pending, ser.labels), ser.kind, deleted.step)
-				spec.series = append(spec.series, blockSeries{
-					labels: ser.labels, kind: ser.kind, mint: mem.start, maxt: mem.end,
-					parts: func(mint, maxt int64) ([]points, error) { return ser.parts(mint, maxt, spans) },
-				})
-			}
-		}
-		bi, ok, err := writeBlock(ctx, s.db.opts.FS, &spec)
+	for _, g := range groupBySpan(s.frozen, s.db.opts.Now(), &s.settings().Settings) {
+		bi, ok, err := s.writeGroup(ctx, m, g.mems, seq)
 		if err != nil {
 			return out, err
 		}
@@ -175,6 +152,31 @@ func (s *store) writeFrozen(ctx context.Context, m *manifest) ([]*block, error) 
 		}
 	}
 	return out, nil
+}
+
+// writeGroup writes memtables to one block.
+//
+// REQUIRES: s.flushMu
+func (s *store) writeGroup(ctx context.Context, m *manifest, mems []*memtable, seq uint64) (blockInfo, bool, error) {
+	deleted := deletions{step: s.grid(), list: m.Deletions}
+	spec := blockSpec{
+		tenantDir: s.dir, tenant: s.id.String(), generation: m.Generation, id: s.db.newULID(), step: s.grid(), seq: seq, level: 1,
+	}
+	for _, mem := range mems {
+		// Encoded, increments take a fraction of what they take here. Where they
+		// take more, the block gets one more file.
+		spec.chunkBytes += mem.bytes.Load() / 4
+		pending := deleted.pending(mem.clean, mem.start, mem.end)
+		var reader memReader
+		for _, ser := range mem.all() {
+			spans := spansOf(selecting(pending, ser.labels), ser.kind, deleted.step)
+			spec.series = append(spec.series, blockSeries{
+				labels: ser.labels, kind: ser.kind, mint: mem.start, maxt: mem.end,
+				parts: func(mint, maxt int64) ([]points, error) { return reader.parts(ser, mint, maxt, spans) },
+			})
+		}
+	}
+	return writeBlock(ctx, s.db.opts.FS, &spec)
 }
 
 // writeFreshKeys adds a file with keys to m and leaves out the files whose keys

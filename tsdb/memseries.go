@@ -301,14 +301,6 @@ func (s *memSeries) overlaps(start, end, mint, maxt int64, dead []span) (bool, e
 	return p.len() > 0, nil
 }
 
-// parts is a copy of a memtable's series between two times, less what was deleted.
-func (s *memSeries) parts(mint, maxt int64, dead []span) ([]points, error) {
-	p := points{kind: s.kind}
-	err := s.snapshot(&p, mint, maxt, newest)
-	p.without(0, dead)
-	return []points{p}, err
-}
-
 // logged are all points of s in the form of a log.
 func (s *memSeries) logged() (log memlog, err error) {
 	st := s.stateAt(newest)

@@ -181,10 +181,10 @@ func (s *store) withoutPast(m *memtable, past *memoryPast) (*memtable, error) {
 func (s *store) installLeft(made, gone []*memtable, past *memoryPast) {
 	s.mu.Lock()
 	for _, m := range gone {
-		delete(s.routing, m.start)
+		delete(s.routing, blockSpan{m.start, m.end})
 	}
 	for _, m := range made {
-		s.routing[m.start] = m
+		s.routing[blockSpan{m.start, m.end}] = m
 	}
 	s.mu.Unlock()
 	s.cuts.applying.Lock()

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io/fs"
+	"math"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -83,7 +84,7 @@ type store struct {
 	jobs    deletionJobs
 
 	mu      sync.Mutex
-	routing map[int64]*memtable // memtables that take appends, by start of their range
+	routing map[blockSpan]*memtable // memtables that take appends, none of which overlap
 }
 
 func (s *store) grid() int64 { return s.settings().GridMillis() }
@@ -209,7 +210,7 @@ func errUnknown(id tenant.ID) error { return fmt.Errorf("tenant %s %w", id, tena
 // readStore reads the manifest and the settings of an existing tenant; the error is
 // errNoTenant where there is none. What its blocks hold is not looked at.
 func readStore(db *DB, id tenant.ID) (*store, error) {
-	s := &store{db: db, id: id, dir: db.tenantDir(id), home: newHome(db.opts.FS, db.tenantDir(id)), keys: newKeySet(), late: newLateLog(), recorded: newLateLog(), routing: map[int64]*memtable{}}
+	s := &store{db: db, id: id, dir: db.tenantDir(id), home: newHome(db.opts.FS, db.tenantDir(id)), keys: newKeySet(), late: newLateLog(), recorded: newLateLog(), routing: map[blockSpan]*memtable{}}
 	var err error
 	if s.man, err = readManifest(db.opts.FS, s.dir); errors.Is(err, fs.ErrNotExist) {
 		if err := onlyPreparation(db.opts.FS, s.dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -398,28 +399,6 @@ func (s *store) append(ctx context.Context, b *increment.Batch) (duplicate, logg
 	return false, true, work.apply(s, b, now)
 }
 
-// memtable returns the one for the range of t, made where there is none.
-func (s *store) memtable(t int64) *memtable {
-	start := floorTo(t, tenant.BlockRange.Milliseconds())
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	m := s.routing[start]
-	if m == nil {
-		m = newMemtable(s.db.memtables.Add(1), start, start+tenant.BlockRange.Milliseconds(), &s.db.pressure.memory)
-		m.clean = s.deleted.Load()
-		s.routing[start] = m
-		s.versions.replace([]*memtable{m}, nil, nil, nil)
-	}
-	return m
-}
-
-// memtableAt is memtable where it is there already, or else nil.
-func (s *store) memtableAt(t int64) *memtable {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.routing[floorTo(t, tenant.BlockRange.Milliseconds())]
-}
-
 // replay applies a logged record that the watermark does not cover.
 func (s *store) replay(pos position, rec *walRecord) error {
 	covered := pos.before(s.man.Watermark)
@@ -448,16 +427,29 @@ func (s *store) replay(pos position, rec *walRecord) error {
 		}
 	}
 	for i := range rec.logs {
-		l := &rec.logs[i]
-		to, err := s.routeReplayed(l.series, l.points.win[0])
+		if err := s.replayLog(&rec.logs[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// replayLog applies the points of one series, which are sorted. Memtables may have other
+// spans than when they were logged.
+func (s *store) replayLog(l *recordLog) error {
+	for rest := l.points; rest.len() > 0; {
+		to, err := s.routeReplayed(l.series, rest.win[0])
 		if err != nil {
 			return err
 		}
-		grown, err := to.series.absorb(&l.points)
+		part := rest
+		part.between(to.mem.start, to.mem.end)
+		rest.between(to.mem.end, math.MaxInt64)
+		grown, err := to.series.absorb(&part)
 		if err != nil {
 			return err
 		}
-		to.mem.wrote(l.points.win[0], s.endOf(l.series.kind, l.points.win[l.points.len()-1]), grown)
+		to.mem.wrote(part.win[0], s.endOf(l.series.kind, part.win[part.len()-1]), grown)
 	}
 	return nil
 }

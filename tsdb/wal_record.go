@@ -244,7 +244,7 @@ type recordRun struct {
 	ids    [][]uint64
 }
 
-// recordLog is all that one series has in one block range.
+// recordLog is all that one series has in one memtable.
 type recordLog struct {
 	series *replayedSeries
 	points points
