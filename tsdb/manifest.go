@@ -30,6 +30,9 @@ type manifest struct {
 	// IDKeySum is the CRC-32C of the key of user ids, with one bit off no id would be
 	// known again; 0: not recorded.
 	IDKeySum uint32 `json:"idKeySum,omitempty"`
+	// EventTag begins the ids of the tenant's events, so that a snapshot's can be told from
+	// those of others; 0: they begin as their hashes do.
+	EventTag uint32 `json:"eventTag,omitempty"`
 	// Watermark: increments logged before it are in Blocks; replay skips them.
 	Watermark position    `json:"watermark"`
 	Blocks    []blockInfo `json:"blocks"`
@@ -86,6 +89,9 @@ type blockInfo struct {
 	Series uint64 `json:"series,omitempty"`
 	// Unions is the size of the file of unions in bytes; 0: the block has none.
 	Unions int64 `json:"unions,omitempty"`
+	// Generation is what the block says, where the tenant was restored since it was
+	// written; 0: the manifest's.
+	Generation uint64 `json:"generation,omitempty"`
 }
 
 // keyFile names a file of batch keys.
