@@ -27,6 +27,10 @@ const (
 	restoredPrefix = "@restored."
 )
 
+// ErrHalfRestored says that it is not known whether a crash would leave the tenant that was
+// to be replaced or the other one.
+var ErrHalfRestored = errors.New("the tenant is out of service until the server is started again, which finds out whether it was restored")
+
 // RestoreOptions say how a tenant is restored.
 type RestoreOptions struct {
 	// Replace: what the tenant has is given up. Without it there must be no such tenant.
@@ -57,9 +61,8 @@ type Restored struct {
 // new one, whole. A batch is in the old one, which is given up, or in the new one, or
 // refused with an *overload.Error. Queries that run go on with what they have pinned.
 //
-// Errors are ErrNoSnapshot, tenant.ErrExists, or what has failed; then the tenant is as it
-// was, unless vfs.ErrUncertain is in the chain: then it is out of service until the next
-// start.
+// Errors are ErrNoSnapshot, tenant.ErrExists, ErrHalfRestored, or what has failed; then the
+// tenant is as it was.
 func (db *DB) Restore(ctx context.Context, snapshot string, id tenant.ID, o RestoreOptions) (Restored, error) {
 	if id.IsZero() {
 		return Restored{}, errors.New("no tenant named")
@@ -92,7 +95,7 @@ func (db *DB) restore(ctx context.Context, snapshot string, id tenant.ID, o *Res
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.abandon(!errors.Is(err, vfs.ErrUncertain)))
+			err = errors.Join(err, s.abandon(!errors.Is(err, ErrHalfRestored)))
 		}
 	}()
 	out.Blocks = len(s.man.Blocks)
@@ -190,7 +193,30 @@ func (db *DB) prepareRestore(ctx context.Context, from string, id tenant.ID) (s 
 	if errors.Is(err, errNoTenant) {
 		err = ErrNoSnapshot
 	}
-	return s, old, err
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := s.openBlocks(); err != nil {
+		return nil, nil, errors.Join(err, s.abandon(true))
+	}
+	return s, old, nil
+}
+
+// openBlocks opens all blocks once, which verifies the heads of their files, and reads what
+// they say of themselves.
+func (s *store) openBlocks() (err error) {
+	v := s.versions.pin()
+	defer s.versions.unpin(v)
+	for _, b := range v.blocks {
+		if _, err := b.meta(); err != nil {
+			return err
+		}
+		if _, err := s.db.blocks.acquire(b); err != nil {
+			return err
+		}
+		s.db.blocks.release(b)
+	}
+	return nil
 }
 
 // asNew is the manifest of a tenant that has the same files and is another: nothing that the
@@ -232,8 +258,8 @@ func checkBlockSize(fsys vfs.FS, dir string, bi blockInfo) error {
 			size += info.Size()
 		}
 	}
-	if size != bi.Bytes {
-		return fmt.Errorf("block %s: %s has %d bytes, the manifest says %d: it was not copied whole", bi.ULID, dir, size, bi.Bytes)
+	if size < bi.Bytes { // it has the headers of files too, which do not count
+		return fmt.Errorf("block %s: %s has %d bytes, the manifest says %d or more: it was not copied whole", bi.ULID, dir, size, bi.Bytes)
 	}
 	return nil
 }
@@ -266,7 +292,7 @@ func (db *DB) replaceTenant(next *store, o *RestoreOptions) (done bool, err erro
 	if errors.Is(err, errTenantMade) {
 		return false, nil
 	}
-	if err != nil && !errors.Is(err, vfs.ErrUncertain) {
+	if err != nil && !errors.Is(err, ErrHalfRestored) {
 		if s != nil {
 			s.setRestored(false)
 		}
@@ -332,13 +358,13 @@ func (db *DB) swapTenant(next, s *store, o *RestoreOptions) (*home, error) {
 	if err == nil {
 		err = next.home.move(db.tenantDir(id))
 	}
-	if err == nil {
-		err = fsys.SyncDir(db.opts.Dir)
-	}
 	if err != nil {
-		err = fmt.Errorf("the tenant is out of service until the server is started again, which finds out whether it was restored: %w: %w", vfs.ErrUncertain, err)
+		err = fmt.Errorf("%w: %w", ErrHalfRestored, err)
 		db.failReplaced(id, s, err)
 		return nil, err
+	}
+	if err := fsys.SyncDir(db.opts.Dir); err != nil { // a crash may undo both, and the next start does them again
+		db.opts.Logger.Warn("the directory of a tenant that was restored could not be synced", "tenant", id, "err", err)
 	}
 	if o.Replaced != nil {
 		o.Replaced()
