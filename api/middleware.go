@@ -44,7 +44,7 @@ func newRequestMetrics(reg prometheus.Registerer, budget *heldBudget) (*requestM
 			Help: "Requests refused with 503 because the server is overloaded, by what there was too little of.",
 		}, []string{"reason"}),
 	}
-	for _, reason := range []string{overload.ReasonMemory, overload.ReasonBusy, overload.ReasonLog, overload.ReasonMemtables, overload.ReasonDeletions} {
+	for _, reason := range []string{overload.ReasonMemory, overload.ReasonBusy, overload.ReasonLog, overload.ReasonMemtables, overload.ReasonDeletions, overload.ReasonRestore} {
 		m.shed.WithLabelValues(reason)
 	}
 	held := prometheus.NewGaugeFunc(prometheus.GaugeOpts{

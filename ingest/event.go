@@ -42,6 +42,7 @@ type event struct {
 	idText []byte
 
 	idKey         [2]uint64 // of the tenant
+	idTag         [4]byte   // and what its events' ids begin with
 	valueBytesMax int       // of a label, the tenant's
 	scratch       []byte    // what transforms make
 }
@@ -183,6 +184,7 @@ func (e *event) begin(rules *ruleset, p tenant.Profile) {
 	} else {
 		e.fields = e.fields[:n]
 	}
+	e.idTag = p.EventTag
 	e.idKey = [2]uint64{binary.LittleEndian.Uint64(p.IDKey[:8]), binary.LittleEndian.Uint64(p.IDKey[8:])}
 	e.valueBytesMax = p.Limits.LabelValueBytes
 }
@@ -209,6 +211,9 @@ func (e *event) id(rules *ruleset) (id [16]byte, ok bool) {
 	lo, hi := siphash.Hash128(e.idKey[0]^apart, e.idKey[1], text)
 	binary.BigEndian.PutUint64(id[:], lo)
 	binary.BigEndian.PutUint64(id[8:], hi)
+	if e.idTag != [4]byte{} {
+		copy(id[:], e.idTag[:]) // 96 bits of the hash are left
+	}
 	return id, true
 }
 

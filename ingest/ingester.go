@@ -176,7 +176,7 @@ func (g *Ingester) Events(ctx context.Context, id tenant.ID, post *Post, idempot
 		return Result{}, g.refuse(&c, m, err) // I3
 	}
 	defer g.workers.Put(w)
-	batch := increment.Batch{Reservation: w.reserved, SkipRefused: true}
+	batch := increment.Batch{Reservation: w.reserved, SkipRefused: true, Generation: profile.Generation}
 	w.coalescer.take(&batch)
 	if idempotencyKey != "" {
 		sum := sha256.Sum256([]byte(idempotencyKey))

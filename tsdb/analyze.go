@@ -55,7 +55,7 @@ func Analyze(ctx context.Context, o AnalyzeOptions) (out []Analysis, logDamage [
 			continue
 		}
 		a := Analysis{Tenant: id}
-		s, err := readStore(db, id)
+		s, err := readStoreAt(db, id, db.tenantDir(id))
 		if err != nil {
 			a.Err = err
 		} else {

@@ -89,7 +89,7 @@ func (c *checker) run() error {
 		}
 		path := filepath.Join(c.dir, e.Name())
 		switch {
-		case strings.HasPrefix(e.Name(), droppedPrefix):
+		case strings.HasPrefix(e.Name(), droppedPrefix), strings.HasPrefix(e.Name(), restoringPrefix), strings.HasPrefix(e.Name(), restoredPrefix):
 			c.leftover(path)
 		case e.Name() == snapshotDirName: // each is a directory to check of its own
 			names, err := unfinishedSnapshots(c.fs, path)

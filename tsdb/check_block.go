@@ -1,6 +1,7 @@
 package tsdb
 
 import (
+	"cmp"
 	"path/filepath"
 
 	"github.com/prometheus/common/model"
@@ -42,7 +43,7 @@ func (c *blockChecker) run() {
 	var err error
 	if c.meta, err = c.block.meta(); err != nil {
 		c.bad(blockMetaName, "%v", err)
-	} else if c.meta.ULID != c.block.ULID || c.meta.Quipu.Tenant != c.id.String() || c.meta.Quipu.Generation != c.man.Generation {
+	} else if c.meta.ULID != c.block.ULID || c.meta.Quipu.Tenant != c.id.String() || c.meta.Quipu.Generation != cmp.Or(c.block.Generation, c.man.Generation) {
 		c.bad(blockMetaName, "says it is block %s of tenant %s, generation %d", c.meta.ULID, c.meta.Quipu.Tenant, c.meta.Quipu.Generation)
 	}
 	if c.blockFiles, err = c.block.cache.acquire(c.block); err != nil {

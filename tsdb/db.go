@@ -173,7 +173,7 @@ func Open(opts Options) (db *DB, err error) {
 	if err := opts.FS.SyncDir(filepath.Dir(filepath.Clean(opts.Dir))); err != nil {
 		return nil, fmt.Errorf("open storage: %w", err)
 	}
-	if err := errors.Join(db.sweepDropped(), db.sweepSnapshots()); err != nil {
+	if err := errors.Join(db.finishRestores(), db.sweepDropped(), db.sweepSnapshots()); err != nil {
 		return nil, fmt.Errorf("open storage: %w", err)
 	}
 	started := time.Now()

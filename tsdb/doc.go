@@ -34,7 +34,9 @@
 //	deletion.go      what was deleted by selector and time, and how readers leave it out
 //	clean.go         rewriting what holds it; how far that is
 //	drop.go          deleting a tenant
-//	snapshot.go      linking a tenant's files to a directory of its own
+//	snapshot.go      linking tenants' files to a directory of their own
+//	snapshots.go     which there are
+//	restore.go       making a tenant what it is in one
 //	failed.go        tenants that cannot be opened, and the log they need
 //	block_span.go    spans of time that memtables and blocks share
 //	routing.go       which memtable takes what
@@ -92,7 +94,8 @@
 //	    position is in what it took, batch key included, and none logged after.
 //	I3: The manifest is the commit point. It never names a file that is not synced
 //	    and renamed into place, and what it does not name is garbage. A tenant is gone
-//	    when its directory is renamed.
+//	    when its directory is renamed, and restored when the new one has the name that
+//	    an open puts in the place of the old one.
 //	I4: A reader uses one version for all its selectors. Files of a superseded
 //	    version go when its last reader does; those of a block in use are never
 //	    closed, and nothing of a mapped file outlives its use. Memtables of the version go on
@@ -124,7 +127,7 @@
 //
 // # Lock order
 //
-//	DB.dropping, store.rewriting, store.flushMu, eventIDs.barrier, DB.openMu,
+//	DB.dropping, eventIDs.writing, store.rewriting, store.flushMu, eventIDs.barrier, DB.openMu,
 //	store.settingsMu, store.barrier, DB.mu, store.mu, cuts.applying, versions.swap,
 //	admission.mu, versions.mu, memtable.indexing, memtable.mu, memShard.mu,
 //	memSeries.mu, notes.mu, wal.mu, openBlocks.mu;

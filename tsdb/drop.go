@@ -144,11 +144,17 @@ func (db *DB) forgetTenant(id tenant.ID, s *store) (*home, error) {
 	if now != s {
 		return nil, errTenantMade
 	}
+	// One that was to take the tenant's place must not do so at the next start.
+	undone := filepath.Join(db.opts.Dir, restoringPrefix+db.newULID().String())
+	err := db.opts.FS.Rename(filepath.Join(db.opts.Dir, restoredPrefix+id.String()), undone)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
 	h := newHome(db.opts.FS, db.tenantDir(id))
 	if s != nil {
 		h = s.home
 	}
-	err := h.move(filepath.Join(db.opts.Dir, droppedPrefix+db.newULID().String()))
+	err = h.move(filepath.Join(db.opts.Dir, droppedPrefix+db.newULID().String()))
 	there := !errors.Is(err, fs.ErrNotExist)
 	if err != nil && there {
 		return nil, err

@@ -20,6 +20,9 @@ const idsLiveMax = 2_000_000
 type eventIDs struct {
 	*dedup.Set
 	hold logHold
+	// writing is held while ids are taken and written: what a snapshot has of them is what
+	// it has taken.
+	writing sync.Mutex
 	// barrier is held shared from before ids are logged until they are settled, and
 	// exclusively while a flush takes them: what was logged before is in what it
 	// took (I2).
@@ -65,10 +68,26 @@ func reservationOf(b *increment.Batch) *dedup.Reservation {
 
 // flushIDs writes the ids in memory to files, so that the log is not needed for them.
 func (db *DB) flushIDs() error {
+	db.ids.writing.Lock()
+	defer db.ids.writing.Unlock()
 	db.ids.barrier.Lock()
-	db.ids.Take()
-	db.ids.hold.freeze()
+	db.ids.take()
 	db.ids.barrier.Unlock()
+	return db.writeIDs()
+}
+
+// take begins a flush of the ids in memory.
+//
+// REQUIRES: e.writing, e.barrier
+func (e *eventIDs) take() {
+	e.Take()
+	e.hold.freeze()
+}
+
+// writeIDs writes the ids that were taken.
+//
+// REQUIRES: db.ids.writing
+func (db *DB) writeIDs() error {
 	// The events that the ids are of are in the log alone.
 	if err := db.wal.syncAll(); err != nil {
 		return err

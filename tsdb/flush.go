@@ -20,6 +20,13 @@ func (s *store) flush(ctx context.Context) (err error) {
 	if s.dropped {
 		return nil
 	}
+	return s.flushAt(ctx, s.rotate)
+}
+
+// flushAt is flush at the position where rotate takes what is flushed.
+//
+// REQUIRES: s.flushMu
+func (s *store) flushAt(ctx context.Context, rotate func() ([]batchKey, position, *notesSnapshot)) (err error) {
 	defer s.db.metrics.startTimer(s.db.metrics.flushSeconds)()
 	defer func() {
 		result := "ok"
@@ -30,7 +37,7 @@ func (s *store) flush(ctx context.Context) (err error) {
 		s.db.metrics.flushes.WithLabelValues(result).Inc()
 	}()
 
-	keys, watermark, noted := s.rotate()
+	keys, watermark, noted := rotate()
 	if len(s.frozen) == 0 && len(keys) == 0 && noted == nil && !s.unsaid {
 		s.hold.flushed()
 		return nil

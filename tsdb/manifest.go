@@ -30,6 +30,9 @@ type manifest struct {
 	// IDKeySum is the CRC-32C of the key of user ids, with one bit off no id would be
 	// known again; 0: not recorded.
 	IDKeySum uint32 `json:"idKeySum,omitempty"`
+	// EventTag begins the ids of the tenant's events, so that a snapshot's can be told from
+	// those of others; 0: they begin as their hashes do.
+	EventTag uint32 `json:"eventTag,omitempty"`
 	// Watermark: increments logged before it are in Blocks; replay skips them.
 	Watermark position    `json:"watermark"`
 	Blocks    []blockInfo `json:"blocks"`
@@ -89,6 +92,9 @@ type blockInfo struct {
 	// Step is the width in milliseconds of the windows that the block was downsampled to;
 	// 0: it was not.
 	Step int64 `json:"step,omitempty"`
+	// Generation is what the block says, where the tenant was restored since it was
+	// written; 0: the manifest's.
+	Generation uint64 `json:"generation,omitempty"`
 }
 
 // keyFile names a file of batch keys.

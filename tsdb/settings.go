@@ -43,11 +43,12 @@ func (s *store) settings() *tenant.Profile { return s.profile.Load() }
 // REQUIRES: s.settingsMu, unless the store is not in use yet
 func (s *store) use(settings tenant.Settings) {
 	had := s.settings()
-	next := &tenant.Profile{Settings: settings, IDKey: had.IDKey}
+	next := *had
+	next.Settings = settings
 	func() {
 		s.cuts.applying.Lock()
 		defer s.cuts.applying.Unlock()
-		s.profile.Store(next)
+		s.profile.Store(&next)
 		if settings.IdleTimeout != had.IdleTimeout || !maps.Equal(settings.IdleTimeouts, had.IdleTimeouts) {
 			// Quarters, so that lengths of unions fit.
 			s.late.note(past.Interval{From: math.MinInt64 / 4, To: math.MaxInt64 / 4})

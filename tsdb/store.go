@@ -69,7 +69,8 @@ type store struct {
 
 	// dropped: nothing is appended or written any more. Changed with rewriting, flushMu
 	// and barrier held.
-	dropped bool
+	dropped  bool
+	restored bool // dropped, because another takes its place
 
 	flushMu sync.Mutex // one change of the manifest at a time; guards what follows
 	man     *manifest
@@ -117,7 +118,7 @@ func createStore(db *DB, id tenant.ID, own *tenant.Patch) error {
 	if err != nil {
 		return fmt.Errorf("create tenant %s: %w", id, err)
 	}
-	var random [24]byte
+	var random [28]byte
 	if _, err := rand.Read(random[:]); err != nil {
 		return fmt.Errorf("create tenant %s: %w", id, err)
 	}
@@ -126,6 +127,7 @@ func createStore(db *DB, id tenant.ID, own *tenant.Patch) error {
 	}
 	m := manifest{
 		Generation: binary.BigEndian.Uint64(random[16:]), Grid: s.GridMillis() / 1000, IDKeySum: crc32.Checksum(random[:16], castagnoli),
+		EventTag: max(1, binary.BigEndian.Uint32(random[24:])),
 	}
 	err = m.write(db.opts.FS, dir)
 	if err == nil {
@@ -207,10 +209,11 @@ var errNoTenant = errors.New("no such tenant")
 // errUnknown is what whoever names a tenant that there is not is told.
 func errUnknown(id tenant.ID) error { return fmt.Errorf("tenant %s %w", id, tenant.ErrUnknown) }
 
-// readStore reads the manifest and the settings of an existing tenant; the error is
-// errNoTenant where there is none. What its blocks hold is not looked at.
-func readStore(db *DB, id tenant.ID) (*store, error) {
-	s := &store{db: db, id: id, dir: db.tenantDir(id), home: newHome(db.opts.FS, db.tenantDir(id)), keys: newKeySet(), late: newLateLog(), recorded: newLateLog(), routing: map[blockSpan]*memtable{}}
+// readStoreAt reads the manifest and the settings of an existing tenant in a directory that
+// may get the tenant's name later; the error is errNoTenant where there is none. What its
+// blocks hold is not looked at.
+func readStoreAt(db *DB, id tenant.ID, dir string) (*store, error) {
+	s := &store{db: db, id: id, dir: dir, home: newHome(db.opts.FS, dir), keys: newKeySet(), late: newLateLog(), recorded: newLateLog(), routing: map[blockSpan]*memtable{}}
 	var err error
 	if s.man, err = readManifest(db.opts.FS, s.dir); errors.Is(err, fs.ErrNotExist) {
 		if err := onlyPreparation(db.opts.FS, s.dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -241,8 +244,11 @@ func readStore(db *DB, id tenant.ID) (*store, error) {
 
 // openStore opens an existing tenant; the error is errNoTenant where there is
 // none.
-func openStore(db *DB, id tenant.ID) (*store, error) {
-	s, err := readStore(db, id)
+func openStore(db *DB, id tenant.ID) (*store, error) { return openStoreAt(db, id, db.tenantDir(id)) }
+
+// openStoreAt is openStore in a directory that may get the tenant's name later.
+func openStoreAt(db *DB, id tenant.ID, dir string) (*store, error) {
+	s, err := readStoreAt(db, id, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -286,7 +292,10 @@ func (s *store) readProfile() error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", filepath.Join(s.dir, settingsName), err)
 	}
-	profile := &tenant.Profile{Settings: settings}
+	profile := &tenant.Profile{Settings: settings, Generation: s.man.Generation}
+	if tag := s.man.EventTag; tag != 0 {
+		binary.BigEndian.PutUint32(profile.EventTag[:], tag)
+	}
 	key, name, err := readIDKey(s.db.opts.FS, s.dir, s.man)
 	if err == nil && name == idKeyNew {
 		err = placeIDKey(s.db.opts.FS, s.dir)
@@ -354,15 +363,12 @@ func (s *store) append(ctx context.Context, b *increment.Batch) (duplicate, logg
 	if err := s.db.pressure.refuse(s); err != nil {
 		return false, false, err
 	}
-	if s.settings().Suspended {
-		return false, false, fmt.Errorf("tenant %s %w", s.id, tenant.ErrSuspended)
-	}
 	now := s.db.opts.Now().UnixMilli()
 	key := batchKey{hash: b.Key, time: now}
 	s.barrier.RLock()
 	defer s.barrier.RUnlock()
-	if s.dropped {
-		return false, false, fmt.Errorf("tenant %s %w", s.id, tenant.ErrDropped)
+	if err := s.refuse(b); err != nil {
+		return false, false, err
 	}
 	// The key is settled under the barrier too: a flush that covers the batch then
 	// writes the key (I2).
@@ -397,6 +403,22 @@ func (s *store) append(ctx context.Context, b *increment.Batch) (duplicate, logg
 	}
 	logged = true
 	return false, true, work.apply(s, b, now)
+}
+
+// refuse returns why nothing is appended to the tenant now. A batch that was not refused
+// before the tenant was suspended is in what a flush after that takes.
+//
+// REQUIRES: s.barrier, shared
+func (s *store) refuse(b *increment.Batch) error {
+	switch {
+	case s.restored, b.Generation != 0 && b.Generation != s.generation:
+		return errReplaced(s.id)
+	case s.dropped:
+		return fmt.Errorf("tenant %s %w", s.id, tenant.ErrDropped)
+	case s.settings().Suspended:
+		return fmt.Errorf("tenant %s %w", s.id, tenant.ErrSuspended)
+	}
+	return nil
 }
 
 // replay applies a logged record that the watermark does not cover.

@@ -27,6 +27,9 @@ type Batch struct {
 	// Derived: the samples are what rules recorded, so no rule has to be told that they
 	// came late.
 	Derived bool
+	// Generation is that of the tenant whose settings and key the batch was made with; 0:
+	// they do not matter. Another one refuses the batch.
+	Generation uint64
 }
 
 // ErrTooLarge is in the chain of errors of batches that can never be stored, because

@@ -20,6 +20,7 @@ const (
 	ReasonLog       = "log"       // the write-ahead log is far past its budget
 	ReasonMemtables = "memtables" // memtables are far past their budget
 	ReasonDeletions = "deletions" // too many deletions have not been rewritten yet
+	ReasonRestore   = "restore"   // the tenant has just been restored, or is being
 )
 
 // Error says that the server is overloaded: nothing was done.
@@ -29,6 +30,9 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
+	if e.Reason == ReasonRestore {
+		return e.Text + ": send it again later"
+	}
 	return "the server is overloaded: " + e.Text + ": send it again later"
 }
 

@@ -151,6 +151,10 @@ type Profile struct {
 	// IDKey keys the hashes under which user ids are kept; it is random, made
 	// with the tenant, and never leaves the process.
 	IDKey [16]byte
+	// EventTag begins the ids of the tenant's events; zero: they begin as their hashes do.
+	EventTag [4]byte
+	// Generation tells the tenant from an earlier one of its name.
+	Generation uint64
 }
 
 // GridMillis is the grid step in milliseconds.
