@@ -31,8 +31,8 @@ func (s *store) flush(ctx context.Context) (err error) {
 		s.db.metrics.flushes.WithLabelValues(result).Inc()
 	}()
 
-	keys, watermark, noted := s.rotate()
-	if len(s.frozen) == 0 && len(keys) == 0 && noted == nil && !s.unsaid {
+	keys, watermark, noted, state := s.rotate()
+	if len(s.frozen) == 0 && len(keys) == 0 && noted == nil && state == nil && !s.unsaid {
 		s.hold.flushed()
 		return nil
 	}
@@ -51,6 +51,9 @@ func (s *store) flush(ctx context.Context) (err error) {
 	if err == nil && noted != nil {
 		err = s.writeNotes(&next, noted)
 	}
+	if err == nil && state != nil {
+		err = s.writeState(&next, state)
+	}
 	if err == nil {
 		next.prune(nil)
 		err = s.commit(&next)
@@ -61,6 +64,9 @@ func (s *store) flush(ctx context.Context) (err error) {
 		s.keys.giveBack(keys)
 		if noted != nil {
 			s.notes.giveBack()
+		}
+		if state != nil {
+			s.state.giveBack()
 		}
 		return fmt.Errorf("flush tenant %s: %w", s.id, errors.Join(err, s.discard(&next)))
 	}
@@ -126,11 +132,11 @@ func (s *store) discard(next *manifest) error {
 // ones. Every record before the returned position is in what was taken (I2).
 //
 // REQUIRES: s.flushMu
-func (s *store) rotate() ([]batchKey, position, *notesSnapshot) {
+func (s *store) rotate() ([]batchKey, position, *notesSnapshot, *stateSnapshot) {
 	s.barrier.Lock()
 	defer s.barrier.Unlock()
 	s.freeze()
-	return s.keys.takeFresh(), s.db.wal.end(), s.notes.takeFresh()
+	return s.keys.takeFresh(), s.db.wal.end(), s.notes.takeFresh(), s.state.takeFresh()
 }
 
 // writeFrozen writes one block for each UTC day that the frozen memtables touch

@@ -150,7 +150,10 @@ func copyFiles(fsys vfs.FS, from, to string, take func(name string) bool) error 
 // isOurs reports whether a file of a tenant's directory has a name of those that a
 // manifest names, or is a leftover.
 func isOurs(name string) bool {
-	stem := strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(name, ".tmp"), keySuffix), exemplarSuffix)
+	stem := strings.TrimSuffix(name, ".tmp")
+	for _, suffix := range [...]string{keySuffix, exemplarSuffix, stateSuffix} {
+		stem = strings.TrimSuffix(stem, suffix)
+	}
 	_, err := ulid.ParseStrict(stem)
 	return err == nil || strings.HasSuffix(name, ".tmp")
 }
