@@ -33,7 +33,7 @@ func (t *Table) Due(now int64) bool {
 //
 // REQUIRES: t.mu
 func (t *Table) ended(s *node, now int64) bool {
-	return s.last+2*t.labels[s.labels].rule.gap <= now && int64(s.touched)*1000+t.o.Quiet.Milliseconds() <= now
+	return s.last+2*t.labels[s.labels].rule.gap < now && int64(s.touched)*1000+t.o.Quiet.Milliseconds() <= now
 }
 
 // Settle returns what sessions that have ended at now, milliseconds since 1970, add to
