@@ -140,10 +140,11 @@ func (s *store) writeState(m *manifest, taken *stateSnapshot) error {
 	if len(taken.saved) == 0 {
 		return nil
 	}
-	m.State = s.db.newULID().String() + stateSuffix
-	if err := vfs.WriteFile(s.db.opts.FS, filepath.Join(s.dir, m.State), appendState(nil, taken.saved)); err != nil {
+	name := s.db.newULID().String() + stateSuffix
+	if err := vfs.WriteFile(s.db.opts.FS, filepath.Join(s.dir, name), appendState(nil, taken.saved)); err != nil {
 		return fmt.Errorf("write state of events: %w", err)
 	}
+	m.State = name
 	return nil
 }
 
