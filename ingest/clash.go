@@ -36,16 +36,18 @@ func (rs *ruleset) clash(file string, kinds map[string]increment.Kind) error {
 		fail := func(format string, args ...any) {
 			errs = append(errs, fmt.Errorf("%s:%d: metrics[%d]: %s", file, r.line, i, fmt.Sprintf(format, args...)))
 		}
-		if have, ok := kinds[r.metric]; ok && have != r.kind {
-			fail("%q is stored as a %s, it cannot be a %s: give it another name", r.metric, describeKind(have), describeKind(r.kind))
-			continue
-		}
-		for _, suffix := range classicSuffixes {
-			if base, ok := strings.CutSuffix(r.metric, suffix); ok && kinds[base] == increment.Buckets {
-				fail("%q is a name under which the stored histogram %q shows: give the metric another", r.metric, base)
+		for _, m := range r.made() {
+			if have, ok := kinds[m.name]; ok && have != m.kind {
+				fail("%q is stored as a %s, it cannot be a %s: give it another name", m.name, describeKind(have), describeKind(m.kind))
+				continue
 			}
-			if _, ok := kinds[r.metric+suffix]; ok && r.kind == increment.Buckets {
-				fail("the histogram shows as %q, and a metric of that name is stored: give the histogram another", r.metric+suffix)
+			for _, suffix := range classicSuffixes {
+				if base, ok := strings.CutSuffix(m.name, suffix); ok && kinds[base] == increment.Buckets {
+					fail("%q is a name under which the stored histogram %q shows: give the metric another", m.name, base)
+				}
+				if _, ok := kinds[m.name+suffix]; ok && m.kind == increment.Buckets {
+					fail("the histogram shows as %q, and a metric of that name is stored: give the histogram another", m.name+suffix)
+				}
 			}
 		}
 	}
@@ -68,17 +70,20 @@ func describeKind(k increment.Kind) string {
 func (p *ruleParser) families() {
 	for i := range p.rs.rules {
 		r := &p.rs.rules[i]
-		if r.kind != increment.Buckets {
-			continue
-		}
-		path := fmt.Sprintf("metrics[%d]", i)
-		for _, suffix := range classicSuffixes {
-			if other, ok := p.seen[r.metric+suffix]; ok {
-				p.failAt(p.rs.rules[other].line, fmt.Sprintf("metrics[%d].name", other), "%q is a name under which the histogram %s shows", r.metric+suffix, path)
+		path, buckets := fmt.Sprintf("metrics[%d]", i), false
+		for _, m := range r.made() {
+			if m.kind != increment.Buckets {
+				continue
+			}
+			buckets = true
+			for _, suffix := range classicSuffixes {
+				if other, ok := p.seen[m.name+suffix]; ok {
+					p.failAt(p.rs.rules[other].line, fmt.Sprintf("metrics[%d].name", other), "%q is a name under which the histogram %s shows", m.name+suffix, path)
+				}
 			}
 		}
 		for _, l := range r.labels {
-			if l.name == model.BucketLabel {
+			if l.name == model.BucketLabel && buckets {
 				p.failAt(l.line, join(path, "labels."+l.name), "a histogram with buckets has this label already: each bucket's bound")
 			}
 		}

@@ -53,6 +53,8 @@ type coalescer struct {
 	touched []int32
 	later   []addition
 
+	sessions sessionEvents
+
 	exemplars   []exemplar
 	exemplified map[*increment.Series]bool
 }
@@ -105,6 +107,7 @@ func (c *coalescer) begin(rules *ruleset, grid int64) {
 		c.touched, c.later = nil, nil
 	}
 	c.slots, c.keys, c.touched, c.later = c.slots[:0], c.keys[:0], c.touched[:0], c.later[:0]
+	c.sessions.reset()
 	clear(c.exemplified)
 	c.exemplars = c.exemplars[:0]
 }
@@ -113,7 +116,7 @@ func (c *coalescer) begin(rules *ruleset, grid int64) {
 // here on.
 func (c *coalescer) take(b *increment.Batch) {
 	c.resolve()
-	b.Increments = c.increments
+	b.Increments, b.State = c.increments, c.sessions.encode()
 	for _, e := range c.exemplars {
 		if s := c.increments[e.at].Series; !c.exemplified[s] { // in no other window
 			c.exemplified[s] = true
@@ -168,6 +171,8 @@ func (c *coalescer) full() error {
 		return fmt.Errorf("the events up to here make more than %d increments of series and windows: send them in several requests", c.incrementsMax)
 	case len(c.touched) > c.touchedMax:
 		return fmt.Errorf("the events up to here are counted more than %d times in all: send them in several requests", c.touchedMax)
+	case len(c.sessions.events) > sessionEventsMax:
+		return fmt.Errorf("the events up to here are counted more than %d times in sessions: send them in several requests", sessionEventsMax)
 	}
 	return nil
 }
@@ -177,6 +182,10 @@ func (c *coalescer) add(e *event, hits []hit, later bool) {
 	window := e.ms - e.ms%c.grid // e.ms is not negative
 	for i := range hits {
 		h := &hits[i]
+		if c.rules.rules[h.rule].session != nil {
+			c.addSession(h, e)
+			continue
+		}
 		kind := c.rules.rules[h.rule].kind
 		at := c.at(h.rule, window, e, h.name)
 		c.touched = append(c.touched, int32(at))
@@ -253,9 +262,8 @@ func (c *coalescer) exemplify(at int, e *event, value float64) {
 	c.exemplars = append(c.exemplars, exemplar{at, len(c.touched) - 1, c.builder.Labels(), e.ms, value})
 }
 
-// at returns the position of the increment of rule i's series for e, numberName
-// being the name of the number that is counted. Its series is found by resolve.
-func (c *coalescer) at(i int, window int64, e *event, numberName []byte) int {
+// setKey sets key to that of rule i's series for e.
+func (c *coalescer) setKey(i int, e *event, numberName []byte) {
 	r := &c.rules.rules[i]
 	c.key = binary.AppendUvarint(c.key[:0], uint64(i))
 	for j := range r.labels {
@@ -263,6 +271,13 @@ func (c *coalescer) at(i int, window int64, e *event, numberName []byte) int {
 		c.key = binary.AppendUvarint(c.key, uint64(len(value)))
 		c.key = append(c.key, value...)
 	}
+}
+
+// at returns the position of the increment of rule i's series for e, numberName
+// being the name of the number that is counted. Its series is found by resolve.
+func (c *coalescer) at(i int, window int64, e *event, numberName []byte) int {
+	r := &c.rules.rules[i]
+	c.setKey(i, e, numberName)
 	hash := maphash.Bytes(c.rules.handles.seed, c.key)
 	mixed := (hash ^ uint64(window/c.grid)) * 0x9e3779b97f4a7c15
 	mask := uint64(len(c.table) - 1)

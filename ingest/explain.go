@@ -155,6 +155,9 @@ func (w *worker) explainRule(i int, e *event, window int64) (RuleExplanation, *r
 		kind = increment.Histogram // as rules have it
 	}
 	ex := RuleExplanation{Metric: r.metric, Type: kind.String(), Line: r.line}
+	if r.session != nil {
+		ex.Metric, ex.Type = r.session.Name, sessionType
+	}
 	hits, rejected := w.rules.matchRule(i, e, nil)
 	if rejected != nil {
 		ex.Rejects = rejected.text
@@ -162,7 +165,7 @@ func (w *worker) explainRule(i int, e *event, window int64) (RuleExplanation, *r
 	}
 	for _, h := range hits {
 		s := SeriesExplanation{Series: seriesText(c.series(c.at(i, window, e, h.name)).Labels), From: r.from(e, w.rules.paths, h.name)}
-		if r.kind != increment.Distinct {
+		if r.kind != increment.Distinct && r.session == nil {
 			s.Value = &h.value
 		}
 		for j := range r.labels {
@@ -192,6 +195,8 @@ func (r *rule) from(e *event, paths []string, numberName []byte) string {
 		out = "the event"
 	case r.value == valueNumbers:
 		out = "further_data." + string(numberName)
+	case r.session != nil:
+		return fmt.Sprintf("%s, as a keyed hash: its session, counted once it has ended, with the labels of its first event", paths[r.value])
 	case r.kind == increment.Distinct:
 		return paths[r.value] + ", as a keyed hash"
 	default:
@@ -244,6 +249,8 @@ func (r *rule) why(e *event, paths []string, counts bool) string {
 		return "when: " + r.when.String()
 	case r.value == valueNumbers:
 		return "value: further_data has no number"
+	case r.session != nil:
+		return fmt.Sprintf("key: %s is %s", paths[r.value], &e.fields[r.value])
 	default:
 		return fmt.Sprintf("value: %s is %s", paths[r.value], &e.fields[r.value])
 	}

@@ -107,7 +107,11 @@ func (m *memory) Append(_ context.Context, _ tenant.ID, b *increment.Batch) (boo
 	}
 	applied = true
 	m.exemplars = append(m.exemplars, b.Exemplars...)
-	for i, inc := range b.Increments {
+	sessions, err := settledSessions(b.State, present) // as if all ended with the batch
+	if err != nil {
+		return false, err
+	}
+	for i, inc := range append(b.Increments, sessions...) {
 		if err := inc.Validate(m.profile.GridMillis()); err != nil {
 			return false, err // as the storage would
 		}

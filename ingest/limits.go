@@ -16,7 +16,11 @@ func (rs *ruleset) checkLimits(file string, l *tenant.Limits) error {
 	var errs []error
 	for i := range rs.rules {
 		r := &rs.rules[i]
-		if n := len(r.labels); n > l.LabelsPerSeries {
+		n := len(r.labels)
+		if r.session != nil {
+			n++ // session.VisitorLabel
+		}
+		if n > l.LabelsPerSeries {
 			errs = append(errs, fmt.Errorf("%s:%d: metrics[%d].labels: %d labels, at most %d are allowed (limits.labels_per_series)",
 				file, r.line, i, n, l.LabelsPerSeries))
 		}

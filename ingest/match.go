@@ -12,7 +12,7 @@ import (
 type hit struct {
 	rule  int
 	value float64 // of a Distinct nothing
-	id    uint64  // of a Distinct
+	id    uint64  // of a Distinct; of sessions the visitor's
 	name  []byte  // of the number, where the rule counts all of them
 }
 
@@ -61,9 +61,13 @@ func (r *rule) count(i int, e *event, paths []string) (h hit, ok bool, rejected 
 	if f.kind == fieldAbsent {
 		return h, false, nil
 	}
-	if r.kind == increment.Distinct {
+	if r.kind == increment.Distinct || r.session != nil {
 		if !f.isScalar() || len(f.text) == 0 {
 			return h, false, nil
+		}
+		if r.session != nil {
+			h.id = siphash.Hash(e.idKey[0]^r.visitors, e.idKey[1], f.text) // I4
+			return h, true, nil
 		}
 		h.id = siphash.Hash(e.idKey[0], e.idKey[1], f.text) // I4
 		return h, true, nil

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/common/model"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/quipudb/quipu/ingest/session"
 	"github.com/quipudb/quipu/internal/increment"
 )
 
@@ -153,8 +154,16 @@ func (p *ruleParser) metrics(n *yaml.Node) {
 func (p *ruleParser) metric(n *yaml.Node, index int) {
 	path := fmt.Sprintf("metrics[%d]", index)
 	r := rule{value: valueNone, scale: 1, shape: &increment.Shape{}, line: n.Line}
+	if isSession(n) {
+		r.session = &session.Rule{Gap: session.GapDefault}
+	}
 	at := map[string]*yaml.Node{}
-	p.fields(n, path, func(key string, k, v *yaml.Node) { at[key] = v; p.field(&r, path, key, k, v) })
+	p.fields(n, path, func(key string, k, v *yaml.Node) {
+		at[key] = v
+		if r.session == nil || !p.sessionField(&r, path, key, v) {
+			p.field(&r, path, key, k, v)
+		}
+	})
 	if n.Kind != yaml.MappingNode {
 		return
 	}
@@ -163,8 +172,12 @@ func (p *ruleParser) metric(n *yaml.Node, index int) {
 			p.fail(n, join(path, required), "missing")
 		}
 	}
-	p.consistent(&r, path, n, at)
-	if r.buckets != nil {
+	if r.session == nil {
+		p.consistent(&r, path, n, at)
+	} else {
+		p.consistentSession(&r, path, n, at)
+	}
+	if r.buckets != nil && r.session == nil {
 		r.kind = increment.Buckets
 	}
 	slices.SortFunc(r.labels, func(a, b label) int { return strings.Compare(a.name, b.name) })
@@ -177,11 +190,16 @@ func (p *ruleParser) metric(n *yaml.Node, index int) {
 			p.fail(at["keep"], join(path, "keep"), "%q is not a label of the metric", k)
 		}
 	}
+	if r.session != nil {
+		r.becomeSession()
+	}
 	if r.metric != "" {
-		if first, ok := p.seen[r.metric]; ok {
-			p.fail(at["name"], join(path, "name"), "%q is the name of metrics[%d] already: join the two with \"when: {any: [...]}\"", r.metric, first)
+		for _, m := range r.made() {
+			if first, ok := p.seen[m.name]; ok {
+				p.fail(at["name"], join(path, "name"), "%q is the name of metrics[%d] already: join the two with \"when: {any: [...]}\"", m.name, first)
+			}
+			p.seen[m.name] = index
 		}
-		p.seen[r.metric] = index
 	}
 	p.rs.rules = append(p.rs.rules, r)
 }
@@ -231,7 +249,7 @@ func (p *ruleParser) field(r *rule, path, key string, k, v *yaml.Node) {
 	case "type":
 		text := p.text(v, at)
 		if r.kind = kindNames[text]; text != "" && r.kind == 0 {
-			p.fail(v, at, "%q is none of counter, histogram, distinct and gauge", text)
+			p.fail(v, at, "%q is none of counter, histogram, distinct, gauge and session", text)
 		}
 	case "help":
 		r.help = p.text(v, at)
@@ -258,7 +276,11 @@ func (p *ruleParser) field(r *rule, path, key string, k, v *yaml.Node) {
 	case "buckets":
 		r.buckets = p.bounds(v, at)
 	default:
-		p.fail(k, at, "unknown field: known are name, type, help, unit, when, value, scale, buckets, labels, keep")
+		known := "name, type, help, unit, when, value, scale, buckets, labels, keep"
+		if r.session != nil {
+			known = "name, type, when, key, gap, buckets, labels, keep"
+		}
+		p.fail(k, at, "unknown field: known are %s", known)
 	}
 }
 

@@ -22,11 +22,13 @@ func (w *worker) refuse(refused []increment.Refusal) {
 	for _, r := range refused {
 		why[int32(r.Index)] = r.Err
 	}
-	from, partly := 0, map[int32]bool{}
+	from, sessions, partly := 0, 0, map[int32]bool{}
 	for _, c := range w.counted {
 		touched := w.coalescer.touched[from:c.end]
 		from = c.end
-		if slices.ContainsFunc(touched, func(at int32) bool { return why[at] == nil }) {
+		inSessions := c.sessions > sessions // which storage does not refuse
+		sessions = c.sessions
+		if inSessions || slices.ContainsFunc(touched, func(at int32) bool { return why[at] == nil }) {
 			for _, at := range touched {
 				partly[at] = partly[at] || why[at] != nil
 			}

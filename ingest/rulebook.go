@@ -378,9 +378,16 @@ func RuleMetrics(file string, text []byte) ([]About, error) {
 }
 
 func (rs *ruleset) about() []About {
-	out := make([]About, len(rs.rules))
-	for i, r := range rs.rules {
-		out[i] = About{r.metric, r.help, r.unit}
+	out := make([]About, 0, len(rs.rules))
+	for i := range rs.rules {
+		r := &rs.rules[i]
+		if r.session == nil {
+			out = append(out, About{r.metric, r.help, r.unit})
+			continue
+		}
+		for _, m := range r.session.Metrics() {
+			out = append(out, About{m.Name, m.Help, m.Unit})
+		}
 	}
 	return out
 }

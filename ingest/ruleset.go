@@ -4,6 +4,7 @@ import (
 	_ "embed"
 	"hash/maphash"
 
+	"github.com/quipudb/quipu/ingest/session"
 	"github.com/quipudb/quipu/internal/increment"
 )
 
@@ -69,7 +70,7 @@ type dottedPath struct {
 	segments []string
 }
 
-// rule is one metric.
+// rule is one metric, or those of sessions.
 type rule struct {
 	metric     string
 	kind       increment.Kind
@@ -80,7 +81,11 @@ type rule struct {
 	buckets    []float64 // of a histogram; nil: exponential
 	labels     []label   // sorted by name
 	shape      *increment.Shape
-	line       int
+	// session is what a rule of sessions says, whose key value is; nil: the rule makes one
+	// metric. visitors sets the hashes of its visitors apart from all others.
+	session  *session.Rule
+	visitors uint64
+	line     int
 }
 
 // label is where the value of a label comes from.

@@ -189,7 +189,11 @@ func (t *ruleTest) run(file string, rs *ruleset, now int64) (string, error) {
 	}
 	var batch increment.Batch
 	w.coalescer.take(&batch)
-	got := merged(batch.Increments, byWindow)
+	sessions, err := settledSessions(batch.State, now)
+	if err != nil {
+		return "", fmt.Errorf("%s: %s: %w", file, t.Name, err)
+	}
+	got := merged(append(batch.Increments, sessions...), byWindow)
 	for _, line := range got {
 		if !slices.Contains(want, line) {
 			fmt.Fprintf(&diff, "  + %s\n", line)

@@ -94,10 +94,11 @@ type worker struct {
 
 // countedEvent is an event that waits for the store.
 type countedEvent struct {
-	index int    // in the body
-	end   int    // in coalescer.touched
-	id    int32  // position of its id in worker.ids, plus one; 0: it has none
-	lag   uint32 // how old it was, see lag
+	index    int    // in the body
+	end      int    // in coalescer.touched
+	sessions int    // where what it adds to sessions ends
+	id       int32  // position of its id in worker.ids, plus one; 0: it has none
+	lag      uint32 // how old it was, see lag
 }
 
 func newWorker(e *enrich.Enricher) *worker {
@@ -237,7 +238,7 @@ func (w *worker) event(raw []byte) *rejection {
 	}
 	w.good++
 	w.coalescer.add(e, w.hits, c.id > 0)
-	c.end = len(w.coalescer.touched)
+	c.end, c.sessions = len(w.coalescer.touched), len(w.coalescer.sessions.events)
 	w.counted = append(w.counted, c)
 	return nil
 }
@@ -248,9 +249,12 @@ func (w *worker) settle() {
 	c := w.coalescer
 	counted, touched, later, from := w.counted[:0], c.touched[:0], c.later, 0
 	exemplars, left := c.exemplars[:0], c.exemplars
+	sessions, fromSession := c.sessions.events[:0], 0
 	for _, e := range w.counted {
 		of := c.touched[from:e.end]
 		from = e.end
+		inSessions := c.sessions.events[fromSession:e.sessions]
+		fromSession = e.sessions
 		its := 0
 		for its < len(left) && left[its].touch < e.end {
 			its++
@@ -271,11 +275,12 @@ func (w *worker) settle() {
 		}
 		exemplars = append(exemplars, itsExemplars...)
 		touched = append(touched, of...)
-		e.end = len(touched)
+		sessions = append(sessions, inSessions...)
+		e.end, e.sessions = len(touched), len(sessions)
 		counted = append(counted, e)
 	}
 	dropped := len(counted) < len(w.counted)
-	w.counted, c.touched, c.exemplars = counted, touched, exemplars
+	w.counted, c.touched, c.exemplars, c.sessions.events = counted, touched, exemplars, sessions
 	if dropped {
 		c.dropUntouched()
 	}

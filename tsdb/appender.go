@@ -64,7 +64,7 @@ func (a *appender) route(ctx context.Context, s *store, b *increment.Batch, now 
 	}
 	a.readAhead(s, b.Increments)
 	checked := int64(math.MinInt64) // a time on the grid
-	size, kept := notesSize(b), 0
+	size, kept := notesSize(b)+len(b.State), 0
 	if ids := reservationOf(b); ids != nil {
 		size += 24 + len(dedup.ID{})*len(ids.Fresh())
 	}

@@ -41,9 +41,10 @@ type CheckSummary struct {
 // Check verifies what a data directory holds, without changing it: checksums,
 // order, index against chunks, manifests against blocks, the log, and that every
 // record is of a known tenant. The error is of the check itself, such as a
-// directory that a server has open; what is wrong with the data are problems.
-func Check(ctx context.Context, dir string) (CheckSummary, []Problem, error) {
-	c := &checker{ctx: ctx, dir: dir, fs: vfs.OS{}, blocks: newBlockCache(1, slog.New(slog.DiscardHandler), newMetrics(prometheus.NewRegistry())), generations: map[tenant.ID]*manifest{}, lost: map[tenant.ID]bool{}}
+// directory that a server has open; what is wrong with the data are problems. What State
+// has saved, and what batches change of it, is for state to judge, where it is given.
+func Check(ctx context.Context, dir string, state ...func(saved []byte) error) (CheckSummary, []Problem, error) {
+	c := &checker{ctx: ctx, dir: dir, state: state, fs: vfs.OS{}, blocks: newBlockCache(1, slog.New(slog.DiscardHandler), newMetrics(prometheus.NewRegistry())), generations: map[tenant.ID]*manifest{}, lost: map[tenant.ID]bool{}}
 	_, lock, err := lockOffline(dir)
 	if err != nil {
 		return c.sum, nil, err
@@ -59,6 +60,7 @@ type checker struct {
 	sum      CheckSummary
 	problems []Problem
 	blocks   *blockCache
+	state    []func(saved []byte) error
 
 	generations map[tenant.ID]*manifest // nil: unreadable
 	lost        map[tenant.ID]bool      // without a manifest, though they were in use if the log has records
@@ -162,6 +164,13 @@ func (c *checker) checkTenant(id tenant.ID, dir string) {
 			c.problem(filepath.Join(dir, m.Exemplars), "%v", err)
 		}
 	}
+	if m.State != "" {
+		live[m.State] = true
+		saved, err := readState(c.fs, filepath.Join(dir, m.State))
+		if err = errors.Join(err, c.checkState(saved)); err != nil {
+			c.problem(filepath.Join(dir, m.State), "%v", err)
+		}
+	}
 	entries, err := c.fs.ReadDir(dir)
 	if err != nil {
 		c.problem(dir, "%v", err)
@@ -171,6 +180,15 @@ func (c *checker) checkTenant(id tenant.ID, dir string) {
 			c.leftover(filepath.Join(dir, e.Name()))
 		}
 	}
+}
+
+func (c *checker) checkState(saved []byte) (err error) {
+	for _, judge := range c.state {
+		if len(saved) > 0 {
+			err = errors.Join(err, judge(saved))
+		}
+	}
+	return err
 }
 
 func (c *checker) checkSettings(dir string, m *manifest) tenant.Settings {
@@ -262,6 +280,9 @@ func (c *checker) checkRecord(dir string, pos position, rec *walRecord) error {
 			delete(c.lost, rec.tenant) // said once
 		}
 		return nil
+	}
+	if err := c.checkState(rec.state); err != nil {
+		c.problem(path, "at byte %d: %v", pos.Offset, err)
 	}
 	for i := range rec.runs {
 		run := &rec.runs[i]

@@ -77,6 +77,7 @@ func (h *history) open(fs vfs.FS, dir string) error {
 		Dir: dir, FS: fs, Now: func() time.Time { return h.now }, Logger: slog.New(slog.DiscardHandler),
 		Registerer: prometheus.NewRegistry(), MaintainInterval: time.Hour, WALSegmentBytesMax: segmentMax, WALBytesMax: 1 << 30, WALSyncEvery: h.syncEvery,
 		Defaults: settings, DedupWindow: 30 * 24 * time.Hour, // longer than the history
+		NewState: newTestState,
 	})
 	return err
 }
@@ -112,6 +113,7 @@ func (h *history) batch(n int) (tenant.ID, *increment.Batch) {
 	}
 	b.Exemplars = []increment.Exemplar{{Series: b.Increments[0].Labels, Labels: labels.FromStrings("trace_id", page), Time: win, Value: 1}}
 	b.Metadata = []increment.Metadata{{Metric: "of " + page, Help: page}}
+	b.State = testChange(n)
 	return h.tenant(n), b
 }
 
@@ -155,13 +157,17 @@ func (h *history) live(fs vfs.FS, dir string) {
 		must(h.open(fs, dir))
 	}
 	must(h.open(fs, dir))
+	settle := func(id tenant.ID) { must(h.db.SettleState(ctx, id)) }
 	h.send(0, 4)
 	flush()
+	settle(tenant.Default)
 	h.send(4, 7)
+	settle(other)
 	flush()
 	h.send(7, 9)
 	restart()
 	h.send(9, 12)
+	settle(tenant.Default)
 	flush()
 	must(h.db.flushIDs())
 	h.now = h.now.Add(5 * 24 * time.Hour)
@@ -171,6 +177,7 @@ func (h *history) live(fs vfs.FS, dir string) {
 	must(err)
 	_, err = s.relog(ctx, nil)
 	must(err)
+	settle(other)
 	h.secure(tenant.Default, other) // one sync is of the whole log
 	must(h.db.releaseSegments())
 	h.send(15, 16)
@@ -178,6 +185,7 @@ func (h *history) live(fs vfs.FS, dir string) {
 	must(err)
 	h.secure(tenant.Default, other)
 	h.send(16, historyBatches)
+	settle(tenant.Default)
 	restart()
 	flush()
 	must(h.db.flushIDs())
@@ -267,10 +275,13 @@ func (h *history) counted(n int) (bool, error) {
 	got := d.stored(id, m)
 	noted, err := h.noted(n)
 	if err != nil || len(got) == 0 && !noted {
-		return false, err
+		return false, errors.Join(err, h.inState(n, false))
 	}
 	if len(got) == 0 && h.dropped {
 		return false, nil // retention keeps the notes
+	}
+	if err := h.inState(n, !h.dropped); err != nil {
+		return false, err
 	}
 	want := map[string]float64{}
 	for i, v := range []float64{float64(n + 1), 1, 1, float64(n), float64(n) + 1, 1, 1, 1, 1, 1} {

@@ -65,6 +65,9 @@ type Options struct {
 	// files each, or more for large blocks. More are open only while more are read at
 	// once; default 1,000.
 	OpenBlocksMax int
+	// NewState makes what is kept of a tenant besides increments, empty; nil: nothing is
+	// kept, and batches with State are refused.
+	NewState func(id tenant.ID) State
 	// MaintainInterval is how often background work looks for something to do;
 	// default 5s.
 	MaintainInterval time.Duration

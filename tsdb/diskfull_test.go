@@ -63,7 +63,7 @@ func withFileLimit(t *testing.T, n uint64, f func() error) error {
 
 func writeBlocksAtLimits(t *testing.T) {
 	signal.Ignore(syscall.SIGXFSZ)
-	db := openQuiet(t, "", nil)
+	db := openQuiet(t, "", withState)
 	s, err := db.store(tenant.Default, true)
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +71,7 @@ func writeBlocksAtLimits(t *testing.T) {
 	fill := func(round int) {
 		// Long labels, so that the index is larger than what is allocated for chunks.
 		long := strings.Repeat("x", 1000)
-		b := &increment.Batch{HasKey: true, Key: [16]byte{byte(round)}}
+		b := &increment.Batch{HasKey: true, Key: [16]byte{byte(round)}, State: testChange(round)}
 		for i := range 400 {
 			b.Increments = append(b.Increments, counterInc("events_total", testStart, 1, "page", fmt.Sprint(long, i)))
 		}
@@ -143,10 +143,12 @@ func writeBlocksAtLimits(t *testing.T) {
 	}
 	want := db.stored(tenant.Default)
 	dir := db.dir
-	db = db.reopen(nil)
+	db = db.reopen(withState)
 	if err := diff(db.stored(tenant.Default), want); err != nil || total(want) != 760 {
 		t.Errorf("after reopening: %v", err)
 	}
+	db.mustHave(tenant.Default, 1, 1, 0)
+	db.mustHave(tenant.Default, 2, 1, 0)
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -52,6 +52,7 @@
 //	admission.go     kinds and limits of series, folding into "(other)"
 //	admission_total.go  how many series there are of all metrics
 //	keys.go          batch keys that were seen, in memory and on disk
+//	state.go         what is kept besides increments, such as open sessions
 //	event_ids.go     ids of events that were counted, by way of package dedup
 //	notes.go         exemplars and metadata
 //	late.go          what has changed in the settled past, for who keeps answers; what

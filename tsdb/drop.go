@@ -193,6 +193,7 @@ func (s *store) empty() {
 	clear(s.routing)
 	s.mu.Unlock()
 	s.frozen = nil
+	s.state.forget()
 	s.db.pressure.forget(v.mems)
 	s.db.pressure.noteFlush(s, false)
 	s.versions.replace(nil, v.mems, nil, v.blocks)

@@ -62,6 +62,7 @@ func (db *DB) failReplay(id tenant.ID, s *store, pos position, cause error) {
 	db.mu.Lock()
 	delete(db.stores, id)
 	db.mu.Unlock()
+	s.state.forget()
 	v := s.versions.pin()
 	db.pressure.forget(v.mems)
 	s.versions.unpin(v)

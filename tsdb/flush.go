@@ -26,7 +26,7 @@ func (s *store) flush(ctx context.Context) (err error) {
 // flushAt is flush at the position where rotate takes what is flushed.
 //
 // REQUIRES: s.flushMu
-func (s *store) flushAt(ctx context.Context, rotate func() ([]batchKey, position, *notesSnapshot)) (err error) {
+func (s *store) flushAt(ctx context.Context, rotate func() rotated) (err error) {
 	defer s.db.metrics.startTimer(s.db.metrics.flushSeconds)()
 	defer func() {
 		result := "ok"
@@ -37,13 +37,14 @@ func (s *store) flushAt(ctx context.Context, rotate func() ([]batchKey, position
 		s.db.metrics.flushes.WithLabelValues(result).Inc()
 	}()
 
-	keys, watermark, noted := rotate()
-	if len(s.frozen) == 0 && len(keys) == 0 && noted == nil && !s.unsaid {
+	taken := rotate()
+	keys, noted, state := taken.keys, taken.notes, taken.state
+	if len(s.frozen) == 0 && len(keys) == 0 && noted == nil && state == nil && !s.unsaid {
 		s.hold.flushed()
 		return nil
 	}
 	next := *s.man
-	next.Watermark = watermark
+	next.Watermark = taken.at
 	next.Blocks = slices.Clone(s.man.Blocks)
 	// The ids of the events that the blocks will have are in the log alone.
 	err = s.db.wal.syncAll()
@@ -57,6 +58,9 @@ func (s *store) flushAt(ctx context.Context, rotate func() ([]batchKey, position
 	if err == nil && noted != nil {
 		err = s.writeNotes(&next, noted)
 	}
+	if err == nil && state != nil {
+		err = s.writeState(&next, state)
+	}
 	if err == nil {
 		next.prune(nil)
 		err = s.commit(&next)
@@ -67,6 +71,9 @@ func (s *store) flushAt(ctx context.Context, rotate func() ([]batchKey, position
 		s.keys.giveBack(keys)
 		if noted != nil {
 			s.notes.giveBack()
+		}
+		if state != nil {
+			s.state.giveBack()
 		}
 		return fmt.Errorf("flush tenant %s: %w", s.id, errors.Join(err, s.discard(&next)))
 	}
@@ -128,15 +135,23 @@ func (s *store) discard(next *manifest) error {
 	return err
 }
 
+// rotated is what a flush takes at one position of the log, beside the frozen memtables.
+type rotated struct {
+	at    position
+	keys  []batchKey
+	notes *notesSnapshot // nil: as the file has them
+	state *stateSnapshot // nil: as the file has it
+}
+
 // rotate takes the memtables that appends went to; those that follow go to new
 // ones. Every record before the returned position is in what was taken (I2).
 //
 // REQUIRES: s.flushMu
-func (s *store) rotate() ([]batchKey, position, *notesSnapshot) {
+func (s *store) rotate() rotated {
 	s.barrier.Lock()
 	defer s.barrier.Unlock()
 	s.freeze()
-	return s.keys.takeFresh(), s.db.wal.end(), s.notes.takeFresh()
+	return rotated{s.db.wal.end(), s.keys.takeFresh(), s.notes.takeFresh(), s.state.takeFresh()}
 }
 
 // writeFrozen writes the frozen memtables to blocks, one for each UTC day or for a longer

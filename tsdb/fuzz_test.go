@@ -84,6 +84,18 @@ func FuzzKeysDecode(f *testing.F) {
 	})
 }
 
+func FuzzStateFileDecode(f *testing.F) {
+	head := append([]byte(stateMagic), stateVersion)
+	f.Add(head)
+	f.Add(append(head, "saved"...))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		saved, err := decodeState(sealed(body))
+		if err == nil && !bytes.Equal(appendState(nil, saved), sealed(body)) {
+			t.Fatalf("%x became %x", body, saved)
+		}
+	})
+}
+
 func FuzzExemplarsDecode(f *testing.F) {
 	f.Add(encodeExemplars(nil))
 	e := increment.Exemplar{Series: labels.FromStrings("a", "b"), Labels: labels.FromStrings("trace_id", "1"), Time: 5, Value: 1.5}

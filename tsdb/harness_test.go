@@ -266,8 +266,8 @@ func mustHoldOnly(t *testing.T, s *store) {
 	for _, b := range s.man.Blocks {
 		live[b.ULID.String()] = true
 	}
-	for _, k := range s.man.Keys {
-		live[k.Name] = true
+	for _, name := range s.man.files() {
+		live[name] = true
 	}
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {

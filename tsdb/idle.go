@@ -86,6 +86,9 @@ func (db *DB) idleDue(id tenant.ID, now time.Time) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	if man.State != "" && db.opts.NewState != nil {
+		return true, nil // what it has may be due
+	}
 	aged, over := planRetention(man.Blocks, &settings, now)
 	if len(aged)+len(over)+len(man.Deletions) > 0 || len(planCompaction(man.Blocks, now, &settings).blocks) > 0 {
 		return true, nil

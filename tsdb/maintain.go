@@ -65,6 +65,7 @@ func (db *DB) maintainMemory(ctx context.Context) error {
 	var err error
 	now := db.opts.Now()
 	for _, s := range db.openStores() {
+		err = errors.Join(err, s.settleDue(ctx))
 		if s.flushDue(now) {
 			err = errors.Join(err, s.flush(ctx))
 		}

@@ -40,6 +40,8 @@ type manifest struct {
 	Keys []keyFile `json:"keys"`
 	// Exemplars is the file of the exemplars logged before Watermark; "" for none.
 	Exemplars string `json:"exemplars,omitempty"`
+	// State is the file of what is kept besides increments, as of Watermark; "" for none.
+	State string `json:"state,omitempty"`
 	// Deleted is how many deletions there were, and Deletions those that some block is not
 	// clean of. What is logged after Watermark may have more.
 	Deleted   uint64      `json:"deleted,omitempty"`
@@ -65,6 +67,9 @@ func (m *manifest) files() []string {
 	}
 	if m.Exemplars != "" {
 		out = append(out, m.Exemplars)
+	}
+	if m.State != "" {
+		out = append(out, m.State)
 	}
 	return out
 }

@@ -36,6 +36,9 @@ func (s *store) relog(ctx context.Context, past *memoryPast) (did bool, err erro
 	}
 	head := recordHead{tenant: s.id, generation: s.generation, step: s.grid(), keys: s.keys.peekFresh()}
 	head.exemplars, head.metadata = s.notes.all()
+	if head.state = s.state.all(); len(head.state) > blockBytesMin {
+		return false, nil // worth a file
+	}
 	v := s.versions.pin()
 	defer s.versions.unpin(v)
 	left, made, gone, err := s.leftInMemory(v, past)
@@ -93,7 +96,7 @@ func encodeMemory(ctx context.Context, h *recordHead, mems []*memtable) (payload
 		logs = append(logs, log.bytes...)
 		n++
 	}
-	payload = h.append([]byte{recordTenant})
+	payload = h.append([]byte{h.typed(recordTenant)})
 	payload = binary.AppendUvarint(payload, uint64(n))
 	return append(payload, logs...), to, nil
 }

@@ -180,7 +180,7 @@ func (sn *snapshot) add(ctx context.Context, id tenant.ID, last bool) error {
 // rotateWithIDs is rotate that takes the ids of all events too: no event comes between.
 //
 // REQUIRES: s.flushMu, s.db.ids.writing
-func (s *store) rotateWithIDs() ([]batchKey, position, *notesSnapshot) {
+func (s *store) rotateWithIDs() rotated {
 	ids := &s.db.ids
 	ids.barrier.Lock()
 	defer ids.barrier.Unlock()
@@ -214,7 +214,7 @@ func (sn *snapshot) addIDs(take func() error) error {
 // linkSmall flushes what rotate takes, unless that is nil, links or copies all files of
 // the tenant's directory but blocks, and returns the manifest and the version that has its
 // blocks, pinned. Who changes the manifest waits for it, appends do not.
-func (s *store) linkSmall(ctx context.Context, dir string, rotate func() ([]batchKey, position, *notesSnapshot)) (*manifest, *version, error) {
+func (s *store) linkSmall(ctx context.Context, dir string, rotate func() rotated) (*manifest, *version, error) {
 	s.flushMu.Lock()
 	defer s.flushMu.Unlock()
 	if s.dropped {
@@ -285,7 +285,10 @@ func copyFiles(fsys vfs.FS, from, to string, take func(name string) bool) error 
 // isOurs reports whether a file of a tenant's directory has a name of those that a
 // manifest names, or is a leftover.
 func isOurs(name string) bool {
-	stem := strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(name, ".tmp"), keySuffix), exemplarSuffix)
+	stem := strings.TrimSuffix(name, ".tmp")
+	for _, suffix := range [...]string{keySuffix, exemplarSuffix, stateSuffix} {
+		stem = strings.TrimSuffix(stem, suffix)
+	}
 	_, err := ulid.ParseStrict(stem)
 	return err == nil || strings.HasSuffix(name, ".tmp")
 }

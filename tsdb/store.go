@@ -64,6 +64,7 @@ type store struct {
 	cuts      cuts
 	admission *admission
 	notes     notes
+	state     keptState
 	late      *lateLog
 	recorded  *lateLog // the same, of what rules have recorded
 
@@ -277,7 +278,7 @@ func openStoreAt(db *DB, id tenant.ID, dir string) (*store, error) {
 			s.keys.restore(k, false)
 		}
 	}
-	if err := s.openNotes(); err != nil {
+	if err := errors.Join(s.openNotes(), s.openState()); err != nil {
 		return nil, fmt.Errorf("open tenant %s: %w", id, err)
 	}
 	return s, nil
@@ -363,6 +364,9 @@ func (s *store) append(ctx context.Context, b *increment.Batch) (duplicate, logg
 	if err := s.db.pressure.refuse(s); err != nil {
 		return false, false, err
 	}
+	if err := s.makeRoom(ctx); err != nil {
+		return false, false, err
+	}
 	now := s.db.opts.Now().UnixMilli()
 	key := batchKey{hash: b.Key, time: now}
 	s.barrier.RLock()
@@ -378,31 +382,41 @@ func (s *store) append(ctx context.Context, b *increment.Batch) (duplicate, logg
 		}
 		defer func() { s.keys.settle(key, logged) }()
 	}
+	logged, err = s.appendLocked(ctx, b, now)
+	return false, logged, err
+}
+
+// appendLocked is append for a batch whose key is reserved.
+//
+// REQUIRES: s.barrier, shared or not
+func (s *store) appendLocked(ctx context.Context, b *increment.Batch, now int64) (logged bool, err error) {
+	if len(b.State) > 0 && s.state.State == nil {
+		return false, errNoState
+	}
 	work := appenders.Get().(*appender)
 	defer work.release()
 	work.holds = append(work.holds, &s.hold)
 	if err := work.route(ctx, s, b, now); err != nil {
-		return false, false, err
+		return false, err
 	}
-	if len(b.Increments) == 0 && len(b.Refused) > 0 && len(b.Metadata) == 0 {
-		return false, false, nil // nothing to apply, and what it is called may come again
+	if len(b.Increments) == 0 && len(b.Refused) > 0 && len(b.Metadata) == 0 && len(b.State) == 0 {
+		return false, nil // nothing to apply, and what it is called may come again
 	}
-	head := recordHead{tenant: s.id, generation: s.generation, step: s.grid(), exemplars: b.Exemplars, metadata: b.Metadata}
+	head := recordHead{tenant: s.id, generation: s.generation, step: s.grid(), exemplars: b.Exemplars, metadata: b.Metadata, state: b.State}
 	if b.HasKey {
-		head.keys = []batchKey{key}
+		head.keys = []batchKey{{hash: b.Key, time: now}}
 	}
 	if ids := reservationOf(b); ids != nil {
 		head.ids, head.idsTime = ids.Fresh(), ids.Time()
 		work.holds = append(work.holds, &s.db.ids.hold)
 	}
 	if work.encode(s.db.wal, &head, b.Increments); len(work.payload) > walPayloadMax {
-		return false, false, errBatchTooLarge
+		return false, errBatchTooLarge
 	}
 	if _, err := s.db.wal.append(walWrite{frame: work.frame, to: work.to, segment: work.segment, fresh: work.fresh, holds: work.holds}); err != nil {
-		return false, false, err
+		return false, err
 	}
-	logged = true
-	return false, true, work.apply(s, b, now)
+	return true, errors.Join(work.apply(s, b, now), s.state.apply(b.State))
 }
 
 // refuse returns why nothing is appended to the tenant now. A batch that was not refused
@@ -443,6 +457,9 @@ func (s *store) replay(pos position, rec *walRecord) error {
 	}
 	s.hold.use(pos.Segment)
 	s.notes.replay(rec)
+	if err := s.state.replay(rec); err != nil {
+		return err
+	}
 	for i := range rec.runs {
 		if err := s.replayRun(&rec.runs[i]); err != nil {
 			return err

@@ -14,13 +14,14 @@ import (
 	"github.com/quipudb/quipu/tsdb/dedup"
 )
 
-// A record, the payload of a frame, is one of four, by its first byte:
+// A record, the payload of a frame, is one of six, by its first byte:
 //
 //	1 batch   what one batch adds
 //	2 tenant  all that a tenant has in memory; it stands for all records of the
 //	          tenant before it, which need not be there any more
 //	3 series  what the references of the other two mean, in this segment
 //	4 deletion  what is deleted of all that the tenant had before
+//	5, 6  a batch and a tenant that have state
 //
 // A record is applied whole or not at all. Batch, tenant and deletion begin with:
 //
@@ -34,6 +35,9 @@ import (
 //	            ms, a float
 //	metadata    uvarint n, then n times: metric, type, help, unit, as length and bytes
 //	step        uvarint: width of the windows in seconds
+//	state       only of 5 and 6: uvarint length and bytes. Of a batch it is what that
+//	            changes of what is kept of the tenant besides increments, of a tenant all
+//	            of it; a tenant without has none
 //
 // A batch goes on with runs of increments of one kind and time:
 //
@@ -67,6 +71,9 @@ const (
 	recordSeries = 3
 
 	recordDeletion = 4
+
+	recordBatchState  = 5
+	recordTenantState = 6
 )
 
 // batchKey de-duplicates a batch.
@@ -85,6 +92,7 @@ type recordHead struct {
 	exemplars  []increment.Exemplar
 	metadata   []increment.Metadata
 	step       int64 // milliseconds
+	state      []byte
 }
 
 func (h *recordHead) append(dst []byte) []byte {
@@ -113,7 +121,11 @@ func (h *recordHead) append(dst []byte) []byte {
 			dst = appendString(dst, s)
 		}
 	}
-	return binary.AppendUvarint(dst, uint64(h.step/1000))
+	if dst = binary.AppendUvarint(dst, uint64(h.step/1000)); len(h.state) == 0 {
+		return dst
+	}
+	dst = binary.AppendUvarint(dst, uint64(len(h.state)))
+	return append(dst, h.state...)
 }
 
 func appendExemplar(dst []byte, e *increment.Exemplar) []byte {
@@ -125,7 +137,7 @@ func appendExemplar(dst []byte, e *increment.Exemplar) []byte {
 
 // encodeBatch appends the record of a batch whose increments go to the series of to.
 func encodeBatch(dst []byte, h *recordHead, incs []increment.Increment, to []routed) []byte {
-	dst = h.append(append(dst, recordBatch))
+	dst = h.append(append(dst, h.typed(recordBatch)))
 	runs, count := 0, len(dst)
 	dst = binary.BigEndian.AppendUint32(dst, 0) // the number of runs, once known
 	prevTime, prevRef := int64(0), uint64(0)
@@ -305,16 +317,16 @@ func (r *recordReader) decode(payload []byte, rec *walRecord) (bool, error) {
 	switch t := d.byte(); t {
 	case recordSeries:
 		return false, r.define(&d)
-	case recordBatch:
-		if rec.whole, err = false, r.head(&d, rec); err == nil {
+	case recordBatch, recordBatchState:
+		if rec.whole, err = false, r.head(&d, rec, t == recordBatchState); err == nil {
 			err = r.runs(&d, rec)
 		}
 	case recordDeletion:
-		if rec.whole, err = false, r.head(&d, rec); err == nil {
+		if rec.whole, err = false, r.head(&d, rec, false); err == nil {
 			rec.deletion, err = d.deletion()
 		}
-	case recordTenant:
-		if rec.whole, err = true, r.head(&d, rec); err == nil {
+	case recordTenant, recordTenantState:
+		if rec.whole, err = true, r.head(&d, rec, t == recordTenantState); err == nil {
 			err = r.logs(&d, rec)
 		}
 	default:
@@ -329,9 +341,9 @@ func (r *recordReader) decode(payload []byte, rec *walRecord) (bool, error) {
 	return true, nil
 }
 
-func (r *recordReader) head(d *decoder, rec *walRecord) (err error) {
+func (r *recordReader) head(d *decoder, rec *walRecord, state bool) (err error) {
 	rec.keys, rec.ids, rec.idsTime, rec.exemplars, rec.metadata = rec.keys[:0], rec.ids[:0], 0, nil, nil
-	rec.runs, rec.logs, rec.deletion = rec.runs[:0], rec.logs[:0], nil
+	rec.runs, rec.logs, rec.deletion, rec.state = rec.runs[:0], rec.logs[:0], nil, rec.state[:0]
 	if name := d.bytes(d.uvarint()); string(name) != rec.tenant.String() || len(name) == 0 {
 		if rec.tenant, err = tenant.Parse(string(name)); err != nil {
 			return err
@@ -368,6 +380,9 @@ func (r *recordReader) head(d *decoder, rec *walRecord) (err error) {
 		return fmt.Errorf("record has a step of %d s", step)
 	}
 	rec.step = int64(step) * 1000
+	if state {
+		rec.state = append(rec.state, d.bytes(d.uvarint())...)
+	}
 	return d.err
 }
 

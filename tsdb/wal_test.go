@@ -206,6 +206,11 @@ func TestFormatsGolden(t *testing.T) {
 	show("batch-record", payload)
 	show("tenant-record", sample.tenantRecord(t))
 	show("deletion-record", sampleDeletion(t).append(sample.head.append([]byte{recordDeletion})))
+	kept := sampleBatch()
+	kept.head.state = []byte("state")
+	show("batch-record-with-state", kept.batch())
+	show("tenant-record-with-state", kept.tenantRecord(t))
+	show("state", appendState(nil, kept.head.state))
 	show("exemplars", encodeExemplars(sample.head.exemplars))
 	show("frame", appendFrame(nil, payload))
 	show("frame-compressed", appendFrame(nil, bytes.Repeat(payload, 5)))
@@ -222,7 +227,7 @@ func TestFormatsGolden(t *testing.T) {
 	m := manifest{
 		Generation: 9, Watermark: position{id, 3, 400},
 		Blocks: []blockInfo{{ULID: id, MinTime: 1000, MaxTime: 2000}}, Keys: []keyFile{{Name: "x.keys", MaxTime: 5}},
-		Exemplars: "y.exemplars", Metadata: sample.head.metadata,
+		Exemplars: "y.exemplars", State: "z.state", Metadata: sample.head.metadata,
 		Deleted: 3, Deletions: []*deletion{sampleDeletion(t)},
 	}
 	if err := m.write(vfs.OS{}, dir); err != nil {
@@ -544,6 +549,10 @@ func FuzzRecordDecode(f *testing.F) {
 	f.Add(b.batch())
 	f.Add(b.defined())
 	f.Add(b.tenantRecord(f))
+	kept := sampleBatch()
+	kept.head.state = []byte("state")
+	f.Add(kept.batch())
+	f.Add(kept.tenantRecord(f))
 	f.Add(sampleDeletion(f).append(b.head.append([]byte{recordDeletion})))
 	f.Fuzz(func(t *testing.T, src []byte) {
 		r := newRecordReader()

@@ -61,6 +61,7 @@ func (b *bench) all(only string) error {
 		{"enriched", b.enriched},
 		{"batches", b.batches},
 		{"singles", b.singles},
+		{"sessions", b.sessions},
 		{"dedup", b.dedup},
 		{"formats", b.formats},
 	} {

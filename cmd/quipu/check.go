@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 
+	"github.com/quipudb/quipu/ingest/session"
 	"github.com/quipudb/quipu/tsdb"
 )
 
@@ -12,7 +13,7 @@ type checkCmd struct {
 
 // Run verifies a data directory and prints what is wrong with it.
 func (c *checkCmd) Run(con *console) error {
-	sum, problems, err := tsdb.Check(con.ctx, c.Dir)
+	sum, problems, err := tsdb.Check(con.ctx, c.Dir, session.Check)
 	if err != nil {
 		return err
 	}

@@ -63,6 +63,7 @@ type serveCmd struct {
 	Proxies        []netip.Prefix `name:"trusted-proxies" placeholder:"CIDR,..." help:"Addresses of proxies in front of this server, whose X-Forwarded-For says where a request comes from."`
 	QueryCache     cacheFlag      `name:"query.cache" default:"64MiB" help:"Memory for answers of range queries that can no longer change, of all tenants; at least 32MiB. 0: none are kept."`
 	QueryLog       model.Duration `name:"query.log-slower-than" default:"10s" help:"Time past which a query is written to the log, with what it took; 0 writes none."`
+	SessionsQuiet  time.Duration  `name:"sessions.quiet" hidden:"" default:"1m" help:"For how long no event may have come for a session that is counted."`
 	MetricsTenants int            `name:"metrics.tenants" default:"100" help:"How many tenants, the largest, the process's metrics name; the others are together under (other)."`
 	ExternalURL    string         `name:"web.external-url" placeholder:"URL" help:"Where people reach this server, for the links in alerts (default: http:// or https:// and the address it listens on)."`
 	LogLevel       slog.Level     `name:"log.level" default:"info" help:"debug, info, warn or error."`
@@ -257,8 +258,12 @@ func (c *serveCmd) open(logger *slog.Logger, reg *prometheus.Registry, conf *con
 	if err != nil {
 		return nil, err
 	}
+	newState, err := c.sessions(reg)
+	if err != nil {
+		return nil, err
+	}
 	db, err := tsdb.Open(tsdb.Options{
-		Dir: c.DataDir, Logger: logger, Registerer: reg, Defaults: settings, Policy: policy, WALBytesMax: int64(c.WALBudget), WALSyncEvery: syncEvery,
+		Dir: c.DataDir, Logger: logger, Registerer: reg, Defaults: settings, Policy: policy, WALBytesMax: int64(c.WALBudget), WALSyncEvery: syncEvery, NewState: newState,
 	})
 	if err != nil {
 		return nil, err

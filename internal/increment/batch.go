@@ -20,6 +20,9 @@ type Batch struct {
 	Increments  []Increment
 	Exemplars   []Exemplar
 	Metadata    []Metadata
+	// State is what the batch changes of what is kept of a tenant besides increments,
+	// such as sessions that have not ended: storage logs and applies it with them.
+	State []byte
 	// SkipRefused: an increment that is refused is left out, Refused then has it, and
 	// the others count. Without it the whole batch is refused.
 	SkipRefused bool
