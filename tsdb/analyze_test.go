@@ -139,7 +139,7 @@ func TestAnalyzeDamage(t *testing.T) {
 	if len(got.Damage) != 2 || !strings.Contains(got.Damage[0]+got.Damage[1], "block "+blocks[0].ULID.String()) || !strings.Contains(got.Damage[0]+got.Damage[1], "block "+blocks[1].ULID.String()) {
 		t.Errorf("damage %q, want the blocks %s and %s", got.Damage, blocks[0].ULID, blocks[1].ULID)
 	}
-	if got.Series != 3 || got.Named != nil && len(got.Named) > 0 || got.Kinds[0].Increments != 4 || len(damage) > 0 {
+	if got.Series != 3 || len(got.Named) > 0 || got.Kinds[0].Increments != 4 || len(damage) > 0 {
 		t.Errorf("of the rest: %+v, %v, want 2 windows in blocks and 2 in the log", got, damage)
 	}
 	path := filepath.Join(db.dir, walDirName, segmentName(segment))

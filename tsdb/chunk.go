@@ -112,17 +112,18 @@ func appendChunk(e chunkenc.Encoding, src []byte, dead []span, p *points) (step 
 	if kind != p.kind {
 		return 0, fmt.Errorf("chunk of a %s among those of a %s", kind, p.kind)
 	}
-	switch {
-	case kind == increment.Sample:
-		return 0, appendSampleChunk(e, src, p)
-	case isCoarse(e):
+	if isCoarse(e) {
 		return appendCoarseChunk(src, dead, p)
 	}
 	var h chunkHeader
-	if src, err = h.decode(src); err != nil {
-		return 0, err
+	if kind != increment.Sample {
+		if src, err = h.decode(src); err != nil {
+			return 0, err
+		}
 	}
 	switch kind {
+	case increment.Sample:
+		err = appendSampleChunk(e, src, p)
 	case increment.Counter:
 		err = decodeCounts(src, h, p)
 	case increment.Histogram:
