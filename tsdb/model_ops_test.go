@@ -3,6 +3,7 @@ package tsdb
 import (
 	"context"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/quipudb/quipu/internal/increment"
 	"github.com/quipudb/quipu/internal/scope"
+	"github.com/quipudb/quipu/internal/tenant"
 )
 
 // What follows are the operations of TestModel that do not append.
@@ -62,7 +64,14 @@ func (m *modelRun) maintainBlocks() {
 				continue
 			}
 			v := s.versions.pin()
-			of.data = of.keptBy(m, v, m.now.Load()/1e6-m.retain.Milliseconds())
+			oldest, inMemory := m.now.Load()/1e6-m.retain.Milliseconds(), int64(math.MinInt64)
+			if s.canRelog() {
+				inMemory = floorTo(oldest, tenant.BlockRange.Milliseconds())
+				if m.retain >= 10*24*time.Hour {
+					inMemory = floorTo(oldest, dayMillis)
+				}
+			}
+			of.data = of.keptBy(m, v, oldest, inMemory)
 			s.versions.unpin(v)
 		}
 	}

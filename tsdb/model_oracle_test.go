@@ -201,11 +201,22 @@ func (m *modelTenant) span() (mint, maxt int64) {
 	return mint, maxt
 }
 
+// canRelog reports whether a tenant has so little in memory that it would be logged again
+// rather than flushed.
+func (s *store) canRelog() bool { return s.memBytes() < blockBytesMin && len(s.frozen) == 0 }
+
 // keptBy is the stored data that a retention pass must keep: all but the blocks that
-// end before oldest.
-func (m *modelTenant) keptBy(t testing.TB, v *version, oldest int64) modelData {
-	kept := &version{mems: v.mems, deleted: v.deleted, blocks: slices.DeleteFunc(slices.Clone(v.blocks), func(b *block) bool { return b.MaxTime <= oldest })}
-	if len(kept.blocks) == len(v.blocks) {
+// end before oldest and the memtables that end before oldestInMemory.
+func (m *modelTenant) keptBy(t testing.TB, v *version, oldest, oldestInMemory int64) modelData {
+	kept := &version{
+		deleted: v.deleted,
+		mems: slices.DeleteFunc(slices.Clone(v.mems), func(mem *memtable) bool {
+			_, maxt, ok := mem.span()
+			return ok && maxt <= oldestInMemory
+		}),
+		blocks: slices.DeleteFunc(slices.Clone(v.blocks), func(b *block) bool { return b.MaxTime <= oldest }),
+	}
+	if len(kept.blocks) == len(v.blocks) && len(kept.mems) == len(v.mems) {
 		return m.data
 	}
 	out := modelData{}

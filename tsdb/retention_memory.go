@@ -46,19 +46,41 @@ func (p *memoryPast) isAged(m *memtable) bool {
 	return ok && maxt <= p.age
 }
 
-// isPast reports whether a rule takes a series of a memtable away.
-func (p *memoryPast) isPast(m *memtable, s *memSeries) bool {
+// before is the time before which rules take a series of a memtable away.
+func (p *memoryPast) before(m *memtable, s *memSeries) int64 {
 	for _, r := range p.rules {
 		if r.mem == m {
-			return r.past.before(s.labels) >= m.end
+			return r.past.before(s.labels)
 		}
 	}
-	return false
+	return math.MinInt64
+}
+
+// takes reports whether a rule takes something of a series away.
+func (r *memoryRule) takes(s *memSeries) (bool, error) {
+	before := r.past.before(s.labels)
+	if before <= r.mem.start {
+		return false, nil
+	}
+	return s.overlaps(r.mem.start, r.mem.end, r.mem.start, before, nil)
+}
+
+// takesAny reports whether a rule takes something away.
+func (r *memoryRule) takesAny() (bool, error) {
+	if r.past.end() <= r.mem.start {
+		return false, nil
+	}
+	for _, s := range r.mem.all() {
+		if takes, err := r.takes(s); takes || err != nil {
+			return takes, err
+		}
+	}
+	return false, nil
 }
 
 // pastInMemory returns what retention says is past in a version's memtables, nil where
 // nothing is. Rules are looked at where byRules is true.
-func (s *store) pastInMemory(v *version, now time.Time, byRules bool) *memoryPast {
+func (s *store) pastInMemory(v *version, now time.Time, byRules bool) (*memoryPast, error) {
 	p, some := &memoryPast{age: agedBefore(&s.settings().Settings, now)}, false
 	for _, m := range v.mems {
 		if p.isAged(m) {
@@ -69,16 +91,18 @@ func (s *store) pastInMemory(v *version, now time.Time, byRules bool) *memoryPas
 			continue
 		}
 		r := &memoryRule{m, pastData{s.byRules.rules, cutoffs(s.byRules.rules, m.start, m.end, now)}}
-		// A block range is of one day, so that a cutoff has all of it or nothing.
-		if r.past.end() < m.end || !slices.ContainsFunc(m.all(), func(ser *memSeries) bool { return r.past.before(ser.labels) >= m.end }) {
-			continue
+		takes, err := r.takesAny()
+		if err != nil {
+			return nil, err
 		}
-		p.rules, some = append(p.rules, r), true
+		if takes {
+			p.rules, some = append(p.rules, r), true
+		}
 	}
 	if !some {
-		return nil
+		return nil, nil
 	}
-	return p
+	return p, nil
 }
 
 // retainMemory takes what is past out of memory, and out of what a replay would read, of
@@ -88,8 +112,11 @@ func (s *store) retainMemory(ctx context.Context, now time.Time) error {
 	r := &s.byRules // its rules are those in force: see retainByRules
 	byRules := len(r.rules) > 0 && now.Sub(r.inMemory).Abs() >= memoryRulesEvery
 	v := s.versions.pin()
-	past := s.pastInMemory(v, now, byRules)
+	past, err := s.pastInMemory(v, now, byRules)
 	s.versions.unpin(v)
+	if err != nil {
+		return fmt.Errorf("find what is past in the memory of tenant %s: %w", s.id, err)
+	}
 	if past == nil {
 		if byRules {
 			r.inMemory = now
@@ -100,7 +127,6 @@ func (s *store) retainMemory(ctx context.Context, now time.Time) error {
 		return nil
 	}
 	did := false
-	var err error
 	if s.memBytes() < blockBytesMin {
 		did, err = s.relog(ctx, past)
 	}
@@ -153,15 +179,12 @@ func (s *store) withoutPast(m *memtable, past *memoryPast) (*memtable, error) {
 	out.clean = m.clean
 	out.lastAppend.Store(m.lastAppend.Load())
 	for _, ser := range m.all() {
-		if past.isPast(m, ser) {
-			continue
-		}
 		p := points{kind: ser.kind}
-		if err := ser.snapshot(&p, math.MinInt64, math.MaxInt64, newest); err != nil {
+		if err := ser.snapshot(&p, past.before(m, ser), math.MaxInt64, newest); err != nil {
 			return out, err
 		}
 		if p.len() == 0 {
-			continue // made for a batch that was not logged
+			continue // past, or made for a batch that was not logged
 		}
 		grown, err := out.getOrCreate(ser.hash, ser.labels, ser.kind, s.db.nextRef).absorb(&p)
 		if err != nil {

@@ -109,6 +109,24 @@ type survey struct {
 // is after the last.
 type daySpan struct{ first, last int32 }
 
+var noDays = daySpan{math.MaxInt32, math.MinInt32}
+
+func daysOf(first, last int64) daySpan {
+	return daySpan{int32(floorTo(first, dayMillis) / dayMillis), int32(floorTo(last, dayMillis) / dayMillis)}
+}
+
+// daysIn are those of a series in a memtable.
+func daysIn(m *memtable, s *memSeries) (daySpan, error) {
+	if of := daysOf(m.start, m.end-1); of.first == of.last {
+		return of, nil // as all but that of what came late
+	}
+	p := points{kind: s.kind}
+	if err := s.snapshot(&p, math.MinInt64, math.MaxInt64, newest); err != nil || p.len() == 0 {
+		return noDays, err
+	}
+	return daysOf(p.win[0], p.win[p.len()-1]), nil
+}
+
 // seriesPart is what one memtable or block has of a series.
 type seriesPart struct {
 	Cost
@@ -168,15 +186,18 @@ func (c *survey) damage(b *block, err error) error {
 }
 
 func (c *survey) addMemtable(m *memtable) error {
-	day := int32(m.start / dayMillis) // a block range is of one day
 	for i, s := range m.all() {
 		if i%lookEvery == 0 && c.ctx.Err() != nil {
 			return c.ctx.Err()
 		}
-		p := seriesPart{kind: s.kind, days: daySpan{math.MaxInt32, math.MinInt32}}
+		p := seriesPart{kind: s.kind, days: noDays}
 		windows, bytes := s.size()
 		if p.Increments, p.MemoryBytes = int64(windows), int64(bytes)+int64(s.labels.ByteSize())+seriesBytes; windows > 0 {
-			p.days = daySpan{day, day}
+			days, err := daysIn(m, s)
+			if err != nil {
+				return err
+			}
+			p.days = days
 		}
 		if !c.add(s.labels, s.hash, 1, &p) {
 			return nil
@@ -236,9 +257,9 @@ func (c *survey) addBlock(b *block) error {
 
 // partOf reads what the chunks of a series say of themselves at their beginning.
 func (c *survey) partOf(metas []chunkAt, files *chunkFiles) (p seriesPart, err error) {
-	p.days = daySpan{math.MaxInt32, math.MinInt32}
+	p.days = noDays
 	if n := len(metas); n > 0 {
-		p.days = daySpan{int32(floorTo(metas[0].MinTime, dayMillis) / dayMillis), int32(floorTo(metas[n-1].MaxTime, dayMillis) / dayMillis)}
+		p.days = daysOf(metas[0].MinTime, metas[n-1].MaxTime)
 	}
 	for i := range metas {
 		if c.chunks--; c.chunks < 0 {
