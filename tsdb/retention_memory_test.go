@@ -167,6 +167,38 @@ retention_rules:
 	mustBeSoundAfter(t, db)
 }
 
+// Of what came late, and is together in memory for many days, rules take the days that
+// are past.
+func TestRetentionInMemoryOfLateSpans(t *testing.T) {
+	settings := retaining(t, "retention_rules: [{match: '{env=\"dev\"}', retention: 60d}]")
+	db := openTestDB(t, "", func(o *Options) { o.Defaults = settings })
+	first := testStart.Truncate(24 * time.Hour)
+	*db.now = first.Add(40 * 24 * time.Hour)
+	for day := range 28 {
+		for _, env := range []string{"dev", "prod"} {
+			db.mustAppend(tenant.Default, counterInc("c_total", first.Add(time.Duration(day)*24*time.Hour), 1, "env", env))
+		}
+	}
+	if n := len(db.mustStore(tenant.Default).routing); n > 4 {
+		t.Fatalf("%d memtables, want a few of many days", n)
+	}
+	left := 28.0
+	for range 60 {
+		*db.now = db.now.Add(24 * time.Hour)
+		db.mustMaintain(t)
+		age := db.now.Sub(first).Hours()/24 - 60
+		got := db.selected(tenant.Default, `env="dev"}`)
+		if past := math.Max(0, age); got > 28-past+7 || got < math.Min(28, 28-past) || got > left {
+			t.Errorf("%v increments of dev when %v days are past, %v before", got, age, left)
+		}
+		left = got
+	}
+	if got := db.selected(tenant.Default, `env="prod"}`); left != 0 || got != 28 {
+		t.Errorf("%v increments of dev and %v of prod are left, want 0 and 28", left, got)
+	}
+	mustBeSoundAfter(t, db)
+}
+
 // readVersionAt expects what a reader of a version sees at its cut.
 func readVersionAt(t *testing.T, v *version, at cut, want map[string]float64) {
 	t.Helper()
