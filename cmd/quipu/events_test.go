@@ -32,7 +32,7 @@ func TestEventsCheck(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	bad := writeFile(t, dir, "bad.yaml", "metrics:\n  - {name: a}\n  - {name: b, type: countr}\n")
-	want := "quipu: " + bad + ":2: metrics[0].type: missing\n" + bad + ":3: metrics[1].type: \"countr\" is none of counter, histogram, distinct and gauge\n"
+	want := "quipu: " + bad + ":2: metrics[0].type: missing\n" + bad + ":3: metrics[1].type: \"countr\" is none of counter, histogram, distinct, gauge and session\n"
 	if got := runCommand(t, "", "events", "check", bad, good); got.status != 1 || got.err != want || got.out != good+": 3 metrics\n" {
 		t.Errorf("%+v, want %q", got, want)
 	}
