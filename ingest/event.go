@@ -41,7 +41,8 @@ type event struct {
 	// no ids of its own, or the event has none.
 	idText []byte
 
-	idKey         [2]uint64 // of the tenant
+	idKey         [2]uint64 // of the tenant, for users
+	eventKey      [2]uint64 // and for events
 	idTag         [4]byte   // and what its events' ids begin with
 	valueBytesMax int       // of a label, the tenant's
 	scratch       []byte    // what transforms make
@@ -185,8 +186,12 @@ func (e *event) begin(rules *ruleset, p tenant.Profile) {
 		e.fields = e.fields[:n]
 	}
 	e.idTag = p.EventTag
-	e.idKey = [2]uint64{binary.LittleEndian.Uint64(p.IDKey[:8]), binary.LittleEndian.Uint64(p.IDKey[8:])}
+	e.idKey, e.eventKey = halves(p.IDKey), halves(p.EventKey)
 	e.valueBytesMax = p.Limits.LabelValueBytes
+}
+
+func halves(key [16]byte) [2]uint64 {
+	return [2]uint64{binary.LittleEndian.Uint64(key[:8]), binary.LittleEndian.Uint64(key[8:])}
 }
 
 // reset forgets the event before.
@@ -208,7 +213,7 @@ func (e *event) id(rules *ruleset) (id [16]byte, ok bool) {
 	if len(text) == 0 {
 		return id, false
 	}
-	lo, hi := siphash.Hash128(e.idKey[0]^apart, e.idKey[1], text)
+	lo, hi := siphash.Hash128(e.eventKey[0]^apart, e.eventKey[1], text)
 	binary.BigEndian.PutUint64(id[:], lo)
 	binary.BigEndian.PutUint64(id[8:], hi)
 	if e.idTag != [4]byte{} {
@@ -217,8 +222,7 @@ func (e *event) id(rules *ruleset) (id [16]byte, ok bool) {
 	return id, true
 }
 
-// These set the hashes of ids of events apart from those of users, and ids that
-// formats define from those that rules name.
+// These set ids that formats define apart from those that rules name.
 const (
 	eventIDs  = 0x6576656e74206964 // "event id"
 	formatIDs = 0x666f726d61742069 // "format i"

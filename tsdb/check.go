@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/oklog/ulid/v2"
@@ -208,6 +209,12 @@ func (c *checker) checkSettings(dir string, m *manifest) tenant.Settings {
 		c.problem(path, "has %d bytes, want %d", len(key), len(tenant.Profile{}.IDKey))
 	} else if m.IDKeySum != 0 && crc32.Checksum(key, castagnoli) != m.IDKeySum {
 		c.problem(path, "is not the key that the tenant was made with: checksum is wrong")
+	}
+	if n := len(m.EventKey); n != 0 && n != len(tenant.Profile{}.EventKey) || (n == 0) != (len(m.UserEpochs) == 0) {
+		c.problem(filepath.Join(dir, manifestName), "the key of event ids has %d bytes where the users were erased %d times", n, len(m.UserEpochs))
+	}
+	if !slices.IsSorted(m.UserEpochs) {
+		c.problem(filepath.Join(dir, manifestName), "the times when users were erased are not in order")
 	}
 	return settings
 }

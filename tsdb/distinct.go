@@ -54,6 +54,9 @@ func (db *DB) DistinctSeries(ctx context.Context, in []sketch.Interval, use func
 			return nil
 		}})
 	}
+	if len(out) > 0 {
+		warnings.Merge(epochWarnings(in, q.store.settings().UserEpochs))
+	}
 	return warnings, use(out)
 }
 

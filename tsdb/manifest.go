@@ -30,6 +30,12 @@ type manifest struct {
 	// IDKeySum is the CRC-32C of the key of user ids, with one bit off no id would be
 	// known again; 0: not recorded.
 	IDKeySum uint32 `json:"idKeySum,omitempty"`
+	// EventKey keys the ids of events since the key of user ids was another; none: see
+	// eventKeyOf.
+	EventKey []byte `json:"eventKey,omitempty"`
+	// UserEpochs are when the key of user ids was destroyed and another took its place,
+	// milliseconds since 1970, ascending.
+	UserEpochs []int64 `json:"userEpochs,omitempty"`
 	// EventTag begins the ids of the tenant's events, so that a snapshot's can be told from
 	// those of others; 0: they begin as their hashes do.
 	EventTag uint32 `json:"eventTag,omitempty"`

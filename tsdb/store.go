@@ -311,6 +311,7 @@ func (s *store) readProfile() error {
 		return fmt.Errorf("%s is not the key that the tenant was made with: checksum is wrong", filepath.Join(s.dir, idKeyName))
 	}
 	copy(profile.IDKey[:], key)
+	profile.EventKey, profile.UserEpochs = eventKeyOf(s.man, key), s.man.UserEpochs
 	s.own = own
 	s.profile.Store(profile)
 	return nil

@@ -151,6 +151,12 @@ type Profile struct {
 	// IDKey keys the hashes under which user ids are kept; it is random, made
 	// with the tenant, and never leaves the process.
 	IDKey [16]byte
+	// EventKey keys the hashes of events' ids, as IDKey those of users'; it stays when
+	// IDKey goes.
+	EventKey [16]byte
+	// UserEpochs are when keys of user ids were put in the place of others, milliseconds
+	// since 1970, ascending. What is shared is never changed.
+	UserEpochs []int64
 	// EventTag begins the ids of the tenant's events; zero: they begin as their hashes do.
 	EventTag [4]byte
 	// Generation tells the tenant from an earlier one of its name.
