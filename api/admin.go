@@ -23,8 +23,15 @@ import (
 // an *overload.Error, or what has failed.
 type Admin interface {
 	// Delete deletes what the matchers select between mint and maxt, in milliseconds
-	// since 1970 and both included.
-	Delete(ctx context.Context, id tenant.ID, mint, maxt int64, matchers ...*labels.Matcher) error
+	// since 1970 and both included. It is in no answer any more when it returns the
+	// deletion's number, 0 where there was nothing; the disk is given back later.
+	Delete(ctx context.Context, id tenant.ID, mint, maxt int64, matchers ...*labels.Matcher) (number uint64, err error)
+	// Deletions are those that are not done and the last of those that are, the oldest
+	// first; Deletion is one by its number, and false where there was none.
+	Deletions(id tenant.ID) ([]Deletion, error)
+	Deletion(id tenant.ID, number uint64) (d Deletion, ok bool, err error)
+	// EraseUsers destroys the key under which user ids are hashed.
+	EraseUsers(ctx context.Context, id tenant.ID) (ErasedUsers, error)
 	// CleanTombstones removes from disk what was deleted.
 	CleanTombstones(ctx context.Context, id tenant.ID) error
 	// Snapshot makes a copy of the tenant's data, without what only memory has where
@@ -65,19 +72,30 @@ func (a *api) deleteSeries(w http.ResponseWriter, r *http.Request) {
 		}
 		selectors = append(selectors, matchers)
 	}
-	done := 0
-	for err = nil; err == nil && done < len(selectors); done++ {
-		err = a.admin.Delete(r.Context(), tenantOf(r), start, end, selectors[done]...)
-	}
+	numbers, err := a.deleteAll(r, start, end, selectors)
 	auth.Audit(r.Context(), "delete series", fmt.Sprintf("%d selectors, from %s to %s", len(selectors), timeText(start), timeText(end)), err)
+	setDeletionIDs(w, numbers)
 	if err != nil {
-		if done > 1 {
-			err = fmt.Errorf("match[] number %d, those before it are deleted: %w", done, err)
+		if n := len(numbers); n > 0 {
+			err = fmt.Errorf("match[] number %d, those before it are deleted: %w", n+1, err)
 		}
 		a.respondAdminError(w, err)
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
+}
+
+// deleteAll deletes what selectors select, one after the other, and returns the numbers of
+// the deletions, also of those before one that fails.
+func (a *api) deleteAll(r *http.Request, start, end int64, selectors [][]*labels.Matcher) (numbers []uint64, err error) {
+	for _, matchers := range selectors {
+		n, err := a.admin.Delete(r.Context(), tenantOf(r), start, end, matchers...)
+		if err != nil {
+			return numbers, err
+		}
+		numbers = append(numbers, n)
+	}
+	return numbers, nil
 }
 
 // allMatchEmpty reports whether matchers ask for nothing that a series must have.
@@ -123,6 +141,10 @@ func (a *api) respondAdminError(w http.ResponseWriter, err error) {
 	case overloaded:
 		a.respondUnavailable(w, err)
 	case tenant.IsRefusal(err):
+		a.respondTenantError(w, err)
+	case errors.Is(err, ErrNoSnapshot):
+		respondError(w, a.logger, http.StatusNotFound, errorNotFound, err.Error())
+	case errors.Is(err, tenant.ErrExists):
 		a.respondTenantError(w, err)
 	case errors.Is(err, ErrBadSelector):
 		respondError(w, a.logger, http.StatusBadRequest, errorBadData, err.Error())

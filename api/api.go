@@ -57,6 +57,8 @@ type Options struct {
 	Inventory Inventory
 	// Admin changes what is stored of a tenant; nil: nothing does.
 	Admin Admin
+	// Backups are snapshots of what is stored; nil: there are none.
+	Backups Backups
 	// Features are those of the language, to which others are added; nil: none are said.
 	Features features.Collector
 	// Operator is what an operator does with tenants; nil: there is nobody who does.
@@ -142,7 +144,8 @@ type api struct {
 	ruler        Ruler
 	tenants      Tenants
 	inventory    Inventory
-	admin        Admin // nil: none
+	admin        Admin   // nil: none
+	backups      Backups // nil: none
 	admission    Admission
 	auth         *auth.Authenticator // nil: everybody may do everything
 	audit        *auth.AuditLog
@@ -204,7 +207,7 @@ func New(o Options) (*Handler, error) {
 	a := &api{
 		logger: o.Logger, sink: o.Events, rules: o.Rules, ruler: o.Ruler, tenants: o.Tenants, admission: o.Admission, auth: o.Auth, audit: o.Audit, tenantHeader: o.TenantHeader, now: o.Now, isReady: o.Ready,
 		reloadConfig: o.Reload,
-		storage:      o.Storage, parser: o.Parser, inventory: o.Inventory, admin: o.Admin, operator: o.Operator,
+		storage:      o.Storage, parser: o.Parser, inventory: o.Inventory, admin: o.Admin, backups: o.Backups, operator: o.Operator,
 		bodies: bodies, strangers: bodies.forStrangers(),
 		metrics: m,
 		// Prometheus's default, in the very spelling that it answers with "*".
@@ -285,6 +288,8 @@ func (a *api) routes(u *upstream, registry *prometheus.Registry) []endpoint {
 	out = append(out, a.profileRoutes()...)
 
 	out = append(out, a.adminRoutes()...)
+	out = append(out, a.dataRoutes()...)
+	out = append(out, a.backupRoutes()...)
 	own := a.ownPaths()
 	seen := map[string]bool{
 		"/*path": true, // OPTIONS, which is above

@@ -185,7 +185,7 @@ func newWorld(t testing.TB, change func(*Options)) (*world, *httptest.Server) {
 	}
 	p := parser.NewParser(parser.Options{})
 	o := Options{
-		Events: ingester, Rules: ingester, Parser: p, Storage: w, Exemplars: w, Tenants: w, Inventory: w, Admin: w, Registry: registry, TenantHeader: "X-Scope-OrgID",
+		Events: ingester, Rules: ingester, Parser: p, Storage: w, Exemplars: w, Tenants: w, Inventory: w, Admin: w, Backups: w, Registry: registry, TenantHeader: "X-Scope-OrgID",
 		Engine:       promql.NewEngine(promql.EngineOpts{MaxSamples: 1000, Timeout: time.Minute, Parser: p, EnableAtModifier: true}),
 		Now:          func() time.Time { return time.UnixMilli(present) },
 		Ready:        func() error { return w.notReady },

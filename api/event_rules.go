@@ -21,6 +21,8 @@ type EventRules interface {
 	SetRules(id tenant.ID, text []byte) (ingest.RulesInForce, error)
 	// CheckRules fails as SetRules would, and changes nothing.
 	CheckRules(id tenant.ID, text []byte) (ingest.CheckedRules, error)
+	// Metrics are those that the rules in force make.
+	Metrics(id tenant.ID) ([]ingest.About, error)
 	// Explain fails with an ingest.ErrBadRequest where the post is not one event.
 	Explain(ctx context.Context, id tenant.ID, post *ingest.Post) (ingest.Explanation, error)
 }

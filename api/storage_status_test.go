@@ -42,8 +42,37 @@ func (w *world) Blocks(_ context.Context, id tenant.ID) ([]tsdb.BlockMeta, error
 	return []tsdb.BlockMeta{}, w.ask("blocks of %s", id)
 }
 
-func (w *world) Delete(_ context.Context, id tenant.ID, mint, maxt int64, matchers ...*labels.Matcher) error {
-	return w.ask("delete of %s from %d to %d %v", id, mint, maxt, matchers)
+func (w *world) Delete(_ context.Context, id tenant.ID, mint, maxt int64, matchers ...*labels.Matcher) (uint64, error) {
+	err := w.ask("delete of %s from %d to %d %v", id, mint, maxt, matchers)
+	return uint64(len(w.asked)), err
+}
+
+func (w *world) Deletions(id tenant.ID) ([]Deletion, error) {
+	return []Deletion{{ID: 3, State: DeletionRewriting, Left: 2, Match: "{}"}}, w.ask("deletions of %s", id)
+}
+
+func (w *world) Deletion(id tenant.ID, number uint64) (Deletion, bool, error) {
+	return Deletion{ID: number, State: DeletionDone}, number < 4, w.ask("deletion %d of %s", number, id)
+}
+
+func (w *world) EraseUsers(_ context.Context, id tenant.ID) (ErasedUsers, error) {
+	return ErasedUsers{Time: "2026-01-01T00:00:00Z", Keys: 2}, w.ask("erase users of %s", id)
+}
+
+func (w *world) Snapshots() ([]SnapshotStatus, error) {
+	return []SnapshotStatus{{Name: "s", Tenants: []SnapshotTenant{{ID: "a", Blocks: 1}}}}, w.ask("snapshots")
+}
+
+func (w *world) MakeSnapshot(_ context.Context, ids []tenant.ID, skipHead bool) (MadeSnapshot, error) {
+	return MadeSnapshot{Name: "made"}, w.ask("snapshot of %v, without head %v", ids, skipHead)
+}
+
+func (w *world) DeleteSnapshot(_ context.Context, name string) error {
+	return w.ask("delete snapshot %s", name)
+}
+
+func (w *world) Restore(_ context.Context, name string, id tenant.ID, how Restore) (RestoredTenant, error) {
+	return RestoredTenant{Tenant: id.String()}, w.ask("restore %s from %s, replace %v, without ids %v", id, name, how.Replace, how.WithoutEventIDs)
 }
 
 func (w *world) CleanTombstones(_ context.Context, id tenant.ID) error {

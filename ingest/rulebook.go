@@ -355,8 +355,8 @@ func (g *Ingester) SetRules(id tenant.ID, text []byte) (RulesInForce, error) {
 	return g.Rules(id)
 }
 
-// About is what a rule says of its metric.
-type About struct{ Metric, Help, Unit string }
+// About is what a rule says of a metric that it makes, and the rule's name.
+type About struct{ Metric, Help, Unit, Rule string }
 
 // Metrics are those that the tenant's rules in force count.
 func (g *Ingester) Metrics(id tenant.ID) ([]About, error) {
@@ -382,11 +382,11 @@ func (rs *ruleset) about() []About {
 	for i := range rs.rules {
 		r := &rs.rules[i]
 		if r.session == nil {
-			out = append(out, About{r.metric, r.help, r.unit})
+			out = append(out, About{r.metric, r.help, r.unit, r.metric})
 			continue
 		}
 		for _, m := range r.session.Metrics() {
-			out = append(out, About{m.Name, m.Help, m.Unit})
+			out = append(out, About{m.Name, m.Help, m.Unit, r.session.Name})
 		}
 	}
 	return out

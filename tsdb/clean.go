@@ -332,20 +332,43 @@ func (db *DB) Deletions(id tenant.ID) ([]DeletionStatus, error) {
 	v := s.versions.pin()
 	defer s.versions.unpin(v)
 	for i := range out {
-		d := &out[i]
-		if d.State == DeletionDone {
-			continue
-		}
-		for _, m := range v.mems {
-			if m.clean < d.Number {
-				d.Left++
-			}
-		}
-		for _, b := range v.blocks {
-			if b.clean.Load() < d.Number {
-				d.Left++
-			}
-		}
+		out[i].look(v)
 	}
 	return out, nil
+}
+
+// look counts what is left to be done in a version.
+func (d *DeletionStatus) look(v *version) {
+	if d.State == DeletionDone {
+		return
+	}
+	for _, m := range v.mems {
+		if m.clean < d.Number {
+			d.Left++
+		}
+	}
+	for _, b := range v.blocks {
+		if b.clean.Load() < d.Number {
+			d.Left++
+		}
+	}
+}
+
+// Deletion returns one of a tenant by its number; of one that was done long ago, or before
+// the start, it is only known that it is done. ok is false where there was none.
+func (db *DB) Deletion(id tenant.ID, number uint64) (d DeletionStatus, ok bool, err error) {
+	all, err := db.Deletions(id)
+	if err != nil {
+		return DeletionStatus{}, false, err
+	}
+	if i := slices.IndexFunc(all, func(d DeletionStatus) bool { return d.Number == number }); i >= 0 {
+		return all[i], true, nil
+	}
+	s, err := db.store(id, false)
+	if err != nil || s == nil {
+		return DeletionStatus{}, false, err
+	}
+	v := s.versions.pin()
+	defer s.versions.unpin(v)
+	return DeletionStatus{Number: number, State: DeletionDone}, number > 0 && number <= v.deleted.last, nil
 }

@@ -200,31 +200,31 @@ func (e *SelectorError) Error() string { return e.Text }
 // every window between them. The series are those that are stored: a histogram is deleted
 // by its own name, and a selector of its classic series alone is a *SelectorError.
 //
-// When Delete returns nil what is deleted is in no answer any more, whatever crash
+// When Delete returns its number, 0 where there is no such tenant, what is deleted is in no answer any more, whatever crash
 // follows, and what is posted later counts, to the same series too. Batch keys and event
 // ids stay known: what was deleted and is sent again is a duplicate. Disk, memory and
 // places below the limits of series are given back, and label listings without a selector
 // leave out what has nothing left, when background work has rewritten what holds it: see
 // Deletions and CleanTombstones. An *overload.Error says that too many deletions wait for
 // that.
-func (db *DB) Delete(_ context.Context, id tenant.ID, mint, maxt int64, matchers ...*labels.Matcher) error {
+func (db *DB) Delete(_ context.Context, id tenant.ID, mint, maxt int64, matchers ...*labels.Matcher) (number uint64, err error) {
 	s, err := db.store(id, false)
 	if err != nil || s == nil {
-		return err
+		return 0, err
 	}
 	// No data is past timeMax.
 	d := &deletion{Time: db.opts.Now().UnixMilli(), MinTime: max(mint, -timeMax), MaxTime: min(maxt, timeMax), Matchers: matchers}
 	if err := s.checkDeletion(d); err != nil {
-		return err
+		return 0, err
 	}
 	if err := s.delete(d); err != nil {
-		return fmt.Errorf("delete from tenant %s: %w", id, err)
+		return 0, fmt.Errorf("delete from tenant %s: %w", id, err)
 	}
 	select {
 	case db.kickBlocks <- struct{}{}:
 	default:
 	}
-	return nil
+	return d.Number, nil
 }
 
 // checkDeletion returns a *SelectorError where a deletion cannot mean what it says.

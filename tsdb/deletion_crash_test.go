@@ -81,7 +81,8 @@ func (h *deletionHistory) post(id tenant.ID, page string, ages ...time.Duration)
 // delete deletes a page in the days that end some days before the start.
 func (h *deletionHistory) delete(id tenant.ID, page string, from, to time.Time) {
 	h.do(id, func() error {
-		return h.db.Delete(context.Background(), id, from.UnixMilli(), to.UnixMilli(), equal("page", page))
+		_, err := h.db.Delete(context.Background(), id, from.UnixMilli(), to.UnixMilli(), equal("page", page))
+		return err
 	}, func(m map[string]float64) {
 		left := kept(h.t, m, page, from, to)
 		maps.DeleteFunc(m, func(key string, _ float64) bool { _, ok := left[key]; return !ok })

@@ -46,7 +46,7 @@ func equal(name, value string) *labels.Matcher {
 
 func (d *testDB) mustDelete(id tenant.ID, from, to time.Time, matchers ...*labels.Matcher) {
 	d.t.Helper()
-	if err := d.Delete(context.Background(), id, from.UnixMilli(), to.UnixMilli(), matchers...); err != nil {
+	if _, err := d.Delete(context.Background(), id, from.UnixMilli(), to.UnixMilli(), matchers...); err != nil {
 		d.t.Fatal(err)
 	}
 }
@@ -225,25 +225,25 @@ func TestDeleteRefusesWhatItCannotMean(t *testing.T) {
 		"not UTF-8":      {equal("page", "\xff")},
 	} {
 		var refused *SelectorError
-		if err := db.Delete(context.Background(), tenant.Default, 0, now, matchers...); !errors.As(err, &refused) {
+		if _, err := db.Delete(context.Background(), tenant.Default, 0, now, matchers...); !errors.As(err, &refused) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
 	var refused *SelectorError
-	if err := db.Delete(context.Background(), tenant.Default, now, 0, name("users")); !errors.As(err, &refused) {
+	if _, err := db.Delete(context.Background(), tenant.Default, now, 0, name("users")); !errors.As(err, &refused) {
 		t.Errorf("a range that ends before it begins: %v", err)
 	}
 	if err := diff(db.stored(tenant.Default), want); err != nil {
 		t.Error(err)
 	}
 	all := labels.MustNewMatcher(labels.MatchRegexp, model.MetricNameLabel, "load_.*")
-	if err := db.Delete(context.Background(), tenant.Default, math.MinInt64, math.MaxInt64, all); err != nil {
+	if _, err := db.Delete(context.Background(), tenant.Default, math.MinInt64, math.MaxInt64, all); err != nil {
 		t.Errorf("the histogram and its classic series: %v", err)
 	}
 	if got := db.stored(tenant.Default, name("load_seconds")); len(got) > 0 {
 		t.Errorf("left: %v", got)
 	}
-	if err := db.Delete(context.Background(), tenantID(t, "nobody"), 0, now, name("users")); err != nil {
+	if _, err := db.Delete(context.Background(), tenantID(t, "nobody"), 0, now, name("users")); err != nil {
 		t.Errorf("of a tenant that there is not: %v", err)
 	}
 }
@@ -554,7 +554,7 @@ func TestDeletionsPileUpToABound(t *testing.T) {
 		db.mustDelete(tenant.Default, testStart, testStart, equal("page", "/a"))
 	}
 	var full *overload.Error
-	err := db.Delete(context.Background(), tenant.Default, 0, 1, equal("page", "/a"))
+	_, err := db.Delete(context.Background(), tenant.Default, 0, 1, equal("page", "/a"))
 	if !errors.As(err, &full) || full.Reason != overload.ReasonDeletions {
 		t.Errorf("one more: %v", err)
 	}

@@ -201,7 +201,7 @@ func retainsAtLimits(t *testing.T, db *testDB) {
 func deletesAtLimits(t *testing.T, db *testDB, atLimits func(what string, work func() error)) {
 	ctx := context.Background()
 	page := labels.MustNewMatcher(labels.MatchRegexp, "page", ".*7")
-	if err := db.Delete(ctx, tenant.Default, 0, testStart.Add(time.Hour).UnixMilli(), page); err != nil {
+	if _, err := db.Delete(ctx, tenant.Default, 0, testStart.Add(time.Hour).UnixMilli(), page); err != nil {
 		t.Fatal(err)
 	}
 	if got := total(db.stored(tenant.Default)); got != 360 {

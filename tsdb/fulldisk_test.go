@@ -126,7 +126,8 @@ func (d *fullDisk) set(text string) {
 }
 
 func (d *fullDisk) deleteDev() error {
-	return d.Delete(d.ctx, tenant.Default, 0, testStart.UnixMilli(), equal("env", "dev"))
+	_, err := d.Delete(d.ctx, tenant.Default, 0, testStart.UnixMilli(), equal("env", "dev"))
+	return err
 }
 
 func (d *fullDisk) setup() {

@@ -35,7 +35,8 @@ func (m *modelRun) delete() {
 	}
 	mint := m.time() + m.r.Int64N(3) - 1
 	maxt := mint + m.r.Int64N([]int64{g, hourMillis, 30 * hourMillis, 20 * dayMillis}[m.r.IntN(4)])
-	m.must(m.db.Delete(context.Background(), of.id, mint, maxt, matchers...))
+	_, err := m.db.Delete(context.Background(), of.id, mint, maxt, matchers...)
+	m.must(err)
 	if m.store(of) != nil {
 		of.delete(mint, maxt, matchers)
 	}

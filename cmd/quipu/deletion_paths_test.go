@@ -213,7 +213,7 @@ func TestNoQueryShowsWhatWasDeleted(t *testing.T) {
 				w.fs.sealed.Store(true)
 				for _, d := range calls {
 					from, to := int64(twinStart+d.from*twinGrid), int64(twinStart+d.to*twinGrid-1)
-					if err := w.db.Delete(context.Background(), tenant.Default, from, to, d.matcher()); err != nil {
+					if _, err := w.db.Delete(context.Background(), tenant.Default, from, to, d.matcher()); err != nil {
 						t.Fatal(err)
 					}
 				}

@@ -254,6 +254,20 @@ func leakAdmin() map[string][]leakRequest {
 		one + "/usage":          {operate("GET", one+"/usage", "")},
 		"/api/v1/status/usage":  {get("{id}", "/api/v1/status/usage")},
 	})
+	const snapshots, data = "/api/v1/admin/snapshots", "/api/v1/admin/event-rules/{name}/delete_data"
+	operated := func(method, path, body, own string) leakRequest {
+		return leakRequest{method: method, path: path, body: body, own: own, process: true}
+	}
+	maps.Copy(out, map[string][]leakRequest{
+		// What a deletion says of itself is what was asked for, above.
+		"/api/v1/admin/tsdb/deletions":      {get("deletions", "/api/v1/admin/tsdb/deletions", "asked", "{other}")},
+		"/api/v1/admin/tsdb/deletions/{id}": {get("", "/api/v1/admin/tsdb/deletions/1", "asked", "{other}"), get("no deletion", "/api/v1/admin/tsdb/deletions/1000000")},
+		data:                                {post("doomed_total", "/api/v1/admin/event-rules/doomed_total/delete_data"), post("{me}-rule", "/api/v1/admin/event-rules/{me}-rule/delete_data")},
+		"/api/v1/admin/users/erase":         {post("somebody new", "/api/v1/admin/users/erase")},
+		snapshots:                           {operated("POST", snapshots, `{"tenants":["{id}"]}`, "name"), operated("GET", snapshots, "", "{id}")},
+		snapshots + "/{name}":               {operated("DELETE", snapshots+"/none", "", "no such snapshot")},
+		snapshots + "/{name}/restore":       {operated("POST", snapshots+"/none/restore", `{"tenant":"{id}","replace":true}`, "no such snapshot")},
+	})
 	out["/api/v1/admin/keys"] = []leakRequest{
 		get("{key}", "/api/v1/admin/keys"), get("{key}", "/api/v1/admin/keys", "tenant", ""),
 		{method: "POST", path: "/api/v1/admin/keys", body: `{"name":"another of {me}","permissions":["metrics:read"]}`, own: "another of {me}"},

@@ -333,6 +333,12 @@ func (c *serveCmd) handler(db *tsdb.DB, guards *guards, logger *slog.Logger, reg
 		Tenants:   &catalog{db: db, rules: ingester},
 		Inventory: inventory{db, ingester},
 		Admin:     storageAdmin{db},
+		Backups: &backups{
+			db:     db,
+			begin:  rules.Forget,
+			end:    rules.Recall,
+			forget: []func(tenant.ID){ingester.Forget, book.Forget},
+		},
 		Features:  languageFeatures,
 		Admission: queries,
 		Operator: &tenantAdmin{

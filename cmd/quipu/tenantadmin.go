@@ -11,8 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/prometheus/model/labels"
-
 	"github.com/quipudb/quipu/api"
 	"github.com/quipudb/quipu/internal/tenant"
 	"github.com/quipudb/quipu/internal/usage"
@@ -158,17 +156,6 @@ func (t *tenantAdmin) Delete(ctx context.Context, id tenant.ID) (api.DeletedTena
 		ID: id.String(), Series: status.Series, DiskBytes: bytes, MemoryBytes: status.MemoryBytes,
 		DirectoryGone: errors.Is(left, fs.ErrNotExist),
 	}, nil
-}
-
-// storageAdmin changes what is stored of a tenant, with errors as the API knows them.
-type storageAdmin struct{ *tsdb.DB }
-
-func (s storageAdmin) Delete(ctx context.Context, id tenant.ID, mint, maxt int64, matchers ...*labels.Matcher) error {
-	err := s.DB.Delete(ctx, id, mint, maxt, matchers...)
-	if wrong := (*tsdb.SelectorError)(nil); errors.As(err, &wrong) {
-		return fmt.Errorf("%w: %w", api.ErrBadSelector, err)
-	}
-	return err
 }
 
 // knownTenants counts queries of tenants that there are: who may name any could fill the

@@ -274,6 +274,14 @@ func (r *Ruler) Forget(id tenant.ID) error {
 	return nil
 }
 
+// Recall undoes Forget: what files the tenant has now are read again before long.
+func (r *Ruler) Recall(id tenant.ID) {
+	t := r.tenant(id)
+	t.replacing.Lock()
+	defer t.replacing.Unlock()
+	t.stamp, t.forgotten = "", false
+}
+
 // schedule replaces the groups of a tenant in the schedule.
 //
 // REQUIRES: t.replacing
