@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -60,10 +61,9 @@ func TestConfigsReload(t *testing.T) {
 	write := func(text string) {
 		t.Helper()
 		at = at.Add(time.Second)
-		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chtimes(name, at, at); err != nil {
+		// At once, as who may read it now must not find a half of it.
+		next := name + ".new"
+		if err := errors.Join(os.WriteFile(next, []byte(text), 0o600), os.Chtimes(next, at, at), os.Rename(next, name)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -17,18 +17,20 @@ import (
 type commandLine struct {
 	Version kong.VersionFlag `help:"Print the version and exit."`
 
-	Serve   serveCmd   `cmd:"" help:"Run the server on a data directory."`
-	Import  importCmd  `cmd:"" help:"Post existing logs to a running server as events."`
-	Query   queryCmd   `cmd:"" help:"Ask a running server a PromQL question."`
-	Events  eventsCmd  `cmd:"" help:"Check, test and explain event rules."`
-	Rules   rulesCmd   `cmd:"" help:"Check, test, load and show recording and alerting rules."`
-	Tenants tenantsCmd `cmd:"" help:"Make, change, suspend and delete tenants of a running server, and show what they use."`
-	Config  configCmd  `cmd:"" help:"Check the configuration of a server."`
-	Bench   benchCmd   `cmd:"" help:"Measure a running server."`
-	Keys    keysCmd    `cmd:"" help:"Make, list and revoke API keys."`
-	Check   checkCmd   `cmd:"" help:"Verify a data directory offline."`
-	TSDB    tsdbCmd    `cmd:"" name:"tsdb" help:"Look into a data directory offline."`
-	Demo    demoCmd    `cmd:"" hidden:"" help:"Serve a temporary directory, import a log into it and ask about it."`
+	Serve    serveCmd    `cmd:"" help:"Run the server on a data directory."`
+	Import   importCmd   `cmd:"" help:"Post existing logs to a running server as events."`
+	Query    queryCmd    `cmd:"" help:"Ask a running server a PromQL question."`
+	Events   eventsCmd   `cmd:"" help:"Check, test and explain event rules."`
+	Rules    rulesCmd    `cmd:"" help:"Check, test, load and show recording and alerting rules."`
+	Tenants  tenantsCmd  `cmd:"" help:"Make, change, suspend and delete tenants of a running server, and show what they use."`
+	Erase    eraseCmd    `cmd:"" help:"Delete what a running server has stored of a tenant, and show how far that is."`
+	Snapshot snapshotCmd `cmd:"" help:"Make, list and delete snapshots of a running server, and restore tenants from them."`
+	Config   configCmd   `cmd:"" help:"Check the configuration of a server."`
+	Bench    benchCmd    `cmd:"" help:"Measure a running server."`
+	Keys     keysCmd     `cmd:"" help:"Make, list and revoke API keys."`
+	Check    checkCmd    `cmd:"" help:"Verify a data directory offline."`
+	TSDB     tsdbCmd     `cmd:"" name:"tsdb" help:"Look into a data directory offline."`
+	Demo     demoCmd     `cmd:"" hidden:"" help:"Serve a temporary directory, import a log into it and ask about it."`
 }
 
 func main() {

@@ -30,8 +30,8 @@ type tenantsCmd struct {
 	Usage   tenantsUsageCmd   `cmd:"" help:"Show what a tenant has and does."`
 }
 
-// showTenant prints the server's answer as JSON, or as a table of what it is decoded into.
-func showTenant[T any](con *console, output string, data json.RawMessage, err error, table func(w io.Writer, of *T)) error {
+// showData prints the server's answer as JSON, or as a table of what it is decoded into.
+func showData[T any](con *console, output string, data json.RawMessage, err error, table func(w io.Writer, of *T)) error {
 	if err != nil {
 		return err
 	}
@@ -40,7 +40,7 @@ func showTenant[T any](con *console, output string, data json.RawMessage, err er
 	}
 	var of T
 	if err := json.Unmarshal(data, &of); err != nil {
-		return fmt.Errorf("read the server's answer about tenants: %w", err)
+		return fmt.Errorf("read the server's answer: %w", err)
 	}
 	return printTable(con.out, func(w io.Writer) { table(w, &of) })
 }
@@ -72,7 +72,7 @@ func (r *printing) withTenant(con *console, id string, do func(context.Context, 
 		return err
 	}
 	data, err := do(con.ctx, server)
-	return showTenant(con, r.Output, data, err, writeTenant)
+	return showData(con, r.Output, data, err, writeTenant)
 }
 
 // settingsObject is the JSON of settings that were written as "limits.series=100".
@@ -129,7 +129,7 @@ func (c *tenantsListCmd) Run(con *console) error {
 		after = next
 	}
 	data, err := json.Marshal(all)
-	return showTenant(con, c.Output, data, err, func(w io.Writer, tenants *[]api.TenantStatus) {
+	return showData(con, c.Output, data, err, func(w io.Writer, tenants *[]api.TenantStatus) {
 		fmt.Fprintln(w, "TENANT\tSTATE\tSERIES\tON DISK\tIN MEMORY\t")
 		for _, t := range *tenants {
 			fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\n", t.ID, t.State, t.Series, bytesText(t.BlockBytes), bytesText(t.MemoryBytes), t.Error)
@@ -239,7 +239,7 @@ func (c *tenantsDeleteCmd) Run(con *console) error {
 		}
 	}
 	data, err := server.DeleteTenant(con.ctx, c.ID)
-	return showTenant(con, c.Output, data, err, func(w io.Writer, d *api.DeletedTenant) {
+	return showData(con, c.Output, data, err, func(w io.Writer, d *api.DeletedTenant) {
 		directory := "gone"
 		if !d.DirectoryGone {
 			directory = "there again: the tenant has been made anew"
@@ -264,7 +264,7 @@ func (c *tenantsUsageCmd) Run(con *console) error {
 		return err
 	}
 	data, err := server.TenantUsage(con.ctx, c.ID)
-	return showTenant(con, c.Output, data, err, func(w io.Writer, u *api.TenantUsage) {
+	return showData(con, c.Output, data, err, func(w io.Writer, u *api.TenantUsage) {
 		writeStatus(w, &u.TenantStatus)
 		fmt.Fprintf(w, "\nsince\t%s\t%s\n", u.Start, u.Day)
 		for _, row := range []struct {

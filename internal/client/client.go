@@ -88,6 +88,7 @@ type request struct {
 	query        url.Values
 	header       http.Header
 	body         []byte
+	got          *http.Header // set to that of the answer; nil: it is not asked for
 }
 
 // do sends a request and returns the body of a 2xx answer. Any other answer is
@@ -113,6 +114,9 @@ func (c *Client) do(ctx context.Context, r request) ([]byte, error) {
 		return nil, c.unreachable(err)
 	}
 	defer resp.Body.Close()
+	if r.got != nil {
+		*r.got = resp.Header
+	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, answerBytesMax+1))
 	if err != nil {
 		return nil, c.unreachable(err)

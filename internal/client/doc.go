@@ -5,6 +5,9 @@
 //	events.go   posting a batch of events
 //	query.go    asking PromQL
 //	rules.go    groups of recording and alerting rules
+//	keys.go     API keys
+//	tenants.go  tenants, and the data of answers in JSON
+//	stored.go   what is deleted, and snapshots
 //
 // Invariants:
 //

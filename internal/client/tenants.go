@@ -66,19 +66,22 @@ func (c *Client) TenantUsage(ctx context.Context, id string) (json.RawMessage, e
 	return c.admin(ctx, http.MethodGet, "/"+id+"/usage", nil, nil)
 }
 
-// admin returns the data of an answer.
 func (c *Client) admin(ctx context.Context, method, path string, query url.Values, body []byte) (json.RawMessage, error) {
-	answer, err := c.do(ctx, request{
-		method: method, path: tenantsPath + path, query: query, body: body, header: http.Header{"Content-Type": {"application/json"}},
-	})
-	if err != nil {
-		return nil, err
+	return c.data(ctx, request{method: method, path: tenantsPath + path, query: query, body: body})
+}
+
+// data returns the data of the answer to a request with JSON, null where it has none.
+func (c *Client) data(ctx context.Context, r request) (json.RawMessage, error) {
+	r.header = http.Header{"Content-Type": {"application/json"}}
+	answer, err := c.do(ctx, r)
+	if err != nil || len(answer) == 0 {
+		return json.RawMessage("null"), err
 	}
 	var envelope struct {
 		Data json.RawMessage `json:"data"`
 	}
 	if err := json.Unmarshal(answer, &envelope); err != nil {
-		return nil, fmt.Errorf("read the server's answer about tenants: %w", err)
+		return nil, fmt.Errorf("read the server's answer: %w", err)
 	}
 	return envelope.Data, nil
 }
