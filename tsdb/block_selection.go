@@ -74,6 +74,7 @@ func (s *selector) fill(t *blockSelection, ix *mappedIndex, keep []string) error
 	d.keep = keep
 	var kind increment.Kind
 	var named uint32
+	win := s.win.over(t.block)
 	for n := 0; p.Next(); n++ {
 		if n%lookEvery == 0 && s.ctx.Err() != nil {
 			return s.ctx.Err()
@@ -81,7 +82,7 @@ func (s *selector) fill(t *blockSelection, ix *mappedIndex, keep []string) error
 		if err := d.decode(p.At()); err != nil {
 			return err
 		}
-		metas := s.win.cut(d.metas)
+		metas := win.cut(d.metas, t.block)
 		if len(metas) == 0 {
 			continue
 		}
@@ -91,14 +92,14 @@ func (s *selector) fill(t *blockSelection, ix *mappedIndex, keep []string) error
 			}
 			named = d.name
 		}
-		if !s.win.showsAny(kind, metas) {
+		if !win.showsAny(kind, metas) {
 			continue
 		}
 		ls, err := d.labelSet()
 		if err != nil {
 			return err
 		}
-		if s.win.view.own != nil && !s.win.of(d.labelSets[ls]).showsAny(kind, metas) {
+		if s.win.view.own != nil && !s.win.of(d.labelSets[ls]).over(t.block).showsAny(kind, metas) {
 			continue // its own idle timeout is shorter than the longest
 		}
 		t.add(ls, kind, metas)
@@ -162,9 +163,9 @@ func partsIn(v *version, win window) ([]*memtable, []*block) {
 	return mems, inBlocks
 }
 
-// cut removes the chunks that are not read.
-func (w window) cut(metas []chunkAt) []chunkAt {
-	return slices.DeleteFunc(metas, func(m chunkAt) bool { return m.MaxTime < w.readMin || m.MinTime > w.showMax })
+// cut removes the chunks of a block that are not read; see over.
+func (w window) cut(metas []chunkAt, b *block) []chunkAt {
+	return slices.DeleteFunc(metas, func(m chunkAt) bool { return m.MaxTime < w.readMin || m.MinTime > w.showMax+b.Step })
 }
 
 // showsAny reports whether one of the chunks of a series can show.

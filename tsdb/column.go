@@ -311,7 +311,7 @@ func (sel *selection) oneBlock() bool {
 // readSamples sets c to Prometheus samples.
 func (s *columnSet) readSamples(sel *selection, from, to int64, c *column.Column) error {
 	c.Chunks = len(sel.chunks)
-	if len(sel.mems) > 0 || len(sel.dead) > 0 || !sel.oneBlock() && !sel.followingFloats() {
+	if len(sel.mems) > 0 || len(sel.dead) > 0 || sel.thinned() || !sel.oneBlock() && !sel.followingFloats() {
 		p, err := sel.read(from, to+1, s.q.cut)
 		if err != nil {
 			return err

@@ -110,7 +110,7 @@ func (spec *blockSpec) addBlock(ctx context.Context, b *block, blocks *openBlock
 			continue
 		}
 		one := blockSeries{labels: sel.labels, kind: sel.kind, mint: b.MinTime, maxt: b.MaxTime, parts: sel.chunkPoints}
-		if spec.coarse > 0 && coarseKind(sel.kind) {
+		if spec.coarse > 0 {
 			one.parts = sel.rawPoints
 		}
 		spec.series = append(spec.series, one)

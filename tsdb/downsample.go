@@ -60,8 +60,11 @@ func (c *coarseSteps) of(ls labels.Labels, k increment.Kind) int64 {
 
 // merge merges what parts have of a day of one series.
 func (spec *blockSpec) merge(ls labels.Labels, k increment.Kind, parts []points) (points, error) {
-	if spec.coarse == 0 || !coarseKind(k) {
+	if spec.coarse == 0 {
 		return mergePoints(k, parts)
+	}
+	if !coarseKind(k) {
+		return spec.mergeThinned(ls, k, parts)
 	}
 	step := spec.steps.of(ls, k)
 	for i := range parts {
@@ -74,6 +77,25 @@ func (spec *blockSpec) merge(ls labels.Labels, k increment.Kind, parts []points)
 		parts[i].raw, parts[i].last = false, nil
 	}
 	return mergePoints(k, parts)
+}
+
+// mergeThinned is merge of gauges and samples.
+func (spec *blockSpec) mergeThinned(ls labels.Labels, k increment.Kind, parts []points) (points, error) {
+	thinned := thinnedParts(parts)
+	for i := range parts {
+		parts[i].raw, parts[i].last = false, nil
+	}
+	p, err := mergePoints(k, parts)
+	switch {
+	case err != nil || p.len() == 0:
+	case k == increment.Sample:
+		p.thinSamples(spec.coarse, namesCounter(ls), thinned)
+	default:
+		if step := spec.steps.of(ls, k); step > 0 {
+			p.thinGauges(step)
+		}
+	}
+	return p, err
 }
 
 // end is where the last window begins that p has something of.

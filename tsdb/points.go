@@ -40,6 +40,9 @@ type points struct {
 	// coarse is room for those that are expanded.
 	coarse *points
 
+	// thin says where a block left samples out between those of p; nil: nowhere.
+	thin *thinnedPart
+
 	// fractions: a chunk of a counter was decoded whose values are not all whole numbers.
 	fractions bool
 	// bytes is how long the chunks were that the points are of.
@@ -48,7 +51,7 @@ type points struct {
 
 // reset empties p for series of kind k; it keeps capacity.
 func (p *points) reset(k increment.Kind) {
-	p.kind, p.fractions, p.bytes, p.step = k, false, 0, 0
+	p.kind, p.fractions, p.bytes, p.step, p.thin = k, false, 0, 0, nil
 	p.cut(0, 0)
 }
 

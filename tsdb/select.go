@@ -172,7 +172,7 @@ func (s *selector) addBlock(b *block) error {
 		if err := d.decode(p.At()); err != nil {
 			return err
 		}
-		metas := s.win.cut(d.metas)
+		metas := s.win.cut(d.metas, b)
 		if len(metas) == 0 {
 			continue
 		}
@@ -268,9 +268,11 @@ func sortSelections(ctx context.Context, sels []*selection) error {
 }
 
 func (sel *selection) shows(win window) (bool, error) {
-	mint, maxt := win.of(sel.labels).shown(sel.kind)
+	own := win.of(sel.labels)
+	mint, maxt := own.shown(sel.kind)
 	for i := range sel.chunks {
 		c := &sel.chunks[i]
+		mint, maxt := own.over(c.block).shown(sel.kind)
 		if c.meta.MaxTime < mint || c.meta.MinTime > maxt {
 			continue
 		}
@@ -307,9 +309,13 @@ func (sel *selection) read(from, to int64, at cut) (points, error) {
 	for i := range parts {
 		bytes += parts[i].bytes
 	}
+	thinned := thinnedParts(parts)
 	p, err := mergePoints(sel.kind, parts)
 	if err != nil {
 		return points{}, fmt.Errorf("read %s: %w", sel.labels, err)
+	}
+	if len(thinned) > 0 {
+		p.fillThinned(thinned, namesCounter(sel.labels))
 	}
 	p.bytes = bytes
 	i, _ := slices.BinarySearch(p.win, from) // a chunk may begin before
@@ -336,7 +342,13 @@ func (sel *selection) chunkPointsOf(mint, maxt int64, raw bool) ([]points, error
 			j++
 		}
 		p := points{kind: sel.kind, raw: raw}
-		err := readMapped(func() error { return appendChunks(sel.chunks[i:j], mint, maxt, sel.deadIn(b, nil), &p) })
+		dead := sel.deadIn(b, nil)
+		err := readMapped(func() error {
+			if sel.kind == increment.Sample && b.Step > 0 {
+				return sel.appendThinned(sel.chunks[i:j], mint, maxt, dead, &p)
+			}
+			return appendChunks(sel.chunks[i:j], mint, maxt, dead, &p)
+		})
 		if err != nil {
 			return nil, fmt.Errorf("read chunk of %s: %w", sel.labels, b.readError(err))
 		}
