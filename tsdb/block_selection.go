@@ -39,6 +39,7 @@ type selectionPage struct {
 // deleted; it returns nil where it is not so: then other places, or all labels, say what
 // there is. They may have no labels but those to keep, unless that is nil.
 func selectInBlock(ctx context.Context, v *version, blocks *openBlocks, win window, matchers []*labels.Matcher, keep []string) (*blockSelection, error) {
+	win.reach = thinnedReach(v, win)
 	mems, inBlocks := partsIn(v, win)
 	if len(mems) > 0 || len(inBlocks) > 1 {
 		return nil, nil
@@ -74,7 +75,6 @@ func (s *selector) fill(t *blockSelection, ix *mappedIndex, keep []string) error
 	d.keep = keep
 	var kind increment.Kind
 	var named uint32
-	win := s.win.over(t.block)
 	for n := 0; p.Next(); n++ {
 		if n%lookEvery == 0 && s.ctx.Err() != nil {
 			return s.ctx.Err()
@@ -82,7 +82,7 @@ func (s *selector) fill(t *blockSelection, ix *mappedIndex, keep []string) error
 		if err := d.decode(p.At()); err != nil {
 			return err
 		}
-		metas := win.cut(d.metas, t.block)
+		metas := s.win.cut(d.metas)
 		if len(metas) == 0 {
 			continue
 		}
@@ -92,14 +92,14 @@ func (s *selector) fill(t *blockSelection, ix *mappedIndex, keep []string) error
 			}
 			named = d.name
 		}
-		if !win.showsAny(kind, metas) {
+		if !s.win.showsAny(kind, metas) {
 			continue
 		}
 		ls, err := d.labelSet()
 		if err != nil {
 			return err
 		}
-		if s.win.view.own != nil && !s.win.of(d.labelSets[ls]).over(t.block).showsAny(kind, metas) {
+		if s.win.view.own != nil && !s.win.of(d.labelSets[ls]).showsAny(kind, metas) {
 			continue // its own idle timeout is shorter than the longest
 		}
 		t.add(ls, kind, metas)
@@ -158,14 +158,14 @@ func (t *blockSelection) selection(i int, sel *selection) {
 
 // partsIn are the memtables and blocks of v that a window reads.
 func partsIn(v *version, win window) ([]*memtable, []*block) {
-	mems := slices.DeleteFunc(slices.Clone(v.mems), func(m *memtable) bool { return m.end <= win.readMin || m.start > win.showMax })
-	inBlocks := slices.DeleteFunc(slices.Clone(v.blocks), func(b *block) bool { return b.MaxTime <= win.readMin || b.MinTime > win.showMax })
+	mems := slices.DeleteFunc(slices.Clone(v.mems), func(m *memtable) bool { return m.end <= win.readMin || m.start > win.end() })
+	inBlocks := slices.DeleteFunc(slices.Clone(v.blocks), func(b *block) bool { return b.MaxTime <= win.readMin || b.MinTime > win.end() })
 	return mems, inBlocks
 }
 
-// cut removes the chunks of a block that are not read; see over.
-func (w window) cut(metas []chunkAt, b *block) []chunkAt {
-	return slices.DeleteFunc(metas, func(m chunkAt) bool { return m.MaxTime < w.readMin || m.MinTime > w.showMax+b.Step })
+// cut removes the chunks that are not read.
+func (w window) cut(metas []chunkAt) []chunkAt {
+	return slices.DeleteFunc(metas, func(m chunkAt) bool { return m.MaxTime < w.readMin || m.MinTime > w.end() })
 }
 
 // showsAny reports whether one of the chunks of a series can show.

@@ -48,6 +48,8 @@ type window struct {
 	readMin, showMin, showMax int64
 	sampleMin, sampleMax      int64
 	view                      viewParams
+	// reach is how far beside it samples are that say what shows in it; see thinnedReach.
+	reach int64
 }
 
 // of returns the window of a series, which may show for less time than others do.
@@ -55,16 +57,21 @@ func (w window) of(series labels.Labels) window {
 	if w.view.own == nil {
 		return w
 	}
-	return windowFor(w.view.of(series), w.sampleMin, w.sampleMax)
+	own := windowFor(w.view.of(series), w.sampleMin, w.sampleMax)
+	own.reach = w.reach
+	return own
 }
 
 // shown is where a series of a kind needs increments to be selected.
 func (w window) shown(k increment.Kind) (mint, maxt int64) {
 	if k == increment.Sample {
-		return w.sampleMin, w.sampleMax
+		return w.sampleMin - w.reach, w.sampleMax + w.reach
 	}
 	return w.showMin, w.showMax
 }
+
+// end is the last time of which anything is read.
+func (w window) end() int64 { return w.showMax + w.reach }
 
 // read is what is read of a series of a kind.
 func (w window) read(k increment.Kind) (mint, maxt int64) {
@@ -100,6 +107,7 @@ type selector struct {
 // and the blocks open, while they are read. Some may have been made after the
 // cut: they have no increments at it.
 func selectSeries(ctx context.Context, v *version, blocks *openBlocks, win window, matchers []*labels.Matcher) (found []*selection, err error) {
+	win.reach = thinnedReach(v, win)
 	s := selector{ctx: ctx, blocks: blocks, win: win, deleted: &v.deleted, matchers: matchers}
 	mems, inBlocks := partsIn(v, win)
 	if len(mems)+len(inBlocks) > 1 {
@@ -139,7 +147,7 @@ func (s *selector) addMemtable(m *memtable) error {
 	pending := s.deleted.pending(m.clean, m.start, m.end)
 	return m.matching(s.ctx, s.matchers, func(ser *memSeries) error {
 		dead := spansOf(selecting(pending, ser.labels), ser.kind, s.deleted.step)
-		in, err := ser.overlaps(m.start, m.end, s.win.readMin, s.win.showMax+1, dead)
+		in, err := ser.overlaps(m.start, m.end, s.win.readMin, s.win.end()+1, dead)
 		if err == nil && in {
 			sel := s.selection(ser.labels, ser.kind)
 			sel.mems = append(sel.mems, memPart{m, ser})
@@ -172,7 +180,7 @@ func (s *selector) addBlock(b *block) error {
 		if err := d.decode(p.At()); err != nil {
 			return err
 		}
-		metas := s.win.cut(d.metas, b)
+		metas := s.win.cut(d.metas)
 		if len(metas) == 0 {
 			continue
 		}
@@ -268,11 +276,9 @@ func sortSelections(ctx context.Context, sels []*selection) error {
 }
 
 func (sel *selection) shows(win window) (bool, error) {
-	own := win.of(sel.labels)
-	mint, maxt := own.shown(sel.kind)
+	mint, maxt := win.of(sel.labels).shown(sel.kind)
 	for i := range sel.chunks {
 		c := &sel.chunks[i]
-		mint, maxt := own.over(c.block).shown(sel.kind)
 		if c.meta.MaxTime < mint || c.meta.MinTime > maxt {
 			continue
 		}
@@ -293,13 +299,17 @@ func (sel *selection) shows(win window) (bool, error) {
 // read returns the merged increments that start at or after from, those of memtables
 // as they were at a cut. They share no memory with what others see.
 func (sel *selection) read(from, to int64, at cut) (points, error) {
-	parts, err := sel.chunkPoints(from, to)
+	lo, hi := from, to
+	if reach := sel.thinnedReach(); reach > 0 {
+		lo, hi = from-reach, to+reach
+	}
+	parts, err := sel.chunkPoints(lo, hi)
 	if err != nil {
 		return points{}, err
 	}
 	for _, m := range sel.mems {
 		p := points{kind: sel.kind}
-		if err := m.series.snapshot(&p, from, to, at); err != nil {
+		if err := m.series.snapshot(&p, lo, hi, at); err != nil {
 			return points{}, fmt.Errorf("read %s: %w", sel.labels, err)
 		}
 		p.without(0, sel.deadIn(nil, m.mem))
@@ -318,6 +328,10 @@ func (sel *selection) read(from, to int64, at cut) (points, error) {
 		p.fillThinned(thinned, namesCounter(sel.labels))
 	}
 	p.bytes = bytes
+	if len(thinned) > 0 {
+		p.between(from, to)
+		return p, nil
+	}
 	i, _ := slices.BinarySearch(p.win, from) // a chunk may begin before
 	p.cut(i, p.len())
 	return p, nil

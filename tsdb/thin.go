@@ -129,11 +129,9 @@ func (p *points) thinSamples(step int64, counter bool, thinned []*thinnedPart) {
 		if last {
 			break
 		}
-		switch {
-		case p.isMarker(i) || p.isMarker(i+1) || p.resets(i+1, counter):
+		gap[i] = p.win[i+1]-p.win[i] > thinLookback && !p.isMarker(i) && !isThinned(thinned, p.win[i], p.win[i+1])
+		if gap[i] || p.isMarker(i) || p.isMarker(i+1) || p.resets(i+1, counter) {
 			keep[i], keep[i+1] = true, true
-		case p.win[i+1]-p.win[i] > thinLookback && !isThinned(thinned, p.win[i], p.win[i+1]):
-			keep[i], keep[i+1], gap[i] = true, true, true
 		}
 	}
 	out := points{kind: p.kind, fractions: p.fractions, bytes: p.bytes}
@@ -225,8 +223,8 @@ func (p *points) fillThinned(thinned []*thinnedPart, counter bool) {
 			p.native[i] = unknownReset(p.native[i])
 		}
 		out.take(p, i)
-		if i+1 == len(p.win) || p.win[i+1]-p.win[i] <= fillEvery || p.isMarker(i) {
-			continue
+		if i+1 == len(p.win) || p.win[i+1]-p.win[i] <= fillEvery || p.isMarker(i) || p.isMarker(i+1) {
+			continue // before a marker nothing is left out
 		}
 		from, to := p.win[i], p.win[i+1]
 		k := slices.IndexFunc(thinned, func(t *thinnedPart) bool { return t.covers(from, to) })
@@ -256,9 +254,6 @@ func (p *points) fillThinned(thinned []*thinnedPart, counter bool) {
 // raw it is for who writes them anew: what was deleted then leaves gaps that are seen.
 func (sel *selection) appendThinned(all []blockChunk, mint, maxt int64, dead []span, p *points) error {
 	step := all[0].block.Step
-	if !p.raw { // some show between two chunks
-		mint, maxt = mint-step, maxt+step
-	}
 	if err := appendChunks(all, mint, maxt, nil, p); err != nil || p.len() == 0 {
 		return err
 	}
@@ -271,14 +266,34 @@ func (sel *selection) appendThinned(all []blockChunk, mint, maxt int64, dead []s
 }
 
 // thinned reports whether samples of a selection are in blocks that have only some.
-func (sel *selection) thinned() bool {
-	return sel.kind == increment.Sample && slices.ContainsFunc(sel.chunks, func(c blockChunk) bool { return c.block.Step > 0 })
+func (sel *selection) thinned() bool { return sel.thinnedReach() > 0 }
+
+// thinnedReach is that of a selection; 0: nothing of it was thinned.
+func (sel *selection) thinnedReach() (reach int64) {
+	if sel.kind != increment.Sample {
+		return 0
+	}
+	for i := range sel.chunks {
+		reach = max(reach, sel.chunks[i].block.thinnedReach())
+	}
+	return reach
 }
 
-// over is the window for chunks of a block, of which those beside it may show in it: of
-// samples that were thinned some show between two chunks.
-func (w window) over(b *block) window {
-	w.sampleMin -= b.Step
-	w.sampleMax += b.Step
-	return w
+// thinnedReach is how far apart two samples of a block may be between which others show
+// that were left out.
+func (b *block) thinnedReach() int64 {
+	if b.Step == 0 {
+		return 0
+	}
+	return b.Step + max(b.Step, thinLookback)
+}
+
+// thinnedReach is the largest of a version's blocks in a window.
+func thinnedReach(v *version, win window) (reach int64) {
+	for _, b := range v.blocks {
+		if b.Samples && b.Step > 0 && b.MaxTime > win.sampleMin && b.MinTime <= win.sampleMax {
+			reach = max(reach, b.thinnedReach())
+		}
+	}
+	return reach
 }

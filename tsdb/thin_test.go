@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -32,6 +33,7 @@ func scrapedDay(r *rand.Rand, counter bool) points {
 			at += r.Int64N(2 * thinStep)
 		case n == 2:
 			at += r.Int64N(4 * 3600_000)
+			v *= float64(r.IntN(2)) // a reset after it, or none
 		case n == 3:
 			v = r.Float64()
 		case n == 4:
@@ -68,7 +70,7 @@ func samePoints(t *testing.T, what string, got, want *points) {
 		return out
 	}
 	if a, b := bits(got), bits(want); !slices.Equal(a, b) {
-		t.Errorf("%s: %d points are not the %d", what, len(a), len(b))
+		t.Errorf("%s: %d points are not the %d: %s", what, len(a), len(b), firstDifference(strings.Join(a, "\n"), strings.Join(b, "\n")))
 	}
 }
 
@@ -261,10 +263,61 @@ func TestDownsampledGaugesAndSamples(t *testing.T) {
 	mustBeSoundAfter(t, db)
 }
 
+// What shows is a function of what is stored, not of the range that is asked for: also
+// beside what was thinned, where samples came late.
+func TestThinnedSamplesInAnyRange(t *testing.T) {
+	settings := retaining(t, "downsample: [{after: 1d, to: 5m}]")
+	for seed := range uint64(10) {
+		db := openTestDB(t, "", func(o *Options) { o.Defaults = settings })
+		r := rand.New(rand.NewPCG(seed, 2))
+		all := scrapedDay(r, true)
+		start := all.win[0]
+		*db.now = time.UnixMilli(start).Add(25 * time.Hour)
+		var first, late []increment.Increment
+		for i, w := range all.win {
+			inc := increment.Increment{Series: series(increment.Sample, "requests_total"), Time: w, Value: all.value[i]}
+			if r.IntN(15) == 0 {
+				late = append(late, inc)
+			} else {
+				first = append(first, inc)
+			}
+		}
+		db.mustAppend(tenant.Default, first...)
+		if err := db.Flush(context.Background(), tenant.Default); err != nil {
+			t.Fatal(err)
+		}
+		*db.now = time.UnixMilli(start).Add(3 * 24 * time.Hour)
+		db.mustMaintain(t)
+		db.mustAppend(tenant.Default, late...)
+		if seed%2 == 0 {
+			if err := db.Flush(context.Background(), tenant.Default); err != nil {
+				t.Fatal(err)
+			}
+		}
+		whole := db.samplesOf(t, "requests_total")
+		for range 200 {
+			from := start + r.Int64N(dayMillis)
+			to := from + r.Int64N([]int64{30_000, 3600_000, dayMillis}[r.IntN(3)])
+			got, want := db.samplesIn(t, "requests_total", from, to), copyPoints(whole)
+			want.between(from, to+1)
+			samePoints(t, fmt.Sprintf("seed %d, from %d to %d", seed, from, to), got, &want)
+		}
+		if t.Failed() {
+			return
+		}
+	}
+}
+
 // samplesOf are the float samples of a metric's only series, as a query selects them.
 func (d *testDB) samplesOf(t *testing.T, name string) *points {
 	t.Helper()
-	q, err := d.Querier(math.MinInt64/4, d.now.UnixMilli())
+	return d.samplesIn(t, name, math.MinInt64/4, d.now.UnixMilli())
+}
+
+// samplesIn are those in a range.
+func (d *testDB) samplesIn(t *testing.T, name string, from, to int64) *points {
+	t.Helper()
+	q, err := d.Querier(from, to)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
@@ -42,6 +43,8 @@ type twin struct {
 	// dataEnd is the present after all data.
 	dataEnd int64
 	incs    []increment.Increment
+	coarse  bool // what is in blocks is downsampled
+	open    func(now time.Time, maintain time.Duration) *prometheus.Registry
 }
 
 // newTwin fills both with series of all kinds: dense and sparse, with gaps, resets,
@@ -57,16 +60,25 @@ func newTwin(t *testing.T, r *rand.Rand) *twin {
 			"views_total": tenant.Duration(3 * time.Hour), "latency": tenant.Duration(24 * time.Hour),
 		}
 	}
-	db, err := tsdb.Open(tsdb.Options{
-		Dir: t.TempDir(), Logger: slog.New(slog.DiscardHandler), Defaults: settings, MaintainInterval: time.Hour,
-		Now: func() time.Time { return time.UnixMilli(tw.dataEnd) }, WALSyncEvery: time.Hour,
-	})
-	if err != nil {
-		t.Fatal(err)
+	if tw.coarse = r.IntN(2) == 0; tw.coarse {
+		settings.Downsample = tenant.DownsampleRules{{After: tenant.Duration(24 * time.Hour), To: tenant.Duration(time.Minute)}, {After: tenant.Duration(48 * time.Hour), To: tenant.Duration(5 * time.Minute)}}
 	}
-	tw.db = db
+	dir := t.TempDir()
+	tw.open = func(now time.Time, maintain time.Duration) *prometheus.Registry {
+		reg := prometheus.NewRegistry()
+		db, err := tsdb.Open(tsdb.Options{
+			Dir: dir, Logger: slog.New(slog.DiscardHandler), Defaults: settings, MaintainInterval: maintain, Registerer: reg,
+			Now: func() time.Time { return now }, WALSyncEvery: time.Hour,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		tw.db = db
+		return reg
+	}
+	tw.open(time.UnixMilli(tw.dataEnd), time.Hour)
 	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
+		if err := tw.db.Close(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -233,9 +245,39 @@ func (tw *twin) append() {
 			}
 		}
 	}
+	if tw.coarse {
+		flush()
+		tw.downsample()
+	}
 	batch.Increments = append(batch.Increments, late...)
 	flush()
 	tw.incs = nil
+}
+
+// downsample flushes all, and opens storage when it is months old, until that is on a
+// coarser grid.
+func (tw *twin) downsample() {
+	reopen := func(now time.Time, maintain time.Duration) *prometheus.Registry {
+		if err := tw.db.Close(); err != nil {
+			tw.t.Fatal(err)
+		}
+		return tw.open(now, maintain)
+	}
+	if err := tw.db.Flush(context.Background(), tenant.Default); err != nil {
+		tw.t.Fatal(err)
+	}
+	reg := reopen(time.UnixMilli(tw.dataEnd).Add(60*24*time.Hour), time.Millisecond)
+	deadline := time.Now().Add(time.Minute)
+	for n, same := 0.0, 0; n == 0 || same < 10; same++ {
+		if time.Now().After(deadline) {
+			tw.t.Fatal("nothing is downsampled")
+		}
+		time.Sleep(5 * time.Millisecond)
+		if now := gaugeOf(tw.t, reg, "quipu_tsdb_downsampled_blocks_total"); now != n {
+			n, same = now, 0
+		}
+	}
+	reopen(time.UnixMilli(tw.dataEnd), time.Hour)
 }
 
 // Querier is that of our storage with the scope of a request.
