@@ -62,7 +62,7 @@ func dayOfPoints(r *rand.Rand, kind increment.Kind, n int, shape string) points 
 func TestCoarseChunkRoundTrip(t *testing.T) {
 	for _, kind := range coarseKinds {
 		for _, shape := range []string{"ones", "zeros", "floats", "outliers"} {
-			for seed := range uint64(20) {
+			for seed := range uint64(10) {
 				r := rand.New(rand.NewPCG(seed, 1))
 				step := []int64{minute, 5 * minute, hour, dayMillis}[r.IntN(4)]
 				want := mustCoarsen(t, step, asRaw(dayOfPoints(r, kind, 1+r.IntN(500), shape)))
@@ -84,7 +84,7 @@ func TestCoarseChunkRoundTrip(t *testing.T) {
 				if !slices.Equal(got.last, want.last) {
 					t.Fatalf("%s %s seed %d: ends %v, want %v", kind, shape, seed, got.last, want.last)
 				}
-				for cut := 0; cut < len(enc); cut += 1 + r.IntN(20) {
+				for cut := 0; cut < len(enc); cut += 1 + r.IntN(10+len(enc)/10) {
 					if _, err := decodeChunk(coarseBase+chunkenc.Encoding(kind), enc[:cut], &points{}); err == nil {
 						t.Fatalf("%s %s seed %d: a chunk of %d bytes cut to %d decodes", kind, shape, seed, len(enc), cut)
 					}
@@ -192,7 +192,7 @@ func sparsePoints(r *rand.Rand, kind increment.Kind, whole, bounds bool) points 
 // same before and after, to the bit, as long as the step is at most the idle timeout.
 func TestCoarseWindowsKeepTheView(t *testing.T) {
 	for _, kind := range []increment.Kind{increment.Counter, increment.Histogram, increment.Buckets} {
-		for seed := range uint64(300) {
+		for seed := range uint64(100) {
 			r := rand.New(rand.NewPCG(seed, 11))
 			fine := sparsePoints(r, kind, r.IntN(2) == 0, true)
 			step := []int64{minute, 5 * minute, hour, 6 * hour}[r.IntN(4)]
