@@ -66,7 +66,7 @@ func appendPages(db *tsdb.DB, series []*increment.Series, days int) (events int,
 }
 
 // month is the size of the whole directory of a month of page counters, by increment,
-// when blocks have been merged.
+// when blocks have been merged, and what of it is left when they are in windows of an hour.
 func month(e env) (results, error) {
 	events, err := fillPages(e, monthDays)
 	if err != nil {
@@ -75,8 +75,22 @@ func month(e env) (results, error) {
 	if _, err := mergeTo(e, 2); err != nil { // of 27 and of 3 days
 		return nil, err
 	}
-	size, err := fileBytes(filepath.Join(e.dir, "ours"), func(string) bool { return true })
-	return results{"bytes_per_increment": size / float64(events)}, err
+	dir := filepath.Join(e.dir, "ours")
+	all := func(string) bool { return true }
+	size, err := fileBytes(dir, all)
+	if err != nil {
+		return nil, err
+	}
+	o := e.options()
+	o.Now = func() time.Time { return time.UnixMilli(spanStart + 60*dayMillis) }
+	o.MaintainInterval = time.Second
+	hour := tenant.DownsampleRule{After: tenant.Duration(24 * time.Hour), To: tenant.Duration(time.Hour)}
+	o.Defaults.Downsample = tenant.DownsampleRules{hour}
+	if err := withOurs(o, func(*tsdb.DB) error { return awaitMerged(o.Dir, results{}) }); err != nil {
+		return nil, err
+	}
+	coarse, err := fileBytes(dir, all)
+	return results{"bytes_per_increment": size / float64(events), "coarse_of_fine": coarse / size}, err
 }
 
 // merge is what merging three days of page counters takes.

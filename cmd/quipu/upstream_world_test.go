@@ -63,25 +63,7 @@ func newTwin(t *testing.T, r *rand.Rand) *twin {
 	if tw.coarse = r.IntN(2) == 0; tw.coarse {
 		settings.Downsample = tenant.DownsampleRules{{After: tenant.Duration(24 * time.Hour), To: tenant.Duration(time.Minute)}, {After: tenant.Duration(48 * time.Hour), To: tenant.Duration(5 * time.Minute)}}
 	}
-	dir := t.TempDir()
-	tw.open = func(now time.Time, maintain time.Duration) *prometheus.Registry {
-		reg := prometheus.NewRegistry()
-		db, err := tsdb.Open(tsdb.Options{
-			Dir: dir, Logger: slog.New(slog.DiscardHandler), Defaults: settings, MaintainInterval: maintain, Registerer: reg,
-			Now: func() time.Time { return now }, WALSyncEvery: time.Hour,
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		tw.db = db
-		return reg
-	}
-	tw.open(time.UnixMilli(tw.dataEnd), time.Hour)
-	t.Cleanup(func() {
-		if err := tw.db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	tw.start(settings)
 	for i, page := range []string{"/", "/a", "/b", "/c"} {
 		for j, country := range []string{"DE", "FR", "PE"} {
 			set := func(name string) labels.Labels {
@@ -105,6 +87,29 @@ func newTwin(t *testing.T, r *rand.Rand) *twin {
 	tw.append()
 	tw.fillTheirs()
 	return tw
+}
+
+// start opens storage with the tenant's settings.
+func (tw *twin) start(settings tenant.Settings) {
+	dir := tw.t.TempDir()
+	tw.open = func(now time.Time, maintain time.Duration) *prometheus.Registry {
+		reg := prometheus.NewRegistry()
+		db, err := tsdb.Open(tsdb.Options{
+			Dir: dir, Logger: slog.New(slog.DiscardHandler), Defaults: settings, MaintainInterval: maintain, Registerer: reg,
+			Now: func() time.Time { return now }, WALSyncEvery: time.Hour,
+		})
+		if err != nil {
+			tw.t.Fatal(err)
+		}
+		tw.db = db
+		return reg
+	}
+	tw.open(time.UnixMilli(tw.dataEnd), time.Hour)
+	tw.t.Cleanup(func() {
+		if err := tw.db.Close(); err != nil {
+			tw.t.Error(err)
+		}
+	})
 }
 
 func (tw *twin) add(ls labels.Labels, kind increment.Kind, inc increment.Increment) {
