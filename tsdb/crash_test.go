@@ -2,7 +2,6 @@ package tsdb
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -349,36 +348,9 @@ func TestCrashSweepOfALogSyncedAtAnInterval(t *testing.T) {
 
 // sweep lives a history and verifies what every crash would leave of it.
 func sweep(t *testing.T, h *history) {
-	dir, left := t.TempDir(), t.TempDir()
-	stops, states := 0, map[string]bool{}
-	fs := &crashFS{root: newCrashDir(), dir: dir}
-	fs.stop = func(f *crashFS) {
-		stops++
-		for _, s := range []survival{syncedOnly, syncedAndZeros, allWritten} {
-			// The same state with the same acknowledged batches needs no second look.
-			sum := sha256.New()
-			f.root.digest(sum, s)
-			state := fmt.Sprintf("%x %d %d %v %v", sum.Sum(nil), len(h.acked), len(h.safe), h.flushing, h.dropped)
-			if states[state] {
-				continue
-			}
-			states[state] = true
-			copied := filepath.Join(left, fmt.Sprint(len(states)))
-			if err := errors.Join(os.Mkdir(copied, 0o755), f.root.write(copied, s)); err != nil {
-				t.Error(err)
-				return
-			}
-			if err := h.at().verify(copied); err != nil {
-				t.Errorf("crash at operation %d, survival %d: %v", stops, s, err)
-			}
-			if err := os.RemoveAll(copied); err != nil {
-				t.Error(err)
-			}
-		}
-	}
-	h.live(fs, dir)
-	t.Logf("%d operations, %d states", stops, len(states))
-	if stops < 300 || len(states) < 300 || len(h.acked) != historyBatches {
-		t.Errorf("%d operations, %d states, %d batches", stops, len(states), len(h.acked))
+	known := func() string { return fmt.Sprint(len(h.acked), len(h.safe), h.flushing, h.dropped) }
+	sweepCrashes(t, 300, known, h.live, func(dir string) error { return h.at().verify(dir) })
+	if len(h.acked) != historyBatches {
+		t.Errorf("%d batches", len(h.acked))
 	}
 }

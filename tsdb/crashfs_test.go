@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"testing"
 
 	"github.com/quipudb/quipu/internal/vfs"
 )
@@ -265,4 +266,40 @@ func (n *crashNode) write(dir string, s survival) error {
 		}
 	}
 	return nil
+}
+
+// sweepCrashes lives a history on a directory and verifies what every crash would leave of
+// it, once for each state of the directory and of what is known of it, which says what was
+// done. It expects at least so many operations and states.
+func sweepCrashes(t *testing.T, least int, known func() string, live func(fs vfs.FS, dir string), verify func(dir string) error) {
+	t.Helper()
+	dir, left := t.TempDir(), t.TempDir()
+	stops, states := 0, map[string]bool{}
+	fs := &crashFS{root: newCrashDir(), dir: dir}
+	fs.stop = func(f *crashFS) {
+		stops++
+		for _, s := range []survival{syncedOnly, syncedAndZeros, allWritten} {
+			// The same state with the same acknowledged batches needs no second look.
+			sum := sha256.New()
+			f.root.digest(sum, s)
+			state := fmt.Sprintf("%x %s", sum.Sum(nil), known())
+			if states[state] {
+				continue
+			}
+			states[state] = true
+			copied := filepath.Join(left, fmt.Sprint(len(states)))
+			if err := errors.Join(os.Mkdir(copied, 0o755), f.root.write(copied, s)); err != nil {
+				t.Error(err)
+				return
+			}
+			if err := errors.Join(verify(copied), os.RemoveAll(copied)); err != nil {
+				t.Errorf("crash at operation %d, survival %d: %v", stops, s, err)
+			}
+		}
+	}
+	live(fs, dir)
+	t.Logf("%d operations, %d states", stops, len(states))
+	if stops < least || len(states) < least {
+		t.Errorf("%d operations, %d states", stops, len(states))
+	}
 }

@@ -2,7 +2,6 @@ package tsdb
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -194,36 +193,6 @@ func (h *deletionHistory) verify(dir string) error {
 func TestDeletionNeverReturns(t *testing.T) {
 	t.Parallel()
 	h := &deletionHistory{t: t, now: testStart, sure: map[tenant.ID]map[string]float64{}}
-	dir, left := t.TempDir(), t.TempDir()
-	stops, states := 0, map[string]bool{}
-	fs := &crashFS{root: newCrashDir(), dir: dir}
-	fs.stop = func(f *crashFS) {
-		stops++
-		for _, s := range []survival{syncedOnly, syncedAndZeros, allWritten} {
-			sum := sha256.New()
-			f.root.digest(sum, s)
-			state := fmt.Sprintf("%x %v %v", sum.Sum(nil), h.sure, h.maybe)
-			if states[state] {
-				continue
-			}
-			states[state] = true
-			copied := filepath.Join(left, fmt.Sprint(len(states)))
-			if err := errors.Join(os.Mkdir(copied, 0o755), f.root.write(copied, s)); err != nil {
-				t.Error(err)
-				return
-			}
-			then := *h
-			if err := then.verify(copied); err != nil {
-				t.Errorf("crash at operation %d, survival %d: %v", stops, s, err)
-			}
-			if err := os.RemoveAll(copied); err != nil {
-				t.Error(err)
-			}
-		}
-	}
-	h.live(fs, dir)
-	t.Logf("%d operations, %d states", stops, len(states))
-	if stops < 300 || len(states) < 300 {
-		t.Errorf("%d operations, %d states", stops, len(states))
-	}
+	known := func() string { return fmt.Sprint(h.sure, h.maybe) }
+	sweepCrashes(t, 300, known, h.live, func(dir string) error { then := *h; return then.verify(dir) })
 }

@@ -2,7 +2,6 @@ package tsdb
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -192,30 +191,6 @@ func (h *restoreHistory) verify(dir string) error {
 func TestCrashSweepOfRestore(t *testing.T) {
 	t.Parallel()
 	h := &restoreHistory{t: t, now: testStart}
-	dir, left := t.TempDir(), t.TempDir()
-	stops, states := 0, map[string]bool{}
-	fs := &crashFS{root: newCrashDir(), dir: dir}
-	fs.stop = func(f *crashFS) {
-		stops++
-		for _, s := range []survival{syncedOnly, syncedAndZeros, allWritten} {
-			sum := sha256.New()
-			f.root.digest(sum, s)
-			state := fmt.Sprintf("%x %+v %+v", sum.Sum(nil), h.sure, h.maybe)
-			if states[state] {
-				continue
-			}
-			states[state] = true
-			copied := filepath.Join(left, fmt.Sprint(len(states)))
-			then := *h
-			then.db = nil
-			if err := errors.Join(os.Mkdir(copied, 0o755), f.root.write(copied, s), then.verify(copied), os.RemoveAll(copied)); err != nil {
-				t.Errorf("crash at operation %d, survival %d: %v", stops, s, err)
-			}
-		}
-	}
-	h.live(fs, dir)
-	t.Logf("%d operations, %d states", stops, len(states))
-	if stops < 300 || len(states) < 300 {
-		t.Errorf("%d operations, %d states", stops, len(states))
-	}
+	known := func() string { return fmt.Sprintf("%+v %+v", h.sure, h.maybe) }
+	sweepCrashes(t, 300, known, h.live, func(dir string) error { then := *h; then.db = nil; return then.verify(dir) })
 }
