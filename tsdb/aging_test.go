@@ -302,7 +302,8 @@ func TestCrashSweepOfAging(t *testing.T) {
 	sweepCrashes(t, 250, known, h.live, func(dir string) error { then := *h; return then.verify(dir) })
 }
 
-// In whatever order events come, time passes and data is deleted, every count is there once.
+// In whatever order events come, time passes, data is deleted and the tenant dropped, made
+// again and restored, every count is there once.
 func TestAging(t *testing.T) {
 	for seed := range uint64(12) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -314,8 +315,10 @@ func TestAging(t *testing.T) {
 				t.Fatal(err)
 			}
 			ctx := context.Background()
+			var names []string // of snapshots
+			var snapshots []hourly
 			for op := range 120 {
-				switch n := r.IntN(20); {
+				switch n := r.IntN(23); {
 				case n < 9:
 					at := h.now.Add(-time.Duration(r.Int64N(int64(10 * 24 * time.Hour)))).Truncate(time.Second)
 					if r.IntN(2) == 0 {
@@ -341,6 +344,29 @@ func TestAging(t *testing.T) {
 					if s, _ := h.db.store(tenant.Default, false); s != nil {
 						h.do(func() error { _, err := s.relog(ctx, nil); return err }, nil)
 					}
+				case n < 20:
+					h.do(func() error {
+						name, err := h.db.Snapshot(ctx, tenant.Default, false)
+						if errors.Is(err, tenant.ErrUnknown) {
+							return nil
+						}
+						names, snapshots = append(names, name), append(snapshots, maps.Clone(h.sure))
+						return err
+					}, nil)
+				case n < 21 && len(names) > 0:
+					i := r.IntN(len(names))
+					h.do(func() error {
+						_, err := h.db.Restore(ctx, names[i], tenant.Default, RestoreOptions{Replace: true})
+						return err
+					}, func(m hourly) { clear(m); maps.Copy(m, snapshots[i]) })
+				case n < 22 && r.IntN(3) == 0:
+					h.do(func() error {
+						err := h.db.DropTenant(ctx, tenant.Default)
+						if errors.Is(err, tenant.ErrUnknown) {
+							err = nil
+						}
+						return err
+					}, func(m hourly) { clear(m) })
 				default:
 					if err := h.compare(h.sure); err != nil {
 						t.Fatalf("operation %d: %v", op, err)
