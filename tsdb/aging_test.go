@@ -305,7 +305,7 @@ func TestCrashSweepOfAging(t *testing.T) {
 // In whatever order events come, time passes, data is deleted and the tenant dropped, made
 // again and restored, every count is there once.
 func TestAging(t *testing.T) {
-	for seed := range uint64(12) {
+	for seed := range uint64(12 / seedsOf) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			r := rand.New(rand.NewPCG(seed, 77))

@@ -28,6 +28,9 @@ const (
 	// rewrite a month. What is left unmerged grows by 1/compactGrowth a block, so
 	// that there are few.
 	compactGrowth = 0.25
+	// compactSettled is how long after the last block of a span was written it is merged to
+	// one whatever that takes: what came late, once, does not stay apart for good.
+	compactSettled = 7 * 24 * time.Hour
 )
 
 // compaction is blocks that are to be merged into one.
@@ -122,8 +125,28 @@ func (c *compactTier) plan(blocks, all []blockInfo, now time.Time) []blockInfo {
 		if merge := c.pick(group, all, over); merge != nil {
 			return merge
 		}
+		if over && len(group) > 1 && now.Sub(newestOf(group)) >= compactSettled && bytesOf(group) <= c.bytesMax && neighbours(group, all) {
+			return group
+		}
 	}
 	return nil
+}
+
+// newestOf is when the last of some blocks was written.
+func newestOf(blocks []blockInfo) (at time.Time) {
+	for _, b := range blocks {
+		if t := ulid.Time(b.ULID.Time()); t.After(at) {
+			at = t
+		}
+	}
+	return at
+}
+
+func bytesOf(blocks []blockInfo) (total int64) {
+	for _, b := range blocks {
+		total += b.Bytes
+	}
+	return total
 }
 
 // pick returns the blocks of one span to merge, of all that there are; over says that the
@@ -136,10 +159,7 @@ func (c *compactTier) pick(group, all []blockInfo, over bool) []blockInfo {
 	if over {
 		enough = 2
 	}
-	total := int64(0)
-	for _, b := range group {
-		total += b.Bytes
-	}
+	total := bytesOf(group)
 	for n := len(group); n >= enough; n-- {
 		largest := group[n-1].Bytes
 		total -= largest

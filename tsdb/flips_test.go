@@ -254,7 +254,7 @@ func TestFlippedBitsGiveNoWrongAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	slices.Sort(files)
-	perFile := 50
+	perFile := 50 / seedsOf
 	if testing.Short() {
 		perFile = 5
 	}

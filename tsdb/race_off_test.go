@@ -2,4 +2,8 @@
 
 package tsdb
 
-const modelOpsDefault = 10_000
+const (
+	modelOpsDefault = 10_000
+	sweepEvery      = 1
+	seedsOf         = 1
+)

@@ -2,6 +2,10 @@
 
 package tsdb
 
-// modelOpsDefault is fewer with the race detector, which takes five times as long:
-// "make test-model" runs the whole without it.
-const modelOpsDefault = 600
+// With the race detector, which takes five times as long, there is less of what one
+// goroutine does alone: "make test-model" runs the whole without it.
+const (
+	modelOpsDefault = 600
+	sweepEvery      = 5 // states that crashes leave
+	seedsOf         = 4 // one of so many seeds
+)
