@@ -34,6 +34,7 @@
 //	deletion.go      what was deleted by selector and time, and how readers leave it out
 //	clean.go         rewriting what holds it; how far that is
 //	drop.go          deleting a tenant
+//	erase.go         another key of user ids
 //	snapshot.go      linking tenants' files to a directory of their own
 //	snapshots.go     which there are
 //	restore.go       making a tenant what it is in one
@@ -48,6 +49,9 @@
 //	retention.go, retention_memory.go   what goes by age, by size and by rules
 //	idle.go          looking at tenants that are not in memory
 //	compact_plan.go, compact.go     merging of blocks
+//	downsample.go    which blocks and series come to coarser windows
+//	coarsen.go, expand.go           windows merged to coarse ones, and as readers see those
+//	thin.go          gauges and samples of such blocks
 //	version.go       immutable states of a tenant's data, pinned by readers
 //	admission.go     kinds and limits of series, folding into "(other)"
 //	admission_total.go  how many series there are of all metrics

@@ -52,6 +52,12 @@ func TestDownsampleIsMergedAsOneField(t *testing.T) {
 	if _, err := p.Merge([]byte(`{"downsample": [{"after": "30d", "to": "5m", "at": 1}]}`)); err == nil || !strings.Contains(err.Error(), "downsample") {
 		t.Errorf("an unknown field gives error %v", err)
 	}
+	if got, err := FieldJSON("downsample", `[{after: 30d, to: 5m}]`); err != nil || string(got) != `[{"after":"30d","to":"5m"}]` {
+		t.Errorf("as YAML: %s, %v", got, err)
+	}
+	if got, err := FieldJSON("downsample", `[{after: 30d`); err == nil || !strings.Contains(err.Error(), "downsample") {
+		t.Errorf("half of it: %s, %v", got, err)
+	}
 	value, err := FieldJSON("downsample", `[{"after":"30d","to":"5m"}]`)
 	if err != nil || !json.Valid(value) {
 		t.Errorf("as a command has it: %s, error %v", value, err)

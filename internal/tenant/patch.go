@@ -324,8 +324,14 @@ func FieldJSON(name, text string) (json.RawMessage, error) {
 		return json.RawMessage("null"), nil
 	case kind == reflect.TypeFor[string]() || kind == reflect.TypeFor[Duration]() || kind == reflect.TypeFor[ByteSize]():
 		return json.Marshal(text)
-	case !json.Valid([]byte(text)):
-		return nil, fmt.Errorf("%s: %q is not a %s", name, text, kind)
+	case json.Valid([]byte(text)):
+		return json.RawMessage(text), nil
+	case kind.Kind() == reflect.Slice || kind.Kind() == reflect.Map: // as it is in the file
+		var value any
+		if err := yaml.Unmarshal([]byte(text), &value); err != nil {
+			return nil, fmt.Errorf("%s: %q is not a list: %w", name, text, err)
+		}
+		return json.Marshal(value)
 	}
-	return json.RawMessage(text), nil
+	return nil, fmt.Errorf("%s: %q is not a %s", name, text, kind)
 }
