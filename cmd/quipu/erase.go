@@ -31,8 +31,8 @@ type erasing struct {
 	Wait  bool   `help:"Wait until it is on the server's disk no more, but in snapshots."`
 }
 
-// span are the times as the server takes them.
-func (c *erasing) span(con *console) (start, end string, err error) {
+// begin returns the server, and the times as it takes them.
+func (c *erasing) begin(con *console) (server *client.Client, start, end string, err error) {
 	texts := [2]string{c.Start, c.End}
 	for i, name := range []string{"--start", "--end"} {
 		if texts[i] == "" {
@@ -40,11 +40,12 @@ func (c *erasing) span(con *console) (start, end string, err error) {
 		}
 		at, err := parseInstant(texts[i], con.now())
 		if err != nil {
-			return "", "", fmt.Errorf("%s: %w", name, err)
+			return nil, "", "", fmt.Errorf("%s: %w", name, err)
 		}
 		texts[i] = at.UTC().Format(time.RFC3339Nano)
 	}
-	return texts[0], texts[1], nil
+	server, err = c.connect()
+	return server, texts[0], texts[1], err
 }
 
 // erasePoll is how often a deletion is asked for that is waited for.
@@ -94,11 +95,7 @@ type eraseSeriesCmd struct {
 }
 
 func (c *eraseSeriesCmd) Run(con *console) error {
-	start, end, err := c.span(con)
-	if err != nil {
-		return err
-	}
-	server, err := c.connect()
+	server, start, end, err := c.begin(con)
 	if err != nil {
 		return err
 	}
@@ -116,11 +113,7 @@ type eraseRuleCmd struct {
 }
 
 func (c *eraseRuleCmd) Run(con *console) error {
-	start, end, err := c.span(con)
-	if err != nil {
-		return err
-	}
-	server, err := c.connect()
+	server, start, end, err := c.begin(con)
 	if err != nil {
 		return err
 	}
