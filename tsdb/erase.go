@@ -35,7 +35,7 @@ type ErasedUsers struct {
 // What was counted stays as it is, and everybody is counted as somebody new from then on.
 // A crash leaves the old key or the new one, whole. Batches that are under way may still
 // be counted by the old one. The error is tenant.ErrUnknown where there is no such tenant.
-func (db *DB) EraseUsers(ctx context.Context, id tenant.ID) (ErasedUsers, error) {
+func (db *DB) EraseUsers(_ context.Context, id tenant.ID) (ErasedUsers, error) {
 	s, err := db.existing(id)
 	if err != nil {
 		return ErasedUsers{}, err
@@ -54,7 +54,7 @@ func (db *DB) EraseUsers(ctx context.Context, id tenant.ID) (ErasedUsers, error)
 			out.Snapshots = append(out.Snapshots, sn.Name)
 		}
 	}
-	return out, ctx.Err()
+	return out, nil
 }
 
 func (s *store) eraseUsers() (time.Time, error) {

@@ -130,16 +130,19 @@ func (b *backups) DeleteSnapshot(ctx context.Context, name string) error {
 }
 
 func (b *backups) Restore(ctx context.Context, snapshot string, id tenant.ID, how api.Restore) (api.RestoredTenant, error) {
+	begun := false
 	got, err := b.db.Restore(ctx, snapshot, id, tsdb.RestoreOptions{
 		Replace: how.Replace, NoEventIDs: how.WithoutEventIDs,
-		Begin: func() error { return b.begin(id) },
+		Begin: func() error { begun = true; return b.begin(id) },
 		Replaced: func() {
 			for _, forget := range b.forget {
 				forget(id)
 			}
 		},
 	})
-	b.end(id)
+	if begun {
+		b.end(id)
+	}
 	return api.RestoredTenant{Tenant: id.String(), Blocks: got.Blocks, Bytes: got.Bytes, EventIDs: got.EventIDs}, snapshotError(err)
 }
 
