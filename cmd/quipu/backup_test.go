@@ -133,12 +133,15 @@ metrics:
 func TestBackUpAndRestore(t *testing.T) {
 	s := newBackupSite(t)
 	s.server.expect(200, "", "acme", "PUT", "/api/v1/event-rules", backupRules)
+	const groups = "/config/v1/rules/shop"
+	s.server.expect(202, "", "acme", "POST", groups, "name: pages\ninterval: 1m\nrules: [{record: 'page:views:sum', expr: sum by (page) (views_total)}]")
 	s.post(s.server, 0, 50)
 	if out := s.run(backupCommands(t, "Back up")); !strings.Contains(out, "acme") {
 		t.Errorf("the snapshot is shown without its tenant:\n%s", out)
 	}
 	s.server.expect(200, "", "acme", "PUT", "/api/v1/event-rules", `metrics: [{name: none_total, type: counter, when: {event: none}}]`)
 	s.server.expect(200, "", "acme", "POST", "/api/v1/events", `{"event":"none"}`)
+	s.server.expect(202, "", "acme", "DELETE", groups, "")
 	commands := backupCommands(t, "Restore a tenant")
 	first, rest, _ := strings.Cut(commands, "\n")
 	for _, commands := range []string{first, rest} {
@@ -148,6 +151,14 @@ func TestBackUpAndRestore(t *testing.T) {
 			t.Errorf("sent again: %d count and %d are duplicates, want 10 and 30", accepted, duplicate)
 		}
 		s.wantCounts(s.server, 60, 7)
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+			if _, got := s.server.ask("acme", "GET", "/api/v1/rules", ""); strings.Contains(got, "page:views:sum") {
+				break
+			} else if time.Now().After(deadline) {
+				t.Fatalf("the recording rule does not come back: %s", got)
+			}
+		}
+		s.server.expect(202, "", "acme", "DELETE", groups, "")
 	}
 	s.server.stop()
 	if out, errs, err := runQuipu(t, "check", s.server.DataDir); err != nil {

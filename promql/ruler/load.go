@@ -274,12 +274,15 @@ func (r *Ruler) Forget(id tenant.ID) error {
 	return nil
 }
 
-// Recall undoes Forget: what files the tenant has now are read again before long.
+// Recall undoes Forget: what rules the tenant has now are loaded.
 func (r *Ruler) Recall(id tenant.ID) {
 	t := r.tenant(id)
 	t.replacing.Lock()
 	defer t.replacing.Unlock()
 	t.stamp, t.forgotten = "", false
+	if r.options.Files.exist(id) {
+		r.load(t, loadChange)
+	}
 }
 
 // schedule replaces the groups of a tenant in the schedule.
