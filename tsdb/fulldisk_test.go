@@ -118,6 +118,12 @@ type fullDisk struct {
 
 func (d *fullDisk) store() *store { return d.mustStore(tenant.Default) }
 
+// rest ends background work: what is done is what the test does.
+func (d *fullDisk) rest() {
+	d.stop()
+	<-d.maintained
+}
+
 func (d *fullDisk) set(text string) {
 	d.t.Helper()
 	if _, err := d.ChangeSettings(tenant.Default, setting(text)); err != nil {
@@ -248,6 +254,7 @@ func TestFullDisk(t *testing.T) {
 			disk := &fullFS{}
 			options := func(o *Options) { o.FS = disk }
 			d := &fullDisk{openTestDB(t, "", options), t, context.Background()}
+			d.rest()
 			d.setup()
 			if op.prepare != nil {
 				op.prepare(d)
@@ -255,6 +262,7 @@ func TestFullDisk(t *testing.T) {
 			reopen := func() {
 				now := *d.now
 				d.testDB = d.reopen(options)
+				d.rest()
 				*d.now = now
 			}
 			want, settings := d.stored(tenant.Default), d.mustSettings()
