@@ -98,6 +98,7 @@ func backfill(t *testing.T, days []int) (out backfilled) {
 // A year of events in random order takes no more memory than its budget and few blocks on
 // the way, and is stored in the end as the same in order is.
 func TestBackfillInRandomOrder(t *testing.T) {
+	t.Parallel()
 	days := make([]int, backfillCount)
 	for i := range days {
 		days[i] = i * backfillYear / backfillCount

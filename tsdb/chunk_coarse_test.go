@@ -191,6 +191,7 @@ func sparsePoints(r *rand.Rand, kind increment.Kind, whole, bounds bool) points 
 // What a view shows at the multiples of the step, and where its runs begin and end, is the
 // same before and after, to the bit, as long as the step is at most the idle timeout.
 func TestCoarseWindowsKeepTheView(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []increment.Kind{increment.Counter, increment.Histogram, increment.Buckets} {
 		for seed := range uint64(100) {
 			r := rand.New(rand.NewPCG(seed, 11))

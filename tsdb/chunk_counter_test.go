@@ -68,6 +68,7 @@ func counterShapes(r *rand.Rand) map[string]points {
 }
 
 func TestCounterShapes(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(20) {
 		for name, want := range counterShapes(rand.New(rand.NewPCG(seed, 2))) {
 			enc, err := encodeChunk(&want, testStep, 0, want.len())

@@ -200,6 +200,7 @@ func randomBucketsQuery(r *rand.Rand) string {
 // Native and classic views of histograms with buckets answer as Prometheus does that
 // scraped the same histogram in both forms.
 func TestBucketsAgainstUpstream(t *testing.T) {
+	t.Parallel()
 	queries, answers := 0, 0
 	for seed := range uint64(4 / seedsOf) {
 		tw := newBucketsTwin(t, seed)

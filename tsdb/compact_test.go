@@ -125,6 +125,7 @@ func TestCompactionPlanConverges(t *testing.T) {
 
 // Merging changes no increment and no answer, of any kind, while readers go on.
 func TestCompactionKeepsEveryIncrement(t *testing.T) {
+	t.Parallel()
 	tw := newTwin(t, 21)
 	db := tw.ours
 	for i := range 6 {

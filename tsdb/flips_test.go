@@ -227,6 +227,7 @@ func (f flipped) check(t *testing.T, dir string, other tenant.ID, want map[tenan
 // A flipped bit in a file of a tenant's blocks, or in one beside them, is noticed by
 // whatever reads it or does no harm.
 func TestFlippedBitsGiveNoWrongAnswer(t *testing.T) {
+	t.Parallel()
 	dir, other := smallBlocks(t)
 	want := map[tenant.ID]string{}
 	db, err := openLax(t, dir, flipsNow)

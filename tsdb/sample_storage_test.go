@@ -102,6 +102,7 @@ func (a *sampleAppender) SetOptions(*storage.AppendOptions) {}
 // Upstream's own suite passes on our storage: from memory, and from blocks that are
 // flushed and merged all the time.
 func TestBuiltinSuiteOnOurStorage(t *testing.T) {
+	t.Parallel()
 	for name, after := range map[string]func(*DB){
 		"memory": nil,
 		"blocks": func(db *DB) {
@@ -124,6 +125,7 @@ func TestBuiltinSuiteOnOurStorage(t *testing.T) {
 // The last written of one series and time stands, whatever came between and wherever
 // it is: in memory, logged, logged again, in blocks, merged ones too.
 func TestLastWrittenSampleStands(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(6) {
 		r := rand.New(rand.NewPCG(seed, 31))
 		db := openTestDB(t, "", func(o *Options) { o.FS = noSyncFS{} })

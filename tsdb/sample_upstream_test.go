@@ -162,6 +162,7 @@ func randomSampleQuery(r *rand.Rand) string {
 
 // Samples answer every query as Prometheus's own storage answers it.
 func TestSamplesAgainstUpstream(t *testing.T) {
+	t.Parallel()
 	queries, answers := 0, 0
 	for seed := range uint64(10) {
 		tw := newSampleTwin(t, seed)

@@ -274,6 +274,7 @@ func (tw *twin) compare(seed uint64, expr string, start, end time.Time, step tim
 // The view over increments answers every query as upstream's engine answers it
 // over a Prometheus TSDB that holds the dense samples.
 func TestViewAgainstUpstream(t *testing.T) {
+	t.Parallel()
 	queries, answers := 0, 0
 	for seed := range uint64(4 / seedsOf) {
 		tw := newTwin(t, seed)
@@ -331,6 +332,7 @@ func min2(a, b time.Time) time.Time {
 // A bare selector at one instant has one value: by an instant query, by ranges
 // that start elsewhere, and before and after a flush and a merge of blocks.
 func TestSelectorHasOneValueAtAnInstant(t *testing.T) {
+	t.Parallel()
 	tw := newTwin(t, 99)
 	r := rand.New(rand.NewPCG(99, 7))
 	for range 40 {
@@ -380,6 +382,7 @@ func linesAt(lines string, ts int64) string {
 // increase(... anchored) over whole hours is the integer number of events posted
 // in them, whatever the idle gaps, midnights and flushes between.
 func TestAnchoredIncreaseCountsExactly(t *testing.T) {
+	t.Parallel()
 	tw := newTwin(t, 7)
 	stored := tw.ours.stored(tenant.Default, labels.MustNewMatcher(labels.MatchEqual, model.MetricNameLabel, "events_total"))
 	checked := 0

@@ -89,7 +89,7 @@ func postYear(e env, name string, events, parts int, out results) error {
 					return err
 				}
 				b.Increments = b.Increments[:0]
-				if i%(100*batchSize) == 0 {
+				if (i+1)%(100*batchSize) == 0 {
 					blocks, _, err := countBlocks(filepath.Join(o.Dir, tenant.Default.String()))
 					if err != nil {
 						return err
